@@ -1,0 +1,63 @@
+"""Every error this project raises on purpose, as one tree.
+
+PearlError
+├── UsageError                 what was asked for cannot be done; the message names the value and the way out
+│   ├── SettingError           "gamma is 0; it must be a whole number from 1 to 256, or auto"
+│   ├── PromptError            "the prompt has 2100 tokens; this pair leaves room for 1920"
+│   ├── ModelError             "models/x holds only pickled weights; convert them to safetensors"
+│   ├── PairError              "draft has 32000 tokens in its vocabulary, target 151936; ..."
+│   └── PlacementError         "2 GPUs asked for, 0 present; ..."
+├── ProtocolError              local misuse: the caller broke the order of the protocol
+│   ├── MalformedTraceError    "run.json, line 7: not a trace event"
+│   └── ImpossibleDraftError   "token 17 has draft probability 0.0; it cannot have been drafted"
+└── PeerError                  the other side failed: a device or the scheduler died or timed out
+
+The command line turns a `UsageError` into one line on standard error and exit code 2, a
+`PeerError` into one line and exit code 1. Anything outside this tree is a bug.
+"""
+
+from __future__ import annotations
+
+
+class PearlError(Exception):
+    """Root of the tree."""
+
+
+class UsageError(PearlError):
+    """What was asked for cannot be done; the message names the value and the way out."""
+
+
+class SettingError(UsageError):
+    """A setting is outside its range."""
+
+
+class PromptError(UsageError):
+    """The prompt is empty, or too long for the pair."""
+
+
+class ModelError(UsageError):
+    """A model cannot be found or loaded."""
+
+
+class PairError(UsageError):
+    """Draft and target do not fit together."""
+
+
+class PlacementError(UsageError):
+    """The machine or the cluster lacks what was asked for."""
+
+
+class ProtocolError(PearlError):
+    """The caller broke the order of the protocol."""
+
+
+class MalformedTraceError(ProtocolError):
+    """A line of a trace file is not an event of a trace."""
+
+
+class ImpossibleDraftError(ProtocolError):
+    """A token was offered that its draft cannot have drawn."""
+
+
+class PeerError(PearlError):
+    """A device or the scheduler died or did not answer in time."""

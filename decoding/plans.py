@@ -1,0 +1,225 @@
+"""How many tokens the draft writes before a pass of the target, and how many beside it.
+
+A plan is two numbers a schedule asks for at the start of every job. A fixed plan never changes
+them. `gamma="auto"` chooses them from what the schedule has seen: the time of a draft step, the
+time of a pass as a function of its tokens, and the acceptance rate.
+
+Notation of `best_gamma` (and of the theory in the literature): a acceptance rate, g window,
+t seconds per draft step, T(n) seconds of a pass over n tokens, k head start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Final, Protocol, final
+
+from decoding.errors import SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from decoding.messages import Judged, Proposed
+
+WIDEST: Final = 32  # gamma auto looks no further
+FIRST_GAMMA: Final = 4  # gamma auto before anything was measured
+
+
+class Plan(Protocol):
+    """Two numbers, and ears for what might change them."""
+
+    @property
+    def before(self) -> int:
+        """Tokens to write before a pass that would otherwise judge nothing."""
+
+    @property
+    def beside(self) -> int:
+        """Tokens to write beside every pass."""
+
+    def observe_window(self, answer: Proposed) -> None:
+        """A window was written."""
+
+    def observe_pass(self, answer: Judged) -> None:
+        """A pass was made."""
+
+    def observe_comparison(self, *, kept: int, rejected: bool) -> None:
+        """`kept` draft tokens agreed with the target, then one did not if `rejected`."""
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class FixedPlan:
+    """Two numbers that stay."""
+
+    before: int = 0
+    beside: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be written."""
+        if self.before < 0 or self.beside < 0:
+            message = f"a plan of {self.before} and {self.beside} tokens; neither can be negative"
+            raise SettingError(message)
+
+    def observe_window(self, answer: Proposed) -> None:
+        """Nothing to learn."""
+
+    def observe_pass(self, answer: Judged) -> None:
+        """Nothing to learn."""
+
+    def observe_comparison(self, *, kept: int, rejected: bool) -> None:
+        """Nothing to learn."""
+
+
+AUTOREGRESSIVE: Final = FixedPlan()
+
+
+def speculative(gamma: int) -> FixedPlan:
+    """Write gamma tokens, then judge them."""
+    return FixedPlan(before=gamma)
+
+
+def pearl(gamma: int, head_start: int = 0) -> FixedPlan:
+    """Write gamma tokens beside every pass, `head_start` before the first one after a rejection."""
+    return FixedPlan(before=head_start, beside=gamma)
+
+
+@final
+class AutoPlan:
+    """The plan that theory says is fastest, for what was measured so far.
+
+    Args:
+        parallel: write beside the passes (PEARL) or before them (speculative decoding).
+        head_start: tokens before the first pass after a rejection; for PEARL only.
+    """
+
+    def __init__(self, *, parallel: bool, head_start: int = 0) -> None:
+        self._parallel = parallel
+        self._head_start = head_start
+        self._measured = Measured()
+        self._gamma = FIRST_GAMMA
+
+    @property
+    def before(self) -> int:
+        """Tokens to write before a pass that would otherwise judge nothing."""
+        return self._head_start if self._parallel else self._gamma
+
+    @property
+    def beside(self) -> int:
+        """Tokens to write beside every pass."""
+        return self._gamma if self._parallel else 0
+
+    def observe_window(self, answer: Proposed) -> None:
+        """Learn the time of a draft step."""
+        if len(answer.drafted):
+            self._measured.add_window(len(answer.drafted), answer.ended - answer.began)
+
+    def observe_pass(self, answer: Judged) -> None:
+        """Learn the time of a pass, which grows with the tokens judged."""
+        if answer.passes:
+            self._measured.add_pass(answer.judged + 1, answer.ended - answer.began)
+
+    def observe_comparison(self, *, kept: int, rejected: bool) -> None:
+        """Learn the acceptance rate; after a rejection, think again."""
+        self._measured.add_comparison(kept, rejected=rejected)
+        if rejected and self._measured.ready:
+            self._gamma = self._choose()
+
+    def _choose(self) -> int:
+        """The best gamma, unless the one in use is within a hundredth of it."""
+        speed = self._measured.speed(parallel=self._parallel, head_start=self._head_start)
+        best = best_gamma(speed)
+        return best if speed(best) > 1.01 * speed(self._gamma) else self._gamma
+
+
+@final
+class Measured:
+    """What a plan has seen, the last hundred or so observations weighing most.
+
+    The first job of each kind is left out: it reads the prompt.
+    """
+
+    FORGET: Final = 0.99
+
+    def __init__(self) -> None:
+        self._windows = self._passes = 0
+        self._draft_tokens = self._draft_seconds = 0.0
+        # Sums for the line through (tokens, seconds) of the passes: weight, n, n^2, T, n T.
+        self._weight = self._n = self._nn = self._t = self._nt = 0.0
+        # A prior of five comparisons at 0.8, so that the first verdicts do not decide alone.
+        self._kept, self._rejected = 4.0, 1.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether both devices have been timed."""
+        return self._windows > 1 and self._passes > 1
+
+    @property
+    def acceptance(self) -> float:
+        """Kept of compared tokens."""
+        return self._kept / (self._kept + self._rejected)
+
+    def add_window(self, tokens: int, seconds: float) -> None:
+        """The draft wrote `tokens` in `seconds`."""
+        self._windows += 1
+        if self._windows > 1:
+            self._draft_tokens = self.FORGET * self._draft_tokens + tokens
+            self._draft_seconds = self.FORGET * self._draft_seconds + seconds
+
+    def add_pass(self, tokens: int, seconds: float) -> None:
+        """The target read `tokens` in `seconds`."""
+        self._passes += 1
+        if self._passes > 1:
+            self._weight = self.FORGET * self._weight + 1
+            self._n = self.FORGET * self._n + tokens
+            self._nn = self.FORGET * self._nn + tokens * tokens
+            self._t = self.FORGET * self._t + seconds
+            self._nt = self.FORGET * self._nt + tokens * seconds
+
+    def add_comparison(self, kept: int, *, rejected: bool) -> None:
+        """`kept` tokens agreed, then one did not if `rejected`."""
+        self._kept = self.FORGET * self._kept + kept
+        self._rejected = self.FORGET * self._rejected + rejected
+
+    def speed(self, *, parallel: bool, head_start: int) -> Callable[[int], float]:
+        """Tokens per second as a function of gamma."""
+        a = min(self.acceptance, 0.999)
+        t = self._draft_seconds / self._draft_tokens
+        pass_seconds = self._line()
+        if parallel:
+            return lambda g: pearl_speed(a, g, head_start, t, pass_seconds)
+        return lambda g: speculative_speed(a, g, t, pass_seconds)
+
+    def _line(self) -> Callable[[float], float]:
+        """Least squares through the passes; flat where they were all of one size."""
+        spread = self._weight * self._nn - self._n**2
+        mean_n, mean_t = self._n / self._weight, self._t / self._weight
+        slope = 0.0
+        if spread > 1e-9 * self._nn * self._weight:
+            slope = max(0.0, (self._weight * self._nt - self._n * self._t) / spread)
+        return lambda n: max(mean_t + slope * (n - mean_n), 0.1 * mean_t)
+
+
+def best_gamma(speed: Callable[[int], float]) -> int:
+    """The smallest window with the highest speed."""
+    return max(range(1, WIDEST + 1), key=lambda g: (speed(g), -g))
+
+
+def speculative_speed(a: float, g: int, t: float, pass_seconds: Callable[[float], float]) -> float:
+    """Tokens per second of speculative decoding: a round writes g tokens, then judges them.
+
+    Source: Leviathan et al. 2023, arXiv:2211.17192, equation 1 and theorem 3.8, with a pass time
+    that depends on the tokens judged.
+    """
+    return (1 - a ** (g + 1)) / (1 - a) / (g * t + pass_seconds(g + 1))
+
+
+def pearl_speed(
+    a: float, g: int, k: int, t: float, pass_seconds: Callable[[float], float]
+) -> float:
+    """Tokens per second of PEARL, counted from one rejection to the next.
+
+    Such a run has 1 / (1 - a) tokens: k draft steps of head start, one pass over k + 1 tokens,
+    and then a^(k + 1) / (1 - a^g) passes over g, each beside a window of g draft steps.
+    """
+    first = max(g * t, pass_seconds(k + 1))
+    later = max(g * t, pass_seconds(g))
+    return 1 / (1 - a) / (k * t + first + a ** (k + 1) / (1 - a**g) * later)

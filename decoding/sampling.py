@@ -1,0 +1,80 @@
+"""From logits to the law a token is drawn from: temperature, top-k, top-p and min-p.
+
+Draft and target are warped alike, before anything is compared or drawn. The order and the
+meaning of the filters are those of Hugging Face transformers, but for ties: tokens that are
+equally likely at a border are all kept, so that the law does not depend on how a device sorts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from array_api_compat import array_namespace
+
+from decoding.coins import Array
+from decoding.errors import SettingError
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How a law is made of logits. Temperature 0 is greedy: the most likely token, no coins.
+
+    Args:
+        temperature: divides the logits, 0 or more.
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: keep the fewest most likely tokens that have this probability together; 1 keeps all.
+        min_p: keep tokens at least this likely relative to the most likely; 0 keeps all.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning."""
+        refuse_unless(0 <= self.temperature < float("inf"), "temperature", self, "0 or more")
+        refuse_unless(self.top_k >= 0, "top_k", self, "0 (keep all) or a positive whole number")
+        refuse_unless(0 < self.top_p <= 1, "top_p", self, "above 0 and at most 1")
+        refuse_unless(0 <= self.min_p <= 1, "min_p", self, "from 0 to 1")
+
+    def laws(self, logits: Array) -> Array:
+        """Probabilities, shape and type as `logits` (..., vocab); temperature above 0."""
+        xp = array_namespace(logits)
+        scaled = logits / self.temperature
+        if 0 < self.top_k < logits.shape[-1]:
+            scaled = _top_k(scaled, self.top_k, xp)
+        laws = _softmax(scaled, xp)
+        if self.top_p < 1:
+            laws = _top_p(laws, self.top_p, xp)
+        if self.min_p > 0:
+            least = self.min_p * xp.max(laws, axis=-1, keepdims=True)
+            laws = xp.where(laws < least, xp.zeros_like(laws), laws)
+        if self.top_p < 1 or self.min_p > 0:
+            laws = laws / xp.sum(laws, axis=-1, keepdims=True)
+        return laws
+
+
+def refuse_unless(fine: bool, name: str, owner: Any, allowed: str) -> None:
+    """Raise a SettingError that names the setting, its value and what is allowed."""
+    if not fine:
+        message = f"{name.replace('_', '-')} is {getattr(owner, name)}; it must be {allowed}"
+        raise SettingError(message)
+
+
+def _softmax(scaled: Array, xp: Any) -> Array:
+    weights = xp.exp(scaled - xp.max(scaled, axis=-1, keepdims=True))
+    return weights / xp.sum(weights, axis=-1, keepdims=True)
+
+
+def _top_k(scaled: Array, k: int, xp: Any) -> Array:
+    least = xp.sort(scaled, axis=-1, descending=True)[..., k - 1 : k]
+    return xp.where(scaled < least, xp.full_like(scaled, -xp.inf), scaled)
+
+
+def _top_p(laws: Array, p: float, xp: Any) -> Array:
+    ordered = xp.sort(laws, axis=-1, descending=True)
+    before = xp.cumulative_sum(ordered, axis=-1) - ordered
+    kept = xp.where(before < p, ordered, xp.full_like(ordered, xp.inf))
+    least = xp.min(kept, axis=-1, keepdims=True)
+    return xp.where(laws < least, xp.zeros_like(laws), laws)

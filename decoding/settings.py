@@ -1,0 +1,123 @@
+"""What one request asks for, checked where it enters.
+
+A `Settings` is made once, at the edge; inside, functions take the values they need. It crosses
+the wire to the scheduler as it is.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from decoding.errors import SettingError
+from decoding.plans import AUTOREGRESSIVE, WIDEST, AutoPlan, Plan, pearl, speculative
+from decoding.sampling import Sampling, refuse_unless
+from decoding.schedules import TwoModelSchedule
+from decoding.stopping import StopRules
+from decoding.verification import VerifierName
+
+WIDEST_GAMMA: Final = 256
+Gamma: TypeAlias = int | Literal["auto"]
+
+
+class ScheduleName(enum.StrEnum):
+    """The three schedules."""
+
+    AR = "ar"
+    SD = "sd"
+    PEARL = "pearl"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to generate.
+
+    Args:
+        schedule: `ar` (the target alone), `sd` (speculative decoding) or `pearl`.
+        gamma: tokens in a draft window, or `auto`: chosen from what is measured while it runs.
+        head_start: PEARL only: tokens the draft writes before the first pass after a rejection.
+        strict: PEARL only: rounds with a barrier and nothing cancelled, as in the paper.
+        verifier: None takes `greedy` at temperature 0 and `coupled` above.
+        sampling: temperature and filters.
+        seed: of every coin; the same seed gives the same tokens (greedy and coupled).
+        max_new_tokens: the most tokens to generate.
+        stop: texts that end the request where they first appear.
+    """
+
+    schedule: ScheduleName = ScheduleName.PEARL
+    gamma: Gamma = "auto"
+    head_start: int = 0
+    strict: bool = False
+    verifier: VerifierName | None = None
+    sampling: Sampling = Sampling()
+    seed: int = 0
+    max_new_tokens: int = 128
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done."""
+        fits = self.gamma == "auto" or 1 <= self.gamma <= WIDEST_GAMMA
+        refuse_unless(fits, "gamma", self, f"a whole number from 1 to {WIDEST_GAMMA}, or auto")
+        fits = 0 <= self.head_start <= WIDEST_GAMMA
+        refuse_unless(fits, "head_start", self, f"a whole number from 0 to {WIDEST_GAMMA}")
+        refuse_unless(self.max_new_tokens >= 1, "max_new_tokens", self, "1 or more")
+        refuse_unless(all(self.stop), "stop", self, "texts of at least one character")
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        greedy, sampled = VerifierName.GREEDY, self.sampling.temperature > 0
+        if self.verifier is greedy and sampled:
+            refuse_unless(
+                fine=False,
+                name="temperature",
+                owner=self.sampling,
+                allowed="0 with the greedy verifier; use --verifier coupled to sample",
+            )
+        for name in ("head_start", "strict"):
+            meant = not getattr(self, name) or self.schedule is ScheduleName.PEARL
+            refuse_unless(meant, name, self, f"left out with schedule {self.schedule}: PEARL only")
+
+    @property
+    def effective_verifier(self) -> VerifierName:
+        """The verifier that runs: at temperature 0 every one of them is the greedy one."""
+        if self.sampling.temperature == 0:
+            return VerifierName.GREEDY
+        return self.verifier or VerifierName.COUPLED
+
+    @property
+    def widest(self) -> int:
+        """The most pending tokens a job may have, head start included; 0 without a draft."""
+        if self.schedule is ScheduleName.AR:
+            return 0
+        gamma = WIDEST if self.gamma == "auto" else self.gamma
+        return max(gamma, self.head_start)
+
+    def plan(self) -> Plan:
+        """The two numbers of the schedule; a plan belongs to one request."""
+        if self.schedule is ScheduleName.AR:
+            return AUTOREGRESSIVE
+        parallel = self.schedule is ScheduleName.PEARL
+        if self.gamma == "auto":
+            return AutoPlan(parallel=parallel, head_start=self.head_start)
+        if parallel:
+            return pearl(self.gamma, self.head_start)
+        return speculative(self.gamma)
+
+    def start(self, stop: StopRules) -> TwoModelSchedule:
+        """The schedule of a new request."""
+        return TwoModelSchedule(
+            self.plan(), stop, hold=self.effective_verifier.carries_law, strict=self.strict
+        )
+
+
+def parse_gamma(text: str) -> Gamma:
+    """A gamma as typed: a whole number, or `auto`."""
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError:
+        allowed = f"a whole number from 1 to {WIDEST_GAMMA}, or auto"
+        message = f"gamma is {text!r}; it must be {allowed}"
+        raise SettingError(message) from None

@@ -1,0 +1,171 @@
+"""The trace of a run: every command, answer and commit, in the order the driver saw them.
+
+The file is a Chrome trace (load it in https://ui.perfetto.dev or chrome://tracing): a row a
+device, a bar a job, an arrow from a window to the verdict on it. Each line after the first is one
+event and the closing bracket is optional in that format, so a run that was cut off leaves a file
+that still loads. The same lines carry the records themselves, so `read` gives back what `write`
+was given, from silicon and from simulation alike.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import msgspec
+
+from decoding.errors import MalformedTraceError
+from decoding.messages import (
+    Command,
+    Device,
+    DeviceBack,
+    DeviceLost,
+    Drafted,
+    Event,
+    Judge,
+    Judged,
+    Proposed,
+    TokenId,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+TRACE_VERSION: Final = 1
+ROWS: Final = {Device.TARGET: 1, Device.DRAFT: 2, "scheduler": 3}
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A command left the driver."""
+
+    at: float
+    request: int
+    command: Command
+
+
+class Received(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An event reached the schedule; `wanted` unless the schedule no longer waited for it.
+
+    `tokens` were committed because of it; `epoch`, `kept` and `rejections` are the schedule's
+    figures after it.
+    """
+
+    at: float
+    request: int
+    event: Event
+    wanted: bool
+    tokens: tuple[TokenId, ...]
+    epoch: int
+    kept: int
+    rejections: int
+
+
+Record: TypeAlias = Sent | Received
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """What a trace is of: settings, models, machine; free-form, but for the version."""
+
+    version: int = TRACE_VERSION
+    about: dict[str, Any] = {}
+
+
+def write(path: pathlib.Path, records: Iterable[Record], **about: Any) -> None:
+    """Write a trace file; times become microseconds since the first record."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write("[\n")
+        for event in _events(list(records), Header(about=about)):
+            file.write(msgspec.json.encode(event).decode() + ",\n")
+        file.write("{}]\n")
+
+
+def read(path: pathlib.Path) -> tuple[Header, list[Record], bool]:
+    """The header, the records, and whether the file is whole (a run may have been cut off).
+
+    Raises:
+        MalformedTraceError: the file is no trace of this project, or of another version.
+    """
+    lines = path.read_text(encoding="utf-8").split("\n")
+    events = [event for event in map(_parse, lines) if event is not None]
+    headers = [event["args"]["header"] for event in events if "header" in event.get("args", {})]
+    if not headers or headers[0].get("version") != TRACE_VERSION:
+        message = f"{path} is not a trace of version {TRACE_VERSION} of this project"
+        raise MalformedTraceError(message)
+    found = [event["args"]["record"] for event in events if "record" in event.get("args", {})]
+    records = [msgspec.convert(record, Record) for record in found]
+    return msgspec.convert(headers[0], Header), records, "{}]" in lines[-2:]
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """One line of the file; None for brackets and for a line that was cut off."""
+    try:
+        event = msgspec.json.decode(line.rstrip().removesuffix(","))
+    except msgspec.DecodeError:
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def _events(records: list[Record], header: Header) -> Iterator[dict[str, Any]]:
+    yield {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "PEARL"}}
+    for name, row in ROWS.items():
+        yield {"ph": "M", "pid": 1, "tid": row, "name": "thread_name", "args": {"name": str(name)}}
+    yield {"ph": "M", "pid": 1, "name": "pearl", "args": {"header": header}}
+    origin = min((_start(record) for record in records), default=0.0)
+    for record in records:
+        yield from _drawn(record, origin)
+
+
+def _start(record: Record) -> float:
+    if isinstance(record, Received) and isinstance(record.event, Proposed | Judged):
+        return min(record.at, record.event.began)
+    return record.at
+
+
+def _drawn(record: Record, origin: float) -> Iterator[dict[str, Any]]:
+    instant = {"pid": 1, "tid": ROWS["scheduler"], "ts": 1e6 * (record.at - origin)}
+    if isinstance(record, Sent):
+        bare = msgspec.structs.replace(record, command=_without_laws(record.command))
+        name = type(record.command).__name__
+        yield {"ph": "i", "s": "t", "name": name, **instant, "args": {"record": bare}}
+        return
+    event = record.event
+    bare_event = _without_laws(event)
+    args = {"record": msgspec.structs.replace(record, event=bare_event)}
+    if isinstance(event, DeviceLost | DeviceBack):
+        name = f"{event.device} {'lost' if isinstance(event, DeviceLost) else 'back'}"
+        yield {"ph": "i", "s": "p", "name": name, **instant, "args": args}
+        return
+    bar = _bar(event, origin)
+    yield {"ph": "X", **bar, "args": args}
+    yield from _arrow(event, bar, record)
+
+
+def _bar(event: Proposed | Judged, origin: float) -> dict[str, Any]:
+    if isinstance(event, Proposed):
+        device, name = Device.DRAFT, f"write {len(event.drafted)}"
+    else:
+        device, name = Device.TARGET, f"judge {event.judged}, keep {event.kept}"
+    times = {"ts": 1e6 * (event.began - origin), "dur": 1e6 * (event.ended - event.began)}
+    return {"name": name, "pid": 1, "tid": ROWS[device], **times}
+
+
+def _arrow(
+    event: Proposed | Judged, bar: dict[str, Any], record: Received
+) -> Iterator[dict[str, Any]]:
+    """A window's bar starts an arrow; the verdict that judged it ends it."""
+    start = event.start if isinstance(event, Proposed) else event.base
+    arrow = {"name": "window", "cat": "window", "id": f"{record.request}.{event.epoch}.{start}"}
+    place = {"pid": 1, "tid": bar["tid"], "ts": bar["ts"] + bar["dur"] / 2}
+    if isinstance(event, Proposed) and record.wanted:
+        yield {"ph": "s", **arrow, **place}
+    elif isinstance(event, Judged) and event.judged:
+        yield {"ph": "f", "bp": "e", **arrow, **place}
+
+
+def _without_laws(message: Any) -> Any:
+    """A trace keeps tokens, not the distributions they were drawn from."""
+    if isinstance(message, Judge):
+        return msgspec.structs.replace(message, pending=Drafted(tokens=message.pending.tokens))
+    if isinstance(message, Proposed):
+        return msgspec.structs.replace(message, drafted=Drafted(tokens=message.drafted.tokens))
+    return message

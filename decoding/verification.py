@@ -1,0 +1,200 @@
+"""How a target judges draft tokens without changing its own distribution.
+
+                 draft token at t        target's choice                    kept when
+    greedy       argmax q                argmax p                           equal
+    coupled      race of q, noise t      race of p, the same noise t        equal
+    rejection    sample of q             norm(max(p - q, 0)) if refused     coin < p / q
+
+p is the target's law at a position, q the draft's, both after the same warping. Verification
+runs at the target, next to its logits; the same lines are run by numpy in the proofs
+(tests/decoding) and by torch on a device.
+
+Greedy and coupled return what the target alone would return with the same seed, token for token,
+whatever the draft. Rejection (Leviathan et al. 2023, arXiv:2211.17192; Chen et al. 2023,
+arXiv:2302.01318) returns another sample of the same law.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol, final
+
+import msgspec
+import numpy as np
+from array_api_compat import array_namespace, device, to_device
+
+from decoding.coins import Array, Coins, CounterCoins, Purpose
+from decoding.errors import ImpossibleDraftError
+from decoding.messages import Drafted, TokenId
+from decoding.sampling import Sampling
+
+
+class VerifierName(enum.StrEnum):
+    """The three verifiers."""
+
+    GREEDY = "greedy"
+    COUPLED = "coupled"
+    REJECTION = "rejection"
+
+    @property
+    def carries_law(self) -> bool:
+        """Whether a draft token must bring the law it was drawn from."""
+        return self is VerifierName.REJECTION
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The first `kept` tokens stand; `token` is the target's own next one, None if it is held."""
+
+    kept: int
+    token: TokenId | None
+
+
+class Verifier(Protocol):
+    """One verifier with its settings and coins; draft and target hold one each."""
+
+    def draft(self, logits: Array, position: int) -> Drafted:
+        """The draft's token at a position, from its logits, shape (1, vocab)."""
+
+    def judge(self, logits: Array, drafted: Drafted, position: int, *, hold: bool) -> Verdict:
+        """Judge the tokens from `position` on.
+
+        Args:
+            logits: the target's, shape (len(drafted) + 1, vocab); row i is of `position + i`.
+            drafted: the tokens, with their laws where the verifier needs them.
+            position: of the first token.
+            hold: leave the choice after the last token open when all are kept.
+        """
+
+
+def make_verifier(name: VerifierName, sampling: Sampling, seed: int) -> Verifier:
+    """The verifier of this name, with coins from this seed."""
+    if name is VerifierName.GREEDY:
+        return Greedy()
+    coins = CounterCoins(seed)
+    if name is VerifierName.COUPLED:
+        return Coupled(sampling, coins)
+    return Rejection(sampling, coins)
+
+
+def agreement(tokens: tuple[TokenId, ...], choices: tuple[TokenId, ...]) -> Verdict:
+    """Follow the draft while it says what the target chose anyway; `choices` has one more."""
+    kept = next((i for i, token in enumerate(tokens) if token != choices[i]), len(tokens))
+    return Verdict(kept=kept, token=choices[kept])
+
+
+@final
+class Greedy:
+    """The most likely token; of equals the first."""
+
+    def draft(self, logits: Array, position: int) -> Drafted:  # noqa: ARG002 - no coin is tossed
+        """The draft's most likely token."""
+        return Drafted(tokens=_most_likely(logits))
+
+    def judge(
+        self,
+        logits: Array,
+        drafted: Drafted,
+        position: int,  # noqa: ARG002 - no coin is tossed
+        *,
+        hold: bool,  # noqa: ARG002 - the choice does not depend on the draft
+    ) -> Verdict:
+        """Keep what is the target's most likely token too."""
+        return agreement(drafted.tokens, _most_likely(logits))
+
+
+@final
+class Coupled:
+    """Draft and target race with the same noise; what the target draws is what is returned."""
+
+    def __init__(self, sampling: Sampling, coins: Coins) -> None:
+        self._sampling = sampling
+        self._coins = coins
+
+    def draft(self, logits: Array, position: int) -> Drafted:
+        """The draft's guess at what the target will draw."""
+        return Drafted(tokens=self._choices(logits, position))
+
+    def judge(
+        self,
+        logits: Array,
+        drafted: Drafted,
+        position: int,
+        *,
+        hold: bool,  # noqa: ARG002 - the choice does not depend on the draft
+    ) -> Verdict:
+        """Keep what the target draws too."""
+        return agreement(drafted.tokens, self._choices(logits, position))
+
+    def _choices(self, logits: Array, position: int) -> tuple[TokenId, ...]:
+        return self._coins.draw(self._sampling.laws(logits), position, Purpose.CHOOSE)
+
+
+@final
+class Rejection:
+    """Keep a draft token with probability min(1, p / q), else draw from what q left of p."""
+
+    def __init__(self, sampling: Sampling, coins: Coins) -> None:
+        self._sampling = sampling
+        self._coins = coins
+
+    def draft(self, logits: Array, position: int) -> Drafted:
+        """A sample of q, and q."""
+        laws = self._sampling.laws(logits)
+        tokens = self._coins.draw(laws, position, Purpose.DRAFT)
+        return Drafted(tokens=tokens, laws=(_to_bytes(laws[0, :]),))
+
+    def judge(self, logits: Array, drafted: Drafted, position: int, *, hold: bool) -> Verdict:
+        """Test each token in turn; the first that fails is replaced."""
+        laws = self._sampling.laws(logits)
+        for kept, token in enumerate(drafted.tokens):
+            p, q = laws[kept, :], _from_bytes(drafted.laws[kept], laws)
+            here = position + kept
+            if not self._coins.accepts(acceptance(p, q, token), here, Purpose.ACCEPT):
+                rest = residual(p, q)[None, :]
+                return Verdict(kept=kept, token=self._coins.draw(rest, here, Purpose.REPLACE)[0])
+        kept = len(drafted)
+        if hold:
+            return Verdict(kept=kept, token=None)
+        (token,) = self._coins.draw(laws[kept:, :], position + kept, Purpose.CHOOSE)
+        return Verdict(kept=kept, token=token)
+
+
+def acceptance(p: Array, q: Array, token: TokenId) -> float:
+    """Probability that `token`, drawn from q, is kept: min(1, p / q).
+
+    Raises:
+        ImpossibleDraftError: q of the token is 0, so it cannot have been drawn.
+    Source: Leviathan et al. 2023, arXiv:2211.17192, section 2.3 (p, q there = p, q here).
+    """
+    if not q[token] > 0:
+        message = f"token {token} has draft probability 0; it cannot have been drafted"
+        raise ImpossibleDraftError(message)
+    return min(1.0, float(p[token]) / float(q[token]))
+
+
+def residual(p: Array, q: Array) -> Array:
+    """The law of the replacement: what q left of p, norm(max(p - q, 0)), shape (vocab,).
+
+    Where q leaves nothing (p == q up to rounding) no token is ever refused but by rounding; the
+    law is then p itself.
+    """
+    xp = array_namespace(p)
+    left = xp.where(p > q, p - q, xp.zeros_like(p))
+    mass = float(xp.sum(left))
+    return left / mass if mass > 0 else p
+
+
+def _most_likely(logits: Array) -> tuple[TokenId, ...]:
+    return tuple(array_namespace(logits).argmax(logits, axis=-1).tolist())
+
+
+def _to_bytes(law: Array) -> bytes:
+    return np.asarray(to_device(law, "cpu")).tobytes()
+
+
+def _from_bytes(law: bytes, like: Array) -> Array:
+    xp = array_namespace(like)
+    dtype = np.float64 if like.dtype == xp.float64 else np.float32
+    return xp.asarray(np.frombuffer(law, dtype).copy(), device=device(like))
+
+
