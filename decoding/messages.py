@@ -38,7 +38,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Base of everything that may cross a wire: immutable, compared by value, tagged by name."""
 
 
-class Drafted(Message):
+class Drafted(Message, frozen=True):
     """Tokens a draft wrote, in order.
 
     `laws[i]` is the distribution `tokens[i]` was really drawn from (float32, little-endian bytes).
@@ -56,7 +56,7 @@ class Drafted(Message):
         return Drafted(tokens=self.tokens[count:], laws=self.laws[count:])
 
 
-class Propose(Message):
+class Propose(Message, frozen=True):
     """Draft: write `count` tokens after `base` committed and the `pending` ones."""
 
     epoch: int
@@ -65,7 +65,7 @@ class Propose(Message):
     count: int
 
 
-class Judge(Message):
+class Judge(Message, frozen=True):
     """Target: say how many of the pending tokens you agree with, and what comes next.
 
     With `hold`, a target that agrees with all of them does not choose the next token: it keeps
@@ -78,13 +78,13 @@ class Judge(Message):
     hold: bool = False
 
 
-class Cancel(Message):
+class Cancel(Message, frozen=True):
     """Draft: stop writing for any epoch before this one."""
 
     epoch: int
 
 
-class Proposed(Message):
+class Proposed(Message, frozen=True):
     """The draft's answer, also when it was cancelled half-way (then `drafted` is shorter).
 
     `began` and `ended` are seconds on the device's clock; schedules use only their difference.
@@ -105,7 +105,7 @@ class Proposed(Message):
         )
 
 
-class Judged(Message):
+class Judged(Message, frozen=True):
     """The target's answer: the first `kept` of `judged` pending tokens stand.
 
     `token` is the target's own choice at the next position: the replacement after a rejection, or
@@ -132,13 +132,13 @@ class Judged(Message):
         )
 
 
-class DeviceLost(Message):
+class DeviceLost(Message, frozen=True):
     """The device died, or stopped answering."""
 
     device: Device
 
 
-class DeviceBack(Message):
+class DeviceBack(Message, frozen=True):
     """The device can be sent jobs again; it remembers nothing."""
 
     device: Device

@@ -149,8 +149,8 @@ class Measured:
 
     @property
     def ready(self) -> bool:
-        """Whether both devices have been timed."""
-        return self._windows > 1 and self._passes > 1
+        """Whether both devices have been timed, by a clock that moved."""
+        return self._windows > 1 and self._passes > 1 and self._draft_seconds + self._t > 0
 
     @property
     def acceptance(self) -> float:

@@ -93,8 +93,11 @@ class Schedule(Protocol):
     def commands(self) -> tuple[Command, ...]:
         """The commands to send now; each is given once (again when a device comes back)."""
 
+    def awaits(self, answer: Proposed | Judged) -> bool:
+        """Whether this answers a job that is still wanted."""
+
     def receive(self, event: Event) -> tuple[TokenId, ...]:
-        """Take one event; return the tokens it commits. An unawaited event changes nothing."""
+        """Take one event; return the tokens it commits. An unawaited answer changes nothing."""
 
 
 @final
@@ -162,6 +165,12 @@ class TwoModelSchedule:
         sent, self._outbox = tuple(self._outbox), []
         return sent
 
+    def awaits(self, answer: Proposed | Judged) -> bool:
+        """Whether this answers a job that is still wanted."""
+        if isinstance(answer, Proposed):
+            return self._propose is not None and answer.answers(self._propose)
+        return self._judge is not None and answer.answers(self._judge)
+
     def receive(self, event: Event) -> tuple[TokenId, ...]:
         """Take one event; return the tokens it commits."""
         already = len(self._committed)
@@ -171,11 +180,11 @@ class TwoModelSchedule:
 
     def _take(self, event: Event) -> None:
         match event:
-            case Proposed() if self._propose is not None and event.answers(self._propose):
+            case Proposed() if self.awaits(event):
                 self._propose, self._window = None, event.drafted
                 self._plan.observe_window(event)
                 self._on_window()
-            case Judged() if self._judge is not None and event.answers(self._judge):
+            case Judged() if self.awaits(event):
                 self._judge, self._verdict = None, event
                 self._plan.observe_pass(event)
                 if not (self._strict and self._propose is not None):
@@ -218,7 +227,9 @@ class TwoModelSchedule:
         """Decide what the window is worth, now that all before it stands."""
         self._verdict = None
         window, self._window = self._window, NOTHING
-        if len(window) == 0:  # none was asked for, or the draft was lost
+        if len(window) == 0 and verdict.token is None:  # the draft was lost: nobody needs the row
+            self._restart()
+        elif len(window) == 0:  # none was asked for, or the draft was lost
             self._start()
         elif verdict.token is None:
             self._pending = window

@@ -104,10 +104,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return pearl(self.gamma, self.head_start)
         return speculative(self.gamma)
 
-    def start(self, stop: StopRules) -> TwoModelSchedule:
+    def start(self, plan: Plan, stop: StopRules) -> TwoModelSchedule:
         """The schedule of a new request."""
         return TwoModelSchedule(
-            self.plan(), stop, hold=self.effective_verifier.carries_law, strict=self.strict
+            plan, stop, hold=self.effective_verifier.carries_law, strict=self.strict
         )
 
 

@@ -1,0 +1,274 @@
+"""Scheduler and devices as Ray actors: Ray places, starts, supervises and restarts them.
+
+Nothing of a round goes through Ray: a device's actor starts one thread that dials the scheduler
+and works (`actors.device`), and the client dials the scheduler too. When Ray restarts a device
+that died, its constructor dials again, and the scheduler tells it all it must know. The three
+classes here are plain objects with an address and nothing else; an `if` about decoding in this
+file belongs elsewhere.
+
+A cluster that is already running is used where its address is given; otherwise a private one is
+started, in a folder of its own that is removed with it.
+
+May import: ray (its only home), the rest of `actors` but for `local`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from typing import TYPE_CHECKING, Any, Final, final
+
+import ray
+from ray.exceptions import RayError
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from actors.device import DeviceSpec, run_device
+from actors.scheduler import Patience, Scheduler, SchedulerStatistics
+from actors.threads import available_cores, cores_for
+from decoding.errors import PeerError, PlacementError
+from decoding.messages import Device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from actors.wire import Address
+    from decoding.stopping import Detokenizer
+
+OBJECT_STORE_BYTES: Final = 80 * 1024**2  # nothing large goes through Ray; this is its minimum
+QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettings:
+    """Where to run.
+
+    Args:
+        address: of a running Ray cluster; None starts a private one on this machine.
+        placement_s: how long to wait for room in the cluster.
+        startup_s: how long the devices may take to load their models.
+    """
+
+    address: str | None = None
+    placement_s: float = 30.0
+    startup_s: float = 300.0
+
+
+class SchedulerActor:
+    """`Scheduler` with an address."""
+
+    def __init__(
+        self,
+        roles: tuple[Device, ...],
+        load_text: Callable[[], Detokenizer],
+        patience: Patience,
+    ) -> None:
+        self._scheduler = Scheduler(roles, load_text=load_text, restarts=True, patience=patience)
+
+    async def open(self, *, everywhere: bool) -> Address:
+        """Listen: on this node's own address, or on loopback where all is on one machine."""
+        host = ray.util.get_node_ip_address() if everywhere else "127.0.0.1"
+        return await self._scheduler.open(host)
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Wait for the devices."""
+        await self._scheduler.wait_ready(timeout_s)
+
+    async def statistics(self) -> SchedulerStatistics:
+        """How it is."""
+        return self._scheduler.statistics()
+
+
+class DeviceActor:
+    """A device with an address; Ray runs the constructor again when the process has died."""
+
+    def __init__(self, spec: DeviceSpec, address: Address) -> None:
+        threading.Thread(target=self._run, args=(spec, address), daemon=True).start()
+
+    @staticmethod
+    def _run(spec: DeviceSpec, address: Address) -> None:
+        """Work until the scheduler hangs up; a device that failed ends its process."""
+        try:
+            run_device(spec, address)
+        except BaseException:
+            logging.getLogger(__name__).exception("the %s failed", spec.role)
+            os._exit(1)
+
+
+class DraftActor(DeviceActor):
+    """So that a list of processes shows which is the draft."""
+
+
+class TargetActor(DeviceActor):
+    """So that a list of processes shows which is the target."""
+
+
+@final
+class RayDeployment:
+    """The three actors of one engine, in their placement group."""
+
+    def __init__(self, *, owns_cluster: str | None) -> None:
+        self._owns_cluster = owns_cluster  # the private cluster's folder
+        self._group: Any = None
+        self._actors: list[Any] = []
+        self._scheduler: Any = None
+        self.address: Address
+
+    @classmethod
+    async def start(
+        cls,
+        specs: tuple[DeviceSpec, ...],
+        *,
+        load_text: Callable[[], Detokenizer],
+        patience: Patience,
+        settings: ClusterSettings,
+    ) -> RayDeployment:
+        """Start everything and wait until it can work.
+
+        Raises:
+            PlacementError: no such cluster, or no room in it; the message says what is missing.
+            PeerError: a device did not start.
+        """
+        deployment = cls(owns_cluster=_connect(settings.address))
+        try:
+            await deployment._place(specs, settings)
+            await deployment._start(specs, load_text, patience, settings)
+        except BaseException:
+            await deployment.close()
+            raise
+        return deployment
+
+    async def statistics(self) -> SchedulerStatistics:
+        """How the scheduler is."""
+        found: SchedulerStatistics = await self._scheduler.statistics.remote()
+        return found
+
+    async def close(self) -> None:
+        """End the actors, give their places back, and end a private cluster."""
+        for actor in self._actors:
+            with contextlib.suppress(RayError):
+                ray.kill(actor)
+        if self._group is not None:
+            with contextlib.suppress(RayError):
+                remove_placement_group(self._group)
+        ray.shutdown()
+        if self._owns_cluster is not None:
+            shutil.rmtree(self._owns_cluster, ignore_errors=True)
+
+    async def _place(self, specs: tuple[DeviceSpec, ...], settings: ClusterSettings) -> None:
+        bundles = [_needs(spec) for spec in specs]
+        self._group = placement_group(bundles)
+        placed = await asyncio.to_thread(self._group.wait, settings.placement_s)
+        if not placed:
+            raise PlacementError(_what_is_missing(bundles, settings.placement_s))
+
+    async def _start(
+        self,
+        specs: tuple[DeviceSpec, ...],
+        load_text: Callable[[], Detokenizer],
+        patience: Patience,
+        settings: ClusterSettings,
+    ) -> None:
+        roles = tuple(spec.role for spec in specs)
+        self._scheduler = (
+            ray.remote(SchedulerActor).options(num_cpus=0).remote(roles, load_text, patience)
+        )
+        self._actors.append(self._scheduler)
+        everywhere = len(ray.nodes()) > 1
+        try:
+            self.address = await self._scheduler.open.remote(everywhere=everywhere)
+            self._actors += [self._device(i, spec) for i, spec in enumerate(specs)]
+            await self._scheduler.wait_ready.remote(settings.startup_s)
+        except RayError as error:
+            raise PeerError(_cause(error)) from None
+
+    def _device(self, bundle: int, spec: DeviceSpec) -> Any:
+        actor = DraftActor if spec.role is Device.DRAFT else TargetActor
+        needs = _needs(spec)
+        strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+            placement_group=self._group, placement_group_bundle_index=bundle
+        )
+        options = {
+            "num_cpus": needs["CPU"],
+            "num_gpus": needs.get("GPU", 0),
+            "max_restarts": -1,
+            "scheduling_strategy": strategy,
+        }
+        return ray.remote(actor).options(**options).remote(spec, self.address)
+
+
+def _needs(spec: DeviceSpec) -> dict[str, float]:
+    """What a device asks of Ray: its cores, and its GPU if it has one."""
+    if spec.place == "cpu":
+        return {"CPU": len(cores_for(spec.role, available_cores())) / _sharing()}
+    return {"CPU": 1 / _sharing(), "GPU": spec.gpu_share}
+
+
+def _sharing() -> int:
+    """On a machine with a single core the two devices share it."""
+    return 2 if len(available_cores()) < len(Device) else 1
+
+
+def _connect(address: str | None) -> str | None:
+    """Join a cluster, or start one; the folder of a started one.
+
+    Raises:
+        PlacementError: there is no cluster at that address, or none can be started.
+    """
+    os.environ |= QUIET
+    common: dict[str, Any] = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "include_dashboard": False,
+    }
+    if address is not None:
+        try:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        except (ConnectionError, RayError, ValueError, OSError) as error:
+            message = f"no Ray cluster can be reached at {address}: {_first_line(error)}"
+            raise PlacementError(message) from None
+        return None
+    folder = tempfile.mkdtemp(prefix="pearl-", dir="/tmp")  # noqa: S108 - sockets need short paths
+    try:
+        ray.init(
+            address="local",
+            num_cpus=len(available_cores()),
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=folder,
+            **common,
+        )
+    except (ConnectionError, RayError, ValueError, OSError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        message = f"a Ray cluster cannot be started here: {_first_line(error)}"
+        raise PlacementError(message) from None
+    return folder
+
+
+def _what_is_missing(bundles: list[dict[str, float]], waited_s: float) -> str:
+    """Which resource was asked for and is not free."""
+    wanted: dict[str, float] = {}
+    for bundle in bundles:
+        for name, amount in bundle.items():
+            wanted[name] = wanted.get(name, 0) + amount
+    total, free = ray.cluster_resources(), ray.available_resources()
+    lacking = [
+        f"{amount:g} {name} wanted, {free.get(name, 0):g} free of {total.get(name, 0):g}"
+        for name, amount in wanted.items()
+        if amount > free.get(name, 0)
+    ]
+    missing = "; ".join(lacking) or "the resources are spread over too many nodes"
+    return f"no place in the Ray cluster within {waited_s:g} s: {missing}"
+
+
+def _cause(error: RayError) -> str:
+    cause = getattr(error, "cause", None)
+    return str(cause) if isinstance(cause, PeerError) else _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,146 @@
+"""A device: one model, its host, and one connection to the scheduler.
+
+The loop is the whole of it: read what came, take a turn, send what is done. It reads between two
+turns even while it is busy, so a revocation stops a window after the token being written. The
+scheduler hanging up is the normal end.
+
+May import: the standard library, decoding, actors.hosts, actors.threads, actors.wire; the
+runners (and with them torch) only when a device starts.
+Must never: know about Ray; decide anything that the schedule or the host decides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import select
+import socket
+import threading
+from typing import TYPE_CHECKING, Final, cast, final
+
+from actors.hosts import DraftHost, TargetHost
+from actors.threads import available_cores, cores_for, stay_on
+from actors.wire import Alive, Answer, Fault, Hello, Unframer, frame
+from decoding.errors import PearlError
+from decoding.messages import Device
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from actors.hosts import Host
+    from actors.wire import Address, ToDevice
+
+CHUNK: Final = 1 << 16
+LOADING: Final = threading.Lock()  # transformers cannot load two models at a time
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSpec:
+    """What a device is to load, and where.
+
+    Args:
+        role: draft or target.
+        model: a folder, or a hub name.
+        place: torch's name of the device: `cpu`, `cuda:0`.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        vocabulary: how many token ids the pair has in common.
+        gpu_share: how much of its GPU it takes, where it has one.
+        trust_remote_code: whether the model may bring code of its own.
+    """
+
+    role: Device
+    model: str
+    place: str = "cpu"
+    dtype: str = "auto"
+    vocabulary: int
+    gpu_share: float = 1.0
+    trust_remote_code: bool = False
+
+
+@final
+class Link:
+    """A device's end of its connection: blocking, because a device has nothing else to wait for."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._unframer = Unframer()
+        self._open = True
+
+    @classmethod
+    def dial(cls, address: Address) -> Link:
+        """Connect to the scheduler."""
+        connection = socket.create_connection((address.host, address.port))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return cls(connection)
+
+    @property
+    def open(self) -> bool:
+        """Whether the scheduler is still there."""
+        return self._open
+
+    def receive(self, *, wait: bool) -> list[ToDevice]:
+        """What has come; with `wait`, at least something, or nothing because the link ended."""
+        if not wait and not select.select([self._connection], [], [], 0)[0]:
+            return []
+        try:
+            data = self._connection.recv(CHUNK)
+        except ConnectionError:
+            data = b""
+        self._open = bool(data)
+        return cast("list[ToDevice]", list(self._unframer.feed(data)))
+
+    def send(self, packets: Sequence[Alive | Answer | Fault | Hello]) -> None:
+        """Send packets as one piece; to a scheduler that is gone they are lost."""
+        if not packets:
+            return
+        try:
+            self._connection.sendall(b"".join(map(frame, packets)))
+        except ConnectionError:
+            self._open = False
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+
+def serve(host: Host, link: Link) -> None:
+    """Work for the scheduler until it hangs up."""
+    while link.open:
+        for packet in link.receive(wait=not host.busy):
+            link.send(host.take(packet))
+        if host.busy:
+            link.send(host.turn())
+
+
+def run_device(spec: DeviceSpec, address: Address) -> None:
+    """Load the model, say hello and serve; what goes wrong is told to the scheduler, then raised."""
+    cores = cores_for(spec.role, available_cores())
+    if spec.place == "cpu":
+        stay_on(cores)
+    link = Link.dial(address)
+    hello = Hello(secret=address.secret, device=spec.role, process=os.getpid())
+    try:
+        host = _load(spec, threads=len(cores))
+        link.send([hello])
+        serve(host, link)
+    except Exception as error:
+        doing = "failed" if isinstance(error, PearlError) else f"failed with {type(error).__name__}"
+        link.send([hello, Fault(message=f"the {spec.role} {doing}: {error}")])
+        raise
+    finally:
+        link.close()
+
+
+def _load(spec: DeviceSpec, threads: int) -> Host:
+    from actors.runners.loading import load_runner  # noqa: PLC0415 - torch comes in with it
+
+    with LOADING:
+        runner = load_runner(
+            spec.model,
+            device=spec.place,
+            dtype=spec.dtype,
+            vocab_size=spec.vocabulary,
+            threads=threads,
+            trust_remote_code=spec.trust_remote_code,
+        )
+    return DraftHost(runner) if spec.role is Device.DRAFT else TargetHost(runner)

@@ -1,0 +1,343 @@
+"""The engine: a pair of models that is ready, and requests to it as async iterators.
+
+    async with await Engine.start() as engine:           # the embedded pair on Ray
+        generation = engine.generate("def quicksort(items):")
+        async for piece in generation:
+            print(piece.text, end="")
+        print(generation.result.metrics)
+
+May import: the whole of `actors`; Ray and torch only when they are needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+from typing import TYPE_CHECKING, Protocol, Self, final
+
+from actors import pair
+from actors.client import Client
+from actors.device import DeviceSpec
+from actors.scheduler import Patience
+from actors.text import TextStream, load_detokenizer
+from actors.wire import Finished, Tokens
+from decoding.errors import PlacementError, PromptError, ProtocolError
+from decoding.messages import Device
+from decoding.settings import Settings
+from decoding.stopping import before_stop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from actors.client import Ticket
+    from actors.wire import Address
+    from decoding.messages import TokenId
+    from decoding.metrics import Metrics
+    from decoding.stopping import Detokenizer, FinishReason
+    from decoding.trace import Record
+
+
+class Devices(enum.StrEnum):
+    """Where draft and target run."""
+
+    RAY = "ray"
+    LOCAL = "local"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What an engine is made of.
+
+    Args:
+        target, draft: folders or hub names; a target of None is the embedded pair, a draft of
+            None beside a named target leaves only the autoregressive schedule.
+        devices: `ray`, or `local` for threads of this process.
+        dtype: `auto` (float32 on CPU, bfloat16 on GPU), `float32`, `bfloat16`, `float16`.
+        gpus: how many to use, 0 to 2; with one, draft and target share it. None takes what
+            this machine has.
+        ray_address: of a running cluster; None starts a private one.
+        placement_s: how long to wait for room in the cluster.
+        startup_s: how long the models may take to load.
+        patience: deadlines while it runs.
+        trust_remote_code: whether the models may bring code of their own.
+    """
+
+    target: str | None = None
+    draft: str | None = None
+    devices: Devices = Devices.RAY
+    dtype: str = "auto"
+    gpus: int | None = None
+    ray_address: str | None = None
+    placement_s: float = 30.0
+    startup_s: float = 300.0
+    patience: Patience = dataclasses.field(default_factory=Patience)
+    trust_remote_code: bool = False
+
+    def models(self) -> dict[Device, str]:
+        """The models by role; the embedded pair where none is named."""
+        if self.target is None and self.draft is None:
+            return {Device.DRAFT: str(pair.DRAFT), Device.TARGET: str(pair.TARGET)}
+        target = self.target or str(pair.TARGET)
+        named = {} if self.draft is None else {Device.DRAFT: self.draft}
+        return named | {Device.TARGET: target}
+
+
+class Deployment(Protocol):
+    """A scheduler with its devices, wherever they run."""
+
+    address: Address
+
+    async def close(self) -> None:
+        """End all of it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Tokens that were committed together, and the text that is sure with them."""
+
+    token_ids: tuple[TokenId, ...]
+    text: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A request that has ended; `finish_reason` is None when it was interrupted."""
+
+    text: str
+    token_ids: tuple[TokenId, ...]
+    finish_reason: FinishReason | None
+    prompt_tokens: int
+    metrics: Metrics
+    trace: tuple[Record, ...] = ()
+
+
+@final
+class Generation:
+    """A request under way: iterate for the pieces, then ask for the `result`."""
+
+    def __init__(
+        self, ticket: Ticket, prompt_tokens: int, detokenize: Detokenizer, stop: tuple[str, ...]
+    ) -> None:
+        self._ticket = ticket
+        self._prompt_tokens = prompt_tokens
+        self._detokenize = detokenize
+        self._stop = stop
+        self._stream = TextStream(detokenize, stop)
+        self._tokens: list[TokenId] = []
+        self._finished: Finished | None = None
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        """The pieces as they are committed.
+
+        Raises:
+            PeerError: the request failed.
+        """
+        while self._finished is None:
+            packet = await self._ticket.next()
+            if isinstance(packet, Tokens):
+                self._tokens.extend(packet.tokens)
+                yield Piece(token_ids=packet.tokens, text=self._stream.push(packet.tokens))
+            else:
+                self._finished = packet
+        if rest := self._stream.finish():
+            yield Piece(token_ids=(), text=rest)
+
+    async def wait(self) -> Result:
+        """Run to the end."""
+        async for _ in self:
+            pass
+        return self.result
+
+    def abort(self) -> None:
+        """End it early; what was committed so far is the result."""
+        self._ticket.abort()
+
+    @property
+    def result(self) -> Result:
+        """What came of it.
+
+        Raises:
+            ProtocolError: it is still running.
+        """
+        if self._finished is None:
+            message = "the request is still running; iterate to its end first"
+            raise ProtocolError(message)
+        return Result(
+            text=before_stop(self._detokenize(self._tokens), self._stop),
+            token_ids=tuple(self._tokens),
+            finish_reason=self._finished.reason,
+            prompt_tokens=self._prompt_tokens,
+            metrics=self._finished.metrics,
+            trace=self._finished.trace,
+        )
+
+
+@final
+class Engine:
+    """A target and a draft, loaded and ready; see the top of this file."""
+
+    def __init__(self, fitted: Fitted, deployment: Deployment, client: Client) -> None:
+        self._fitted = fitted
+        self._deployment = deployment
+        self._client = client
+
+    @classmethod
+    async def start(cls, settings: EngineSettings | None = None) -> Engine:
+        """Check the models, start the devices, wait until they are ready.
+
+        Raises:
+            UsageError: the models, the pair or the machine do not do.
+            PeerError: a device did not start.
+        """
+        settings = settings or EngineSettings()
+        fitted = Fitted(settings)
+        deployment = await _deploy(settings, fitted)
+        try:
+            client = await Client.dial(deployment.address)
+        except BaseException:
+            await deployment.close()
+            raise
+        return cls(fitted, deployment, client)
+
+    def generate(
+        self, prompt: str, settings: Settings | None = None, *, trace: bool = False
+    ) -> Generation:
+        """Start a request; any number may run at once.
+
+        Raises:
+            PromptError: the prompt is empty or too long.
+            SettingError: the settings do not fit the pair.
+        """
+        settings = settings or Settings()
+        tokens = self._fitted.encode(prompt, settings)
+        ticket = self._client.submit(tokens, settings, eos=self._fitted.eos, trace=trace)
+        return Generation(ticket, len(tokens), self._fitted.detokenize, settings.stop)
+
+    async def close(self) -> None:
+        """End the devices."""
+        await self._client.close()
+        await self._deployment.close()
+
+    async def __aenter__(self) -> Self:
+        """The engine is ready already."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close."""
+        await self.close()
+
+
+@final
+class Fitted:
+    """A pair that was checked, and what the client needs of it: the tokenizer and the limits.
+
+    Raises:
+        UsageError: a model cannot be used, or draft and target do not fit together.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        from actors.runners import loading  # noqa: PLC0415 - torch comes in with it
+
+        self._room = loading.check_room
+        self.models = settings.models()
+        trust = settings.trust_remote_code
+        found = {
+            role: loading.describe(name, trust_remote_code=trust)
+            for role, name in self.models.items()
+        }
+        target = found[Device.TARGET]
+        self._tokenizer = loading.load_tokenizer(target.name, trust_remote_code=trust)
+        self.vocabulary = loading.check_pair(found.get(Device.DRAFT, target), target)
+        self.positions = min(model.positions for model in found.values())
+        self.eos = target.eos
+        self.places = places(tuple(found), settings.gpus, loading.gpu_count())
+        for role, model in found.items():
+            loading.check_memory(model, device=self.places[role], dtype=settings.dtype)
+
+    def encode(self, prompt: str, settings: Settings) -> tuple[TokenId, ...]:
+        """The prompt's tokens, checked for room.
+
+        Raises:
+            PromptError: it is empty or too long.
+            SettingError: gamma or the output are too long for the models.
+        """
+        if not prompt:
+            message = "the prompt is empty; give at least one character"
+            raise PromptError(message)
+        tokens = tuple(self._tokenizer(prompt)["input_ids"])
+        self._room(
+            prompt_tokens=len(tokens),
+            max_new_tokens=settings.max_new_tokens,
+            gamma=0 if settings.gamma == "auto" else settings.gamma,
+            positions=self.positions,
+        )
+        return tokens
+
+    def detokenize(self, tokens: object) -> str:
+        """Tokens to text, without special tokens."""
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def places(
+    roles: tuple[Device, ...], gpus: int | None, present: int
+) -> dict[Device, str]:
+    """Torch's device for each role: the target gets a GPU first, a second one goes to the draft.
+
+    Raises:
+        PlacementError: more GPUs are asked for than there are, or than a pair can use.
+    """
+    gpus = min(present, len(Device)) if gpus is None else gpus
+    if gpus < 0 or gpus > len(Device):
+        message = f"gpus is {gpus}; a pair uses 0, 1 (shared) or {len(Device)}"
+        raise PlacementError(message)
+    if gpus > present:
+        message = f"{gpus} GPUs asked for, {present} present; use --gpus {present}"
+        raise PlacementError(message)
+    if gpus == 0:
+        return dict.fromkeys(roles, "cpu")
+    return {role: "cuda:1" if role is Device.DRAFT and gpus > 1 else "cuda:0" for role in roles}
+
+
+async def _deploy(settings: EngineSettings, fitted: Fitted) -> Deployment:
+    load_text = functools.partial(
+        load_detokenizer,
+        fitted.models[Device.TARGET],
+        trust_remote_code=settings.trust_remote_code,
+    )
+    specs = tuple(_spec(role, settings, fitted) for role in fitted.models)
+    if settings.devices is Devices.LOCAL:
+        from actors.local import LocalDeployment  # noqa: PLC0415 - one of the two is needed
+
+        return await LocalDeployment.start(
+            specs,
+            load_text=load_text,
+            patience=settings.patience,
+            startup_s=settings.startup_s,
+        )
+    from actors.cluster import ClusterSettings, RayDeployment  # noqa: PLC0415 - Ray comes in with it
+
+    cluster = ClusterSettings(
+        address=settings.ray_address,
+        placement_s=settings.placement_s,
+        startup_s=settings.startup_s,
+    )
+    return await RayDeployment.start(
+        specs, load_text=load_text, patience=settings.patience, settings=cluster
+    )
+
+
+def _spec(role: Device, settings: EngineSettings, fitted: Fitted) -> DeviceSpec:
+    place = fitted.places[role]
+    alone = len(set(fitted.places.values())) == len(fitted.places)
+    # Ray shows each actor only its own GPU, which is then the first.
+    on_ray = settings.devices is Devices.RAY
+    return DeviceSpec(
+        role=role,
+        model=fitted.models[role],
+        place="cuda:0" if on_ray and place.startswith("cuda") else place,
+        dtype=settings.dtype,
+        vocabulary=fitted.vocabulary,
+        gpu_share=1.0 if alone else 1 / len(Device),
+        trust_remote_code=settings.trust_remote_code,
+    )

@@ -1,0 +1,105 @@
+"""The sizes and budgets of the pair: every number somebody might want to change, in one place.
+
+`FULL` is what the shipped pair was trained with; `SMALL` goes through the same stages in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """One Llama: tied embeddings, one key and value head for each query head."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How one model learns: warm up, stay, then let the learning rate fall linearly to zero.
+
+    `minutes` are minutes of training on this machine; `steps`, where given, ends the course instead
+    of the clock. `lengths` lists (from which fraction of the budget, tokens in a sequence): most of
+    the budget goes into short sequences, the end into long ones, since positions beyond the longest
+    trained sequence stay untrained.
+    """
+
+    minutes: float
+    rate: float
+    steps: int | None = None
+    warm_up_steps: int = 100
+    decay_from: float = 0.6
+    tokens_per_step: int = 8192
+    parts: int = 4
+    lengths: tuple[tuple[float, int], ...] = ((0.0, 256), (0.85, 1024))
+
+    def length(self, progress: float) -> int:
+        """Tokens in a sequence after this fraction of the budget."""
+        return next(length for start, length in reversed(self.lengths) if progress >= start)
+
+    def rate_at(self, progress: float, step: int) -> float:
+        """The learning rate after this fraction of the budget, in update number `step`."""
+        decay = min(1.0, (1.0 - progress) / (1.0 - self.decay_from))
+        return self.rate * min(1.0, (step + 1) / self.warm_up_steps) * max(0.0, decay)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that decides what comes out, except the machine."""
+
+    target: Shape
+    draft: Shape
+    target_budget: Budget
+    draft_budget: Budget
+    distil_budget: Budget
+    vocabulary: int = 4096
+    positions: int = 1024
+    characters_per_package: int = 3_000_000
+    documents: int | None = None
+    sampled_tokens: int = 1_000_000
+    sampled_length: int = 512
+    sampled_at_once: int = 64
+    measured_prompts: int = 40
+    measured_tokens: int = 128
+    seed: int = 2024
+
+
+FULL: Final = Recipe(
+    target=Shape(layers=8, hidden=256, intermediate=704, heads=4),
+    draft=Shape(layers=2, hidden=128, intermediate=352, heads=2),
+    target_budget=Budget(minutes=40.0, rate=4e-3),
+    draft_budget=Budget(minutes=7.0, rate=5e-3),
+    distil_budget=Budget(minutes=12.0, rate=4e-3, decay_from=0.3, lengths=((0.0, 512),)),
+)
+
+_SMALL_BUDGET: Final = Budget(
+    minutes=1.0,
+    rate=5e-3,
+    steps=24,
+    warm_up_steps=4,
+    tokens_per_step=512,
+    parts=2,
+    lengths=((0.0, 64), (0.75, 128)),
+)
+
+SMALL: Final = Recipe(
+    target=Shape(layers=2, hidden=64, intermediate=128, heads=1),
+    draft=Shape(layers=1, hidden=64, intermediate=64, heads=1),
+    target_budget=_SMALL_BUDGET,
+    draft_budget=_SMALL_BUDGET,
+    distil_budget=_SMALL_BUDGET,
+    vocabulary=512,
+    positions=128,
+    characters_per_package=0,
+    documents=24,
+    sampled_tokens=2_048,
+    sampled_length=64,
+    sampled_at_once=32,
+    measured_prompts=4,
+    measured_tokens=16,
+)

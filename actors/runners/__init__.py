@@ -1,0 +1,10 @@
+"""The home of torch and transformers: models behind one small interface, and how they are loaded.
+
+interface     what a device host asks of a model
+hugging_face  that, for any decoder that transformers loads
+cache         its key-value cache: rows that are rolled back for nothing
+masks         which earlier positions a token may attend to
+loading       names to models, and every complaint before the weights are read
+"""
+
+from __future__ import annotations

@@ -1,0 +1,202 @@
+"""What travels between the client, the scheduler and the devices, and how it is framed.
+
+Every connection is a TCP stream to the scheduler: devices and clients dial in, say hello with a
+secret they were given out of band, and then exchange frames: four bytes of length, then one
+message in MessagePack. A stream keeps order, and its end is the news that the peer is gone.
+
+    device    -> scheduler   Hello, Answer, Alive, Fault
+    scheduler -> device      Open, Work, Revoke, Close, Probe
+    client    -> scheduler   Hello, Submit, Abort
+    scheduler -> client      Tokens, Finished, Failed
+
+May import: the standard library, msgspec, decoding.
+Must never: decide anything.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+
+from decoding.errors import PeerError
+from decoding.messages import Device, Judge, Judged, Propose, Proposed, TokenId
+from decoding.metrics import Metrics
+from decoding.sampling import Sampling
+from decoding.settings import Settings
+from decoding.stopping import FinishReason
+from decoding.trace import Record
+from decoding.verification import VerifierName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Packet(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+    """Base of everything framed on a connection."""
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the scheduler listens, and the secret that opens its door."""
+
+    host: str
+    port: int
+    secret: str
+
+
+class Hello(Packet, frozen=True):
+    """First on every connection; `device` is None for a client."""
+
+    secret: str
+    device: Device | None = None
+    process: int = 0
+
+
+class Open(Packet, frozen=True):
+    """Device: a request begins, or begins again after the device was restarted.
+
+    `capacity` is the most positions it can come to hold.
+    """
+
+    request: int
+    prompt: tuple[TokenId, ...]
+    capacity: int
+    verifier: VerifierName
+    sampling: Sampling
+    seed: int
+
+
+class Work(Packet, frozen=True):
+    """Device: a job, and the committed tokens from position `start` on that it has not seen."""
+
+    request: int
+    start: int
+    fresh: tuple[TokenId, ...]
+    command: Propose | Judge
+
+
+class Revoke(Packet, frozen=True):
+    """Draft: a request's jobs of before `epoch` are not wanted any more."""
+
+    request: int
+    epoch: int
+
+
+class Close(Packet, frozen=True):
+    """Device: a request has ended."""
+
+    request: int
+
+
+class Probe(Packet, frozen=True):
+    """Device: you were given up; say when you have caught up with all that was sent before this."""
+
+
+class Alive(Packet, frozen=True):
+    """Scheduler: the answer to a probe."""
+
+
+class Answer(Packet, frozen=True):
+    """Scheduler: a job's result."""
+
+    request: int
+    event: Proposed | Judged
+
+
+class Fault(Packet, frozen=True):
+    """Scheduler: this device cannot go on, and why; the connection ends after it."""
+
+    message: str
+
+
+class Submit(Packet, frozen=True):
+    """Scheduler: a new request, numbered by its client."""
+
+    request: int
+    prompt: tuple[TokenId, ...]
+    eos: tuple[TokenId, ...]
+    settings: Settings
+    trace: bool = False
+
+
+class Abort(Packet, frozen=True):
+    """Scheduler: end this request; what was committed so far is its result."""
+
+    request: int
+
+
+class Tokens(Packet, frozen=True):
+    """Client: these were committed."""
+
+    request: int
+    tokens: tuple[TokenId, ...]
+
+
+class Finished(Packet, frozen=True):
+    """Client: the request has ended; `reason` is None when it was aborted."""
+
+    request: int
+    reason: FinishReason | None
+    metrics: Metrics
+    trace: tuple[Record, ...] = ()
+
+
+class Failed(Packet, frozen=True):
+    """Client: the request cannot go on."""
+
+    request: int
+    message: str
+
+
+ToDevice: TypeAlias = Open | Work | Revoke | Close | Probe
+FromDevice: TypeAlias = Hello | Answer | Alive | Fault
+ToClient: TypeAlias = Tokens | Finished | Failed
+FromClient: TypeAlias = Hello | Submit | Abort
+AnyPacket: TypeAlias = ToDevice | FromDevice | ToClient | FromClient
+
+LENGTH: Final = struct.Struct("<I")
+LARGEST_FRAME: Final = 1 << 30
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(AnyPacket)
+
+
+def frame(packet: AnyPacket) -> bytes:
+    """A packet as it goes over a stream."""
+    body = _ENCODER.encode(packet)
+    return LENGTH.pack(len(body)) + body
+
+
+class Unframer:
+    """Cuts a stream into packets again, however it was chopped on its way."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[AnyPacket]:
+        """Take what arrived; yield the packets that are whole.
+
+        Raises:
+            PeerError: the other side does not speak this protocol.
+        """
+        self._buffer += data
+        while len(self._buffer) >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(self._buffer)
+            if length > LARGEST_FRAME:
+                message = f"a frame of {length} bytes; the peer does not speak this protocol"
+                raise PeerError(message)
+            end = LENGTH.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[LENGTH.size : end])
+            del self._buffer[:end]
+            yield self._decode(body)
+
+    @staticmethod
+    def _decode(body: bytes) -> AnyPacket:
+        try:
+            packet: AnyPacket = _DECODER.decode(body)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            message = f"a frame that is no packet ({error}); the peer is of another version"
+            raise PeerError(message) from None
+        return packet

@@ -1,0 +1,47 @@
+"""PEARL: two language models at work at once, and the text of the large one alone.
+
+    import asyncio, pearl
+
+    async def main() -> None:
+        async with await pearl.Engine.start() as engine:
+            async for piece in engine.generate("def quicksort(items):"):
+                print(piece.text, end="", flush=True)
+
+    asyncio.run(main())
+
+This package is the door: the command line (one file a verb) and the names a program needs. What
+is heavy is imported when it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from decoding.sampling import Sampling
+from decoding.settings import ScheduleName, Settings
+from decoding.verification import VerifierName
+
+if TYPE_CHECKING:
+    from actors.engine import Devices, Engine, EngineSettings, Piece, Result
+
+__all__ = [
+    "Devices",
+    "Engine",
+    "EngineSettings",
+    "Piece",
+    "Result",
+    "Sampling",
+    "ScheduleName",
+    "Settings",
+    "VerifierName",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Real execution is imported when it is first asked for."""
+    if name not in __all__:
+        message = f"module 'pearl' has no attribute {name!r}"
+        raise AttributeError(message)
+    from actors import engine  # noqa: PLC0415
+
+    return getattr(engine, name)

@@ -1,0 +1,82 @@
+"""The `pearl` command: finds the verb, and turns errors into one line and an exit code.
+
+Exit codes: 0 done; 1 a device or the scheduler failed; 2 what was asked for cannot be done;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final, final
+
+import click
+
+from decoding.errors import PearlError, UsageError
+
+VERBS: Final = {
+    "generate": "Generate text with a target, a draft and a schedule.",
+    "demo": "Decode with the embedded pair by AR, SD and PEARL, side by side.",
+    "doctor": "Print what a bug report needs, and whether a pair fits together.",
+}
+
+
+@final
+class Verbs(click.Group):
+    """One file a verb, imported when it is used: `pearl --help` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All verbs, in the order a newcomer needs them."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The verb's own command."""
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"pearl.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pearl-decoding")
+def pearl() -> None:
+    """PEARL: a draft writes ahead while the target judges, and the text is the target's own."""
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; its exit code."""
+    try:
+        code = pearl.main(arguments, prog_name="pearl", standalone_mode=False)
+    except click.UsageError as error:
+        return _complain(error.format_message(), 2)
+    except click.ClickException as error:
+        return _complain(error.format_message(), 2)
+    except UsageError as error:
+        return _complain(str(error), 2)
+    except PearlError as error:
+        return _complain(str(error), 1)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted", 130)
+    except BrokenPipeError:  # whoever read our output has left
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str, code: int) -> int:
+    """One line on standard error."""
+    click.echo(f"pearl: {' '.join(message.split())}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""`pearl generate`: one prompt in, text out as it is committed."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from decoding import trace
+from decoding.errors import PromptError
+from pearl.options import DECODING, ENGINE, decoding_settings, engine_settings, options
+
+if TYPE_CHECKING:
+    from actors.engine import EngineSettings, Generation, Result
+    from decoding.settings import Settings
+
+
+@click.command(name="generate")
+@click.argument("prompt", required=False)
+@click.option("--prompt-file", type=click.Path(dir_okay=False), metavar="FILE",
+              help="Read the prompt from a file; without either, from standard input.")  # fmt: skip
+@options(DECODING, ENGINE)
+@click.option("--trace", "trace_file", type=click.Path(dir_okay=False), metavar="FILE",
+              help="Write the run as a Chrome trace.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+def command(
+    prompt: str | None,
+    prompt_file: str | None,
+    trace_file: str | None,
+    *,
+    as_json: bool,
+    **given: Any,
+) -> int:
+    """Generate text. PROMPT is continued as it stands."""
+    settings = decoding_settings(given)
+    engine = engine_settings(given)
+    text = _read_prompt(prompt, prompt_file)
+    result = asyncio.run(_generate(text, settings, engine, show=not as_json, trace=trace_file))
+    if trace_file is not None:
+        about = {"settings": msgspec.to_builtins(settings)}
+        trace.write(pathlib.Path(trace_file), result.trace, **about)
+    click.echo(_as_json(result) if as_json else f"\n{_summary(result)}", err=not as_json)
+    return 0 if result.finish_reason is not None else 130
+
+
+def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
+    if prompt is not None and prompt_file is not None:
+        message = f"a prompt and --prompt-file {prompt_file} are both given; give one"
+        raise PromptError(message)
+    if prompt is None and prompt_file is None and sys.stdin.isatty():
+        message = "no prompt; give it as an argument, with --prompt-file, or on standard input"
+        raise PromptError(message)
+    text = prompt if prompt is not None else _read(prompt_file)
+    if not text:
+        message = "the prompt is empty; give at least one character"
+        raise PromptError(message)
+    return text
+
+
+def _read(prompt_file: str | None) -> str:
+    try:
+        if prompt_file is None:
+            return sys.stdin.read()
+        return pathlib.Path(prompt_file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"the prompt cannot be read from {prompt_file or 'standard input'}: {error}"
+        raise PromptError(message) from None
+
+
+async def _generate(
+    prompt: str, settings: Settings, engine_settings: EngineSettings, *, show: bool, trace: Any
+) -> Result:
+    from actors.engine import Engine  # noqa: PLC0415 - after the options have been checked
+
+    async with await Engine.start(engine_settings) as engine:
+        generation = engine.generate(prompt, settings, trace=trace is not None)
+        _end_on_signal(generation)
+        async for piece in generation:
+            if show:
+                click.echo(piece.text, nl=False)
+        return generation.result
+
+
+def _end_on_signal(generation: Generation) -> None:
+    """Ctrl-C ends the request with what was committed; a second one ends the program."""
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        generation.abort()
+
+    loop.add_signal_handler(signal.SIGINT, end)
+
+
+def _as_json(result: Result) -> str:
+    return msgspec.json.encode(
+        {
+            "text": result.text,
+            "token_ids": result.token_ids,
+            "finish_reason": result.finish_reason,
+            "prompt_tokens": result.prompt_tokens,
+            "metrics": result.metrics,
+        }
+    ).decode()
+
+
+def _summary(result: Result) -> str:
+    m = result.metrics
+    parts = [
+        f"{m.schedule} (gamma {m.gamma}, {m.verifier})" if m.gamma else m.schedule,
+        f"{m.tokens} tokens",
+        f"{m.tokens_per_s:.0f} tokens/s",
+        f"{m.tokens_per_target_pass:.2f} per target pass",
+    ]
+    if m.acceptance_rate is not None:
+        parts.append(f"{m.acceptance_rate:.0%} accepted")
+    return " · ".join([*parts, result.finish_reason or "interrupted"])

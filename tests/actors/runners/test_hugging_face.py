@@ -1,0 +1,439 @@
+"""The runner against the library's own forward and generate, which share none of its code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from actors.runners import hugging_face
+from actors.runners.hugging_face import HuggingFaceRunner, passes
+from decoding.errors import ModelError, PearlError, PromptError, ProtocolError
+from tests.actors.runners.models import (
+    CONFIGS,
+    POSITIONS,
+    SHARING,
+    VOCAB,
+    feed,
+    model_of,
+    plain,
+    runner_of,
+    text,
+)
+
+every_architecture = pytest.mark.parametrize("architecture", CONFIGS)
+every_device = pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two threads beside a busy core are many times slower than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@every_device
+@every_architecture
+def test_one_token_at_a_time_it_writes_what_generate_writes(architecture: str, device: str) -> None:
+    """Longer than the sliding windows, so that what leaves a window is really forgotten."""
+    model, runner = model_of(architecture, device), runner_of(architecture, device)
+    prompt, length = text(11, seed=1), 30
+
+    written = greedy(runner, prompt, length)
+
+    assert written == generated(model, prompt, length)
+
+
+@every_device
+@every_architecture
+def test_windows_of_different_length_read_together_are_the_plain_forward(
+    architecture: str, device: str
+) -> None:
+    """The ragged pass of a target that judges for several requests."""
+    model, runner = model_of(architecture, device), runner_of(architecture, device)
+    texts = [text(20, seed=1), text(9, seed=2), text(33, seed=3)]
+    windows = [1, 7, 4]
+    rows = [runner.allocate(40) for _ in texts]
+    for row, tokens, window in zip(rows, texts, windows, strict=True):
+        runner.forward([feed(row, 0, tokens[:-window])])
+
+    together = runner.forward(
+        [
+            feed(row, len(tokens) - window, tokens[-window:])
+            for row, tokens, window in zip(rows, texts, windows, strict=True)
+        ]
+    )
+
+    for logits, tokens, window in zip(together, texts, windows, strict=True):
+        close(logits, plain(model, tokens)[-window:])
+
+
+@every_architecture
+def test_a_window_read_beside_others_is_the_window_read_alone(architecture: str) -> None:
+    """Whoever shares the pass must not change a verdict."""
+    texts = [text(18, seed=4), text(12, seed=5)]
+    runner, other = runner_of(architecture), runner_of(architecture)
+    rows = [runner.allocate(20), runner.allocate(20)]
+    alone = other.allocate(20)
+    runner.forward([feed(row, 0, tokens[:-5]) for row, tokens in zip(rows, texts, strict=True)])
+    other.forward([feed(alone, 0, texts[0][:-5])])
+
+    beside = runner.forward([feed(rows[0], 13, texts[0][-5:]), feed(rows[1], 7, texts[1][-5:])])[0]
+
+    close(beside, other.forward([feed(alone, 13, texts[0][-5:])])[0])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "mistral-sliding", "gpt2", "bloom"])
+@settings(max_examples=12)
+@given(data=st.data())
+def test_whatever_is_fed_and_rolled_back_the_next_logits_are_the_plain_ones(
+    architecture: str, data: st.DataObject
+) -> None:
+    """Three rows, any subset of them a call, any start up to the end, any number of tokens."""
+    model, runner = model_of(architecture), runner_of(architecture)
+    held: dict[int, list[int]] = {runner.allocate(1): [] for _ in range(3)}
+    for _ in range(data.draw(st.integers(1, 6), label="calls")):
+        rows = data.draw(st.sets(st.sampled_from(sorted(held)), min_size=1), label="rows")
+        feeds = []
+        for row in sorted(rows):
+            start = data.draw(st.integers(0, len(held[row])), label="start")
+            tokens = data.draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=20))
+            feeds.append(feed(row, start, tokens, data.draw(st.integers(0, len(tokens)))))
+            held[row] = held[row][:start] + tokens
+
+        for got, fed in zip(runner.forward(feeds), feeds, strict=True):
+            whole = plain(model, held[fed.row])
+            close(got, whole[len(whole) - fed.logits :])
+
+
+@pytest.mark.parametrize("architecture", SHARING)
+def test_rows_that_can_share_a_pass_do(architecture: str) -> None:
+    """A pass reads all weights: two passes where one is enough cost twice."""
+    runner = runner_of(architecture)
+    feeds = [feed(runner.allocate(20), 0, text(n, seed=n)) for n in (3, 5, 17)]
+
+    runner.forward(feeds)
+
+    assert runner.statistics().passes == 1
+
+
+def test_an_idle_row_in_the_range_keeps_what_it_holds() -> None:
+    """It is read along, since the range is a view, and writes behind its own end."""
+    model, runner = model_of("llama"), runner_of("llama")
+    tokens = text(13, seed=6)
+    first, idle, last = (runner.allocate(32) for _ in range(3))
+    runner.forward([feed(idle, 0, tokens[:12])])
+
+    runner.forward([feed(first, 0, text(9, seed=7)), feed(last, 0, text(4, seed=8))])
+
+    close(runner.forward([feed(idle, 12, tokens[12:])])[0], plain(model, tokens)[12:])
+
+
+def test_a_released_row_is_the_next_to_be_used_and_remembers_nothing() -> None:
+    """The lowest free row comes first, so that rows in use stay close together."""
+    model, runner = model_of("llama"), runner_of("llama")
+    rows = [runner.allocate(16) for _ in range(3)]
+    runner.forward([feed(row, 0, text(16, seed=row)) for row in rows])
+    runner.release(rows[2])
+    runner.release(rows[1])
+
+    again = runner.allocate(16)
+
+    assert again == rows[1]
+    fresh = text(5, seed=9)
+    close(runner.forward([feed(again, 0, fresh)])[0], plain(model, fresh))
+
+
+def test_growing_keeps_what_the_rows_hold() -> None:
+    """More rows, then longer ones: both make new buffers."""
+    model, runner = model_of("llama"), runner_of("llama")
+    tokens = text(100, seed=10)
+    row = runner.allocate(8)
+    runner.forward([feed(row, 0, tokens[:8])])
+
+    for _ in range(5):
+        runner.allocate(8)
+    runner.forward([feed(row, 8, tokens[8:12])])
+    logits = runner.forward([feed(row, 12, tokens[12:])])[0]
+
+    close(logits, plain(model, tokens)[12:])
+
+
+def test_one_long_prompt_takes_memory_for_one_row() -> None:
+    """Rows are made when they are asked for, not for the most that could come."""
+    runner = runner_of("llama")
+    row = runner.allocate(150)
+
+    runner.forward([feed(row, 0, text(150, seed=11), logits=1)])
+
+    layers, keys_and_values, heads, width, number = 2, 2, 2, 8, 4
+    assert runner.statistics().cache_bytes == layers * keys_and_values * heads * width * number * 150
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2", "mistral-sliding"])
+def test_one_token_of_one_row_makes_no_mask(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draft's step: attention gets exactly the positions in use, so there is nothing to hide."""
+    runner = runner_of(architecture)
+    row = runner.allocate(64)
+    runner.forward([feed(row, 0, text(5, seed=12))])
+    seen = attention_calls(monkeypatch)
+
+    runner.forward([feed(row, 5, text(1, seed=13))])
+
+    assert seen == [(6, None)] * len(seen)
+    assert len(seen) == 2
+
+
+def test_a_window_of_one_row_gets_a_slice_of_a_mask_that_exists(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The target's pass: two windows at different places share the memory of their masks."""
+    runner = runner_of("llama")
+    row = runner.allocate(64)
+    runner.forward([feed(row, 0, text(20, seed=14))])
+    runner.forward([feed(row, 20, text(4, seed=15))])
+    seen = attention_calls(monkeypatch)
+
+    runner.forward([feed(row, 21, text(4, seed=15))])
+    runner.forward([feed(row, 24, text(8, seed=16))])
+
+    memories = {mask.untyped_storage().data_ptr() for _, mask in seen if mask is not None}
+    assert [length for length, _ in seen] == [25, 25, 32, 32]
+    assert len(memories) == 1
+
+
+def test_a_prompt_does_not_pad_the_windows_beside_it() -> None:
+    """Or every request would wait as long as the longest prompt takes."""
+    runner = runner_of("llama")
+    rows = [runner.allocate(150) for _ in range(3)]
+
+    runner.forward([feed(r, 0, text(n, seed=n)) for r, n in zip(rows, (1, 150, 2), strict=True)])
+
+    assert runner.statistics().passes == 2
+    assert runner.statistics().padding == 1
+
+
+def test_rows_far_apart_do_not_share_a_pass() -> None:
+    """All rows between them would be read along."""
+    near = [feed(0, 0, [1]), feed(3, 0, [1, 2])]
+    far = [feed(40, 0, [1])]
+
+    assert passes([*far, *near]) == [near, far]
+
+
+def test_a_long_prompt_read_in_pieces_has_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces bound the memory of a pass; the wanted logits may span two of them."""
+    monkeypatch.setattr(hugging_face, "PIECE", 8)
+    model, runner = model_of("gemma2"), runner_of("gemma2")
+    tokens = text(27, seed=17)
+
+    logits = runner.forward([feed(runner.allocate(27), 0, tokens, logits=6)])[0]
+
+    close(logits, plain(model, tokens)[-6:])
+
+
+def test_a_feed_that_wants_no_logits_gets_none() -> None:
+    """A prompt that is only read."""
+    runner = runner_of("llama")
+    rows = [runner.allocate(8), runner.allocate(8)]
+
+    alone = runner.forward([feed(rows[0], 0, [1, 2], logits=0)])
+    together = runner.forward([feed(row, 0, [1, 2], logits=0) for row in rows])
+
+    assert [tuple(logits.shape) for logits in alone + together] == [(0, VOCAB)] * 3
+
+
+def test_logits_are_cut_to_the_vocabulary_of_the_pair() -> None:
+    """What the tokenizer cannot print is not in the row, so nobody can draw it."""
+    runner = runner_of("llama", vocab_size=90)
+    tokens = [3, 89]
+
+    logits = runner.forward([feed(runner.allocate(2), 0, tokens)])[0]
+
+    assert runner.vocab_size == 90
+    close(logits, plain(model_of("llama"), tokens)[:, :90])
+
+
+@every_device
+def test_half_precision_stays_close_and_its_logits_are_float32(device: str) -> None:
+    """What is computed in bfloat16 is still compared and warped in float32."""
+    config = CONFIGS["llama"]()
+    torch.manual_seed(3)
+    model = type(model_of("llama"))(config).eval().to(device, torch.bfloat16)
+    runner = HuggingFaceRunner(model)
+    texts = [text(12, seed=18), text(10, seed=19)]
+    rows = [runner.allocate(16) for _ in texts]
+    runner.forward([feed(r, 0, t[:-3]) for r, t in zip(rows, texts, strict=True)])
+
+    got = runner.forward([feed(r, len(t) - 3, t[-3:]) for r, t in zip(rows, texts, strict=True)])
+
+    for logits, tokens in zip(got, texts, strict=True):
+        assert logits.dtype == torch.float32
+        close(logits, plain(model, tokens)[-3:], tolerance=0.05)
+
+
+def test_a_model_with_a_recurrent_state_is_refused_by_name() -> None:
+    """A state that has read a rejected token cannot forget it."""
+    with pytest.raises(ModelError) as refused:
+        runner_of("mamba")
+
+    assert str(refused.value) == (
+        "MambaForCausalLM carries a recurrent state, which cannot be rolled back after a rejected "
+        "token; choose a model whose layers are all attention"
+    )
+
+
+def test_a_model_that_answers_differently_the_second_time_is_refused() -> None:
+    """Whatever the reason: no list of architectures would know it, so a new runner tries."""
+    model = type(model_of("llama"))(CONFIGS["llama"]()).eval()
+    calls = []
+
+    def restless(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        calls.append(1)
+        return output.roll(len(calls), dims=-1)
+
+    model.lm_head.register_forward_hook(restless)
+
+    with pytest.raises(ModelError, match="LlamaForCausalLM cannot be rolled back"):
+        HuggingFaceRunner(model)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "error", "message"),
+    [
+        ([feed(5, 0, [1])], ProtocolError, "row 5 is not in use; in use are [0, 1]"),
+        ([feed(0, 4, [1])], ProtocolError, "row 0 holds 3 tokens; a feed cannot start at 4"),
+        (
+            [feed(0, 3, [])],
+            ProtocolError,
+            "a feed of 0 tokens asks for 0 logits; it has at least one token and at most as many "
+            "logits",
+        ),
+        (
+            [feed(0, 3, [1], logits=2)],
+            ProtocolError,
+            "a feed of 1 tokens asks for 2 logits; it has at least one token and at most as many "
+            "logits",
+        ),
+        (
+            [feed(0, 3, [VOCAB])],
+            ProtocolError,
+            f"token {VOCAB} is outside the vocabulary of {VOCAB} tokens",
+        ),
+        (
+            [feed(0, 3, [1] * POSITIONS)],
+            PromptError,
+            f"a sequence of {POSITIONS + 3} tokens; LlamaForCausalLM holds at most {POSITIONS}",
+        ),
+        (
+            [feed(0, 3, [1]), feed(0, 3, [2])],
+            ProtocolError,
+            "rows [0, 0]: one is fed twice in one call",
+        ),
+        ([feed(1, 0, [1]), feed(0, 9, [2])], ProtocolError, "row 0 holds 3 tokens"),
+    ],
+)
+def test_a_feed_that_cannot_be_is_refused_and_changes_nothing(
+    feeds: list[Any], error: type[PearlError], message: str
+) -> None:
+    """Everything is checked before anything is read: on a GPU a bad token ends the process."""
+    runner = runner_of("llama")
+    rows = [runner.allocate(8), runner.allocate(8)]
+    runner.forward([feed(rows[0], 0, [4, 5, 6])])
+    before = runner.statistics()
+
+    with pytest.raises(error) as refused:
+        runner.forward(feeds)
+
+    assert str(refused.value).startswith(message)
+    assert runner.statistics() == before
+
+
+def test_a_row_longer_than_the_model_is_not_given() -> None:
+    """Known when the row is asked for, not after thousands of tokens."""
+    runner = runner_of("llama")
+
+    with pytest.raises(PromptError, match=f"{POSITIONS + 1} positions asked for"):
+        runner.allocate(POSITIONS + 1)
+
+    assert runner.statistics().rows == 0
+
+
+def test_a_row_is_released_once() -> None:
+    """Or two sequences would be given the same row."""
+    runner = runner_of("llama")
+    row = runner.allocate(4)
+    runner.release(row)
+
+    with pytest.raises(ProtocolError, match="row 0 is not in use"):
+        runner.release(row)
+
+
+def test_a_runner_counts_what_it_reads() -> None:
+    """Padding is counted apart: it is the price of sharing a pass."""
+    runner = runner_of("llama")
+    rows = [runner.allocate(8), runner.allocate(8)]
+
+    runner.forward([feed(rows[0], 0, [1, 2, 3]), feed(rows[1], 0, [4])])
+    runner.forward([feed(rows[0], 2, [5])])
+
+    counted = runner.statistics()
+    assert (counted.passes, counted.tokens, counted.padding, counted.rows) == (2, 5, 2, 2)
+
+
+def greedy(runner: HuggingFaceRunner, prompt: list[int], length: int) -> list[int]:
+    row = runner.allocate(len(prompt) + length)
+    written: list[int] = []
+    tokens, start = prompt, 0
+    while len(written) < length:
+        logits = runner.forward([feed(row, start, tokens, logits=1)])[0]
+        start += len(tokens)
+        tokens = [int(logits[0].argmax())]
+        written += tokens
+    return written
+
+
+def generated(model: Any, prompt: list[int], length: int) -> list[int]:
+    """Greedy, to the full length: the end token is one like any other."""
+    ids = torch.tensor([prompt], device=model.device)
+    written = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=length,
+        min_new_tokens=length,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    tokens: list[int] = written[0, len(prompt) :].tolist()
+    return tokens
+
+
+def attention_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Tensor | None]]:
+    """From now on, the number of keys and the mask of every call of torch's attention."""
+    seen: list[tuple[int, Tensor | None]] = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query: Tensor, key: Tensor, *rest: Any, **options: Any) -> Tensor:
+        seen.append((key.shape[2], options.get("attn_mask")))
+        return attention(query, key, *rest, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    return seen
+
+
+def close(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    """Equal but for rounding, measured by the spread of the logits."""
+    spread = float(expected.std()) if expected.numel() else 1.0
+    torch.testing.assert_close(got, expected, atol=tolerance * spread, rtol=tolerance)

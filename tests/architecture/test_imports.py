@@ -1,0 +1,50 @@
+"""Imports go down only, and each heavy library has one home."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_import_contracts_are_kept() -> None:
+    """The contracts themselves are in pyproject.toml, each with a sentence for a name."""
+    command = Path(sys.executable).with_name("lint-imports")
+    checked = subprocess.run(
+        [command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("floor", ["decoding", "simulator", "analysis", "pearl"])
+def test_a_floor_opens_without_torch_and_ray(floor: str) -> None:
+    """Planners and readers of the theory install neither, and `pearl --help` waits for neither."""
+    loaded = heavy_libraries_loaded_by_every_module_of(floor)
+
+    assert loaded == []
+
+
+def heavy_libraries_loaded_by_every_module_of(package: str) -> list[str]:
+    """In a fresh interpreter, because this one has loaded everything already."""
+    script = """
+import importlib, json, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    importlib.import_module(module.name)
+print(json.dumps(sorted({"matplotlib", "ray", "torch", "transformers"} & sys.modules.keys())))
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", script, package],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded: list[str] = json.loads(finished.stdout)
+    return loaded
