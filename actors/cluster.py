@@ -233,7 +233,7 @@ def _connect(address: str | None) -> str | None:
             message = f"no Ray cluster can be reached at {address}: {_first_line(error)}"
             raise PlacementError(message) from None
         return None
-    folder = tempfile.mkdtemp(prefix="pearl-", dir="/tmp")  # noqa: S108 - sockets need short paths
+    folder = tempfile.mkdtemp(prefix="pearl-", dir="/tmp")
     try:
         ray.init(
             address="local",

@@ -113,7 +113,7 @@ def serve(host: Host, link: Link) -> None:
 
 
 def run_device(spec: DeviceSpec, address: Address) -> None:
-    """Load the model, say hello and serve; what goes wrong is told to the scheduler, then raised."""
+    """Load the model, say hello, serve; what goes wrong is told to the scheduler, then raised."""
     cores = cores_for(spec.role, available_cores())
     if spec.place == "cpu":
         stay_on(cores)

@@ -251,7 +251,7 @@ class Fitted:
         self.vocabulary = loading.check_pair(found.get(Device.DRAFT, target), target)
         self.positions = min(model.positions for model in found.values())
         self.eos = target.eos
-        self.places = places(tuple(found), settings.gpus, loading.gpu_count())
+        self.places = places(tuple(found), settings.gpus, len(loading.gpu_names()))
         for role, model in found.items():
             loading.check_memory(model, device=self.places[role], dtype=settings.dtype)
 
@@ -279,9 +279,7 @@ class Fitted:
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-def places(
-    roles: tuple[Device, ...], gpus: int | None, present: int
-) -> dict[Device, str]:
+def places(roles: tuple[Device, ...], gpus: int | None, present: int) -> dict[Device, str]:
     """Torch's device for each role: the target gets a GPU first, a second one goes to the draft.
 
     Raises:

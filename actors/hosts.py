@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, final
 
 from array_api_compat import array_namespace
@@ -78,9 +78,7 @@ class Transcript:
         self._cached[start:] = unread
         return Feed(row=self.row, start=start, tokens=unread, logits=logits)
 
-    def _difference(
-        self, base: int, pending: Sequence[TokenId]
-    ) -> tuple[int, list[TokenId]]:
+    def _difference(self, base: int, pending: Sequence[TokenId]) -> tuple[int, list[TokenId]]:
         """Where cache and job part, and the job's tokens from there on."""
         end = self.end(base)
         agreed = min(self._agreed, end)
@@ -181,6 +179,8 @@ class DraftHost:
                 return ended
             case Probe():
                 return [Alive()]
+            case _:
+                pass  # nothing for this device
         return []
 
     def turn(self) -> list[Answer]:
@@ -260,6 +260,8 @@ class TargetHost:
                 self._transcripts.close(packet.request)
             case Probe():
                 return [Alive()]
+            case _:
+                pass  # nothing for this device
         return []
 
     def turn(self) -> list[Answer]:
@@ -269,10 +271,10 @@ class TargetHost:
         verdicts = {r: v for r, job in jobs.items() if (v := self._without_pass(r, job))}
         passes = {request: job for request, job in jobs.items() if request not in verdicts}
         judged = self._with_pass(passes) if passes else {}
-        ended = self._clock()
+        times = (began, self._clock())
         return [
-            *(_answer(r, jobs[r], v, 0, began, ended) for r, v in verdicts.items()),
-            *(_answer(r, jobs[r], v, 1, began, ended) for r, v in judged.items()),
+            *(Answer(request=r, event=_judged(jobs[r], v, 0, times)) for r, v in verdicts.items()),
+            *(Answer(request=r, event=_judged(jobs[r], v, 1, times)) for r, v in judged.items()),
         ]
 
     def _without_pass(self, request: int, job: Judge) -> Verdict | None:
@@ -321,20 +323,17 @@ class TargetHost:
         self._held.pop(request, None)
 
 
-def _answer(
-    request: int, job: Judge, verdict: Verdict, passes: int, began: float, ended: float
-) -> Answer:
-    event = Judged(
+def _judged(job: Judge, verdict: Verdict, passes: int, times: tuple[float, float]) -> Judged:
+    return Judged(
         epoch=job.epoch,
         base=job.base,
         judged=len(job.pending),
         kept=verdict.kept,
         token=verdict.token,
         passes=passes,
-        began=began,
-        ended=ended,
+        began=times[0],
+        ended=times[1],
     )
-    return Answer(request=request, event=event)
 
 
 def _joined(parts: Sequence[Logits]) -> Logits:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 class LocalDeployment:
     """A scheduler in the running event loop, and one thread per device."""
 
-    def __init__(self, scheduler: Scheduler, address: Address, threads: list[threading.Thread]):
+    def __init__(
+        self, scheduler: Scheduler, address: Address, threads: list[threading.Thread]
+    ) -> None:
         self._scheduler = scheduler
         self._threads = threads
         self.address = address

@@ -40,9 +40,9 @@ from actors.wire import (
     Probe,
     Revoke,
     Submit,
-    Tokens,
     ToClient,
     ToDevice,
+    Tokens,
     Unframer,
     Work,
     frame,
@@ -56,7 +56,6 @@ from decoding.messages import (
     DeviceLost,
     Event,
     Judge,
-    Judged,
     Proposed,
 )
 from decoding.metrics import Meter
@@ -156,8 +155,7 @@ class Running:
         self.number = number
         self.submit = submit
         self.client = client
-        self.plan = submit.settings.plan()
-        self.schedule = submit.settings.start(self.plan, stop)
+        self.schedule = submit.settings.start(stop)
         self.meter = Meter(now)
         self.records: list[Record] | None = [] if submit.trace else None
         self.told: dict[Device, int] = {}  # committed tokens each device knows of
@@ -194,7 +192,7 @@ class Running:
             schedule.counts,
             schedule=str(settings.schedule),
             verifier=str(settings.effective_verifier),
-            gamma=self.plan.beside or self.plan.before,
+            gamma=schedule.plan.beside or schedule.plan.before,
             tokens=len(schedule.committed),
         )
         return Finished(

@@ -35,7 +35,9 @@ class TextStream:
     the first stop string.
     """
 
-    CONTEXT: Final = 8  # tokens decoded again, because some begin differently at the start of a text
+    CONTEXT: Final = (
+        8  # tokens decoded again, because some begin differently at the start of a text
+    )
 
     def __init__(self, detokenize: Detokenizer, stop: Sequence[str] = ()) -> None:
         self._detokenize = detokenize

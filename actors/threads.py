@@ -20,7 +20,7 @@ def cores_for(device: Device, cores: list[int]) -> list[int]:
     A draft is a small model that reads one token at a time: it gains nothing from many threads.
     A single core is shared.
     """
-    if len(cores) < 2:
+    if len(cores) < len(Device):
         return cores
     draft = max(1, len(cores) // 4)
     return cores[:draft] if device is Device.DRAFT else cores[draft:]

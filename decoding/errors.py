@@ -1,7 +1,7 @@
 """Every error this project raises on purpose, as one tree.
 
 PearlError
-├── UsageError                 what was asked for cannot be done; the message names the value and the way out
+├── UsageError                 what was asked for cannot be done; the message says the way out
 │   ├── SettingError           "gamma is 0; it must be a whole number from 1 to 256, or auto"
 │   ├── PromptError            "the prompt has 2100 tokens; this pair leaves room for 1920"
 │   ├── ModelError             "models/x holds only pickled weights; convert them to safetensors"

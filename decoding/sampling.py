@@ -7,6 +7,7 @@ equally likely at a border are all kept, so that the law does not depend on how 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -33,10 +34,12 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
-        refuse_unless(0 <= self.temperature < float("inf"), "temperature", self, "0 or more")
-        refuse_unless(self.top_k >= 0, "top_k", self, "0 (keep all) or a positive whole number")
-        refuse_unless(0 < self.top_p <= 1, "top_p", self, "above 0 and at most 1")
-        refuse_unless(0 <= self.min_p <= 1, "min_p", self, "from 0 to 1")
+        refuse_unless(self, "temperature", "0 or more", fine=0 <= self.temperature < math.inf)
+        refuse_unless(
+            self, "top_k", "0 (keep all) or a positive whole number", fine=self.top_k >= 0
+        )
+        refuse_unless(self, "top_p", "above 0 and at most 1", fine=0 < self.top_p <= 1)
+        refuse_unless(self, "min_p", "from 0 to 1", fine=0 <= self.min_p <= 1)
 
     def laws(self, logits: Array) -> Array:
         """Probabilities, shape and type as `logits` (..., vocab); temperature above 0."""
@@ -55,7 +58,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         return laws
 
 
-def refuse_unless(fine: bool, name: str, owner: Any, allowed: str) -> None:
+def refuse_unless(owner: Any, name: str, allowed: str, *, fine: bool) -> None:
     """Raise a SettingError that names the setting, its value and what is allowed."""
     if not fine:
         message = f"{name.replace('_', '-')} is {getattr(owner, name)}; it must be {allowed}"

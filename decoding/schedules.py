@@ -139,6 +139,11 @@ class TwoModelSchedule:
         return self._committed
 
     @property
+    def plan(self) -> Plan:
+        """The two numbers it goes by."""
+        return self._plan
+
+    @property
     def epoch(self) -> int:
         """How many times what was pending has been thrown away."""
         return self._epoch

@@ -58,25 +58,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse what cannot be done."""
         fits = self.gamma == "auto" or 1 <= self.gamma <= WIDEST_GAMMA
-        refuse_unless(fits, "gamma", self, f"a whole number from 1 to {WIDEST_GAMMA}, or auto")
+        refuse_unless(self, "gamma", f"a whole number from 1 to {WIDEST_GAMMA}, or auto", fine=fits)
         fits = 0 <= self.head_start <= WIDEST_GAMMA
-        refuse_unless(fits, "head_start", self, f"a whole number from 0 to {WIDEST_GAMMA}")
-        refuse_unless(self.max_new_tokens >= 1, "max_new_tokens", self, "1 or more")
-        refuse_unless(all(self.stop), "stop", self, "texts of at least one character")
+        refuse_unless(self, "head_start", f"a whole number from 0 to {WIDEST_GAMMA}", fine=fits)
+        refuse_unless(self, "max_new_tokens", "1 or more", fine=self.max_new_tokens >= 1)
+        refuse_unless(self, "stop", "texts of at least one character", fine=all(self.stop))
         self._refuse_contradictions()
 
     def _refuse_contradictions(self) -> None:
         greedy, sampled = VerifierName.GREEDY, self.sampling.temperature > 0
         if self.verifier is greedy and sampled:
-            refuse_unless(
-                fine=False,
-                name="temperature",
-                owner=self.sampling,
-                allowed="0 with the greedy verifier; use --verifier coupled to sample",
-            )
+            allowed = "0 with the greedy verifier; take the coupled one to sample"
+            refuse_unless(self.sampling, "temperature", allowed, fine=False)
         for name in ("head_start", "strict"):
             meant = not getattr(self, name) or self.schedule is ScheduleName.PEARL
-            refuse_unless(meant, name, self, f"left out with schedule {self.schedule}: PEARL only")
+            refuse_unless(
+                self, name, f"left out with schedule {self.schedule}: PEARL only", fine=meant
+            )
 
     @property
     def effective_verifier(self) -> VerifierName:
@@ -104,11 +102,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return pearl(self.gamma, self.head_start)
         return speculative(self.gamma)
 
-    def start(self, plan: Plan, stop: StopRules) -> TwoModelSchedule:
+    def start(self, stop: StopRules) -> TwoModelSchedule:
         """The schedule of a new request."""
-        return TwoModelSchedule(
-            plan, stop, hold=self.effective_verifier.carries_law, strict=self.strict
-        )
+        hold = self.effective_verifier.carries_law
+        return TwoModelSchedule(self.plan(), stop, hold=hold, strict=self.strict)
 
 
 def parse_gamma(text: str) -> Gamma:

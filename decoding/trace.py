@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 TRACE_VERSION: Final = 1
+END: Final = '{"ph":"M","pid":1,"name":"end"}]\n'
 ROWS: Final = {Device.TARGET: 1, Device.DRAFT: 2, "scheduler": 3}
 
 
@@ -76,7 +77,7 @@ def write(path: pathlib.Path, records: Iterable[Record], **about: Any) -> None:
         file.write("[\n")
         for event in _events(list(records), Header(about=about)):
             file.write(msgspec.json.encode(event).decode() + ",\n")
-        file.write("{}]\n")
+        file.write(END)
 
 
 def read(path: pathlib.Path) -> tuple[Header, list[Record], bool]:
@@ -85,15 +86,15 @@ def read(path: pathlib.Path) -> tuple[Header, list[Record], bool]:
     Raises:
         MalformedTraceError: the file is no trace of this project, or of another version.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")
-    events = [event for event in map(_parse, lines) if event is not None]
+    text = path.read_text(encoding="utf-8")
+    events = [event for event in map(_parse, text.splitlines()) if event is not None]
     headers = [event["args"]["header"] for event in events if "header" in event.get("args", {})]
     if not headers or headers[0].get("version") != TRACE_VERSION:
         message = f"{path} is not a trace of version {TRACE_VERSION} of this project"
         raise MalformedTraceError(message)
     found = [event["args"]["record"] for event in events if "record" in event.get("args", {})]
     records = [msgspec.convert(record, Record) for record in found]
-    return msgspec.convert(headers[0], Header), records, "{}]" in lines[-2:]
+    return msgspec.convert(headers[0], Header), records, text.endswith(END)
 
 
 def _parse(line: str) -> dict[str, Any] | None:
@@ -112,7 +113,11 @@ def _events(records: list[Record], header: Header) -> Iterator[dict[str, Any]]:
     yield {"ph": "M", "pid": 1, "name": "pearl", "args": {"header": header}}
     origin = min((_start(record) for record in records), default=0.0)
     for record in records:
-        yield from _drawn(record, origin)
+        yield _drawn(record, origin)
+    for number, (window, verdict) in enumerate(_judged_windows(records)):
+        arrow = {"name": "window", "cat": "window", "id": number}
+        yield {"ph": "s", **arrow, **_middle(window, origin)}
+        yield {"ph": "f", "bp": "e", **arrow, **_middle(verdict, origin)}
 
 
 def _start(record: Record) -> float:
@@ -121,45 +126,52 @@ def _start(record: Record) -> float:
     return record.at
 
 
-def _drawn(record: Record, origin: float) -> Iterator[dict[str, Any]]:
-    instant = {"pid": 1, "tid": ROWS["scheduler"], "ts": 1e6 * (record.at - origin)}
+def _drawn(record: Record, origin: float) -> dict[str, Any]:
+    """A job as a bar on its device's row, anything else as an instant on the scheduler's."""
+    instant = {"ph": "i", "pid": 1, "tid": ROWS["scheduler"], "ts": 1e6 * (record.at - origin)}
     if isinstance(record, Sent):
         bare = msgspec.structs.replace(record, command=_without_laws(record.command))
-        name = type(record.command).__name__
-        yield {"ph": "i", "s": "t", "name": name, **instant, "args": {"record": bare}}
-        return
+        return {
+            "s": "t",
+            "name": type(record.command).__name__,
+            **instant,
+            "args": {"record": bare},
+        }
     event = record.event
-    bare_event = _without_laws(event)
-    args = {"record": msgspec.structs.replace(record, event=bare_event)}
+    args = {"record": msgspec.structs.replace(record, event=_without_laws(event))}
     if isinstance(event, DeviceLost | DeviceBack):
         name = f"{event.device} {'lost' if isinstance(event, DeviceLost) else 'back'}"
-        yield {"ph": "i", "s": "p", "name": name, **instant, "args": args}
-        return
-    bar = _bar(event, origin)
-    yield {"ph": "X", **bar, "args": args}
-    yield from _arrow(event, bar, record)
+        return {"s": "p", "name": name, **instant, "args": args}
+    return {"ph": "X", **_bar(event, origin), "args": args}
 
 
 def _bar(event: Proposed | Judged, origin: float) -> dict[str, Any]:
     if isinstance(event, Proposed):
-        device, name = Device.DRAFT, f"write {len(event.drafted)}"
+        row, name = ROWS[Device.DRAFT], f"write {len(event.drafted)}"
     else:
-        device, name = Device.TARGET, f"judge {event.judged}, keep {event.kept}"
+        row, name = ROWS[Device.TARGET], f"judge {event.judged}, keep {event.kept}"
     times = {"ts": 1e6 * (event.began - origin), "dur": 1e6 * (event.ended - event.began)}
-    return {"name": name, "pid": 1, "tid": ROWS[device], **times}
+    return {"name": name, "pid": 1, "tid": row, **times}
 
 
-def _arrow(
-    event: Proposed | Judged, bar: dict[str, Any], record: Received
-) -> Iterator[dict[str, Any]]:
-    """A window's bar starts an arrow; the verdict that judged it ends it."""
-    start = event.start if isinstance(event, Proposed) else event.base
-    arrow = {"name": "window", "cat": "window", "id": f"{record.request}.{event.epoch}.{start}"}
-    place = {"pid": 1, "tid": bar["tid"], "ts": bar["ts"] + bar["dur"] / 2}
-    if isinstance(event, Proposed) and record.wanted:
-        yield {"ph": "s", **arrow, **place}
-    elif isinstance(event, Judged) and event.judged:
-        yield {"ph": "f", "bp": "e", **arrow, **place}
+def _middle(event: Proposed | Judged, origin: float) -> dict[str, Any]:
+    """A point inside a job's bar."""
+    bar = _bar(event, origin)
+    return {"pid": 1, "tid": bar["tid"], "ts": bar["ts"] + bar["dur"] / 2}
+
+
+def _judged_windows(records: Iterable[Record]) -> Iterator[tuple[Proposed, Judged]]:
+    """Each window with the verdict on its tokens."""
+    written: dict[int, Proposed] = {}
+    under_judgement: dict[int, Proposed] = {}
+    for record in records:
+        match record:
+            case Received(event=Proposed() as window, wanted=True):
+                written[record.request] = window
+            case Sent(command=Judge(pending=pending)) if len(pending):
+                under_judgement[record.request] = written[record.request]
+            case Received(event=Judged() as verdict, wanted=True) if verdict.judged:
+                yield under_judgement[record.request], verdict
 
 
 def _without_laws(message: Any) -> Any:

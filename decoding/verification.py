@@ -196,5 +196,3 @@ def _from_bytes(law: bytes, like: Array) -> Array:
     xp = array_namespace(like)
     dtype = np.float64 if like.dtype == xp.float64 else np.float32
     return xp.asarray(np.frombuffer(law, dtype).copy(), device=device(like))
-
-

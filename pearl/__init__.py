@@ -42,6 +42,6 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         message = f"module 'pearl' has no attribute {name!r}"
         raise AttributeError(message)
-    from actors import engine  # noqa: PLC0415
+    from actors import engine
 
     return getattr(engine, name)

@@ -57,14 +57,10 @@ def run(arguments: list[str]) -> int:
     """Run one command; its exit code."""
     try:
         code = pearl.main(arguments, prog_name="pearl", standalone_mode=False)
-    except click.UsageError as error:
-        return _complain(error.format_message(), 2)
     except click.ClickException as error:
         return _complain(error.format_message(), 2)
-    except UsageError as error:
-        return _complain(str(error), 2)
     except PearlError as error:
-        return _complain(str(error), 1)
+        return _complain(str(error), 2 if isinstance(error, UsageError) else 1)
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", 130)
     except BrokenPipeError:  # whoever read our output has left

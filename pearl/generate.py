@@ -13,7 +13,14 @@ import msgspec
 
 from decoding import trace
 from decoding.errors import PromptError
-from pearl.options import DECODING, ENGINE, decoding_settings, engine_settings, options
+from pearl.options import (
+    DECODING,
+    ENGINE,
+    check_writable,
+    decoding_settings,
+    engine_settings,
+    options,
+)
 
 if TYPE_CHECKING:
     from actors.engine import EngineSettings, Generation, Result
@@ -40,10 +47,11 @@ def command(
     settings = decoding_settings(given)
     engine = engine_settings(given)
     text = _read_prompt(prompt, prompt_file)
-    result = asyncio.run(_generate(text, settings, engine, show=not as_json, trace=trace_file))
-    if trace_file is not None:
+    path = None if trace_file is None else check_writable(trace_file)
+    result = asyncio.run(_generate(text, settings, engine, show=not as_json, trace=path))
+    if path is not None:
         about = {"settings": msgspec.to_builtins(settings)}
-        trace.write(pathlib.Path(trace_file), result.trace, **about)
+        trace.write(path, result.trace, **about)
     click.echo(_as_json(result) if as_json else f"\n{_summary(result)}", err=not as_json)
     return 0 if result.finish_reason is not None else 130
 
@@ -75,7 +83,7 @@ def _read(prompt_file: str | None) -> str:
 async def _generate(
     prompt: str, settings: Settings, engine_settings: EngineSettings, *, show: bool, trace: Any
 ) -> Result:
-    from actors.engine import Engine  # noqa: PLC0415 - after the options have been checked
+    from actors.engine import Engine
 
     async with await Engine.start(engine_settings) as engine:
         generation = engine.generate(prompt, settings, trace=trace is not None)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from decoding.errors import SettingError
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.verification import VerifierName
@@ -82,9 +85,22 @@ def decoding_settings(given: dict[str, Any]) -> Settings:
 
 def engine_settings(given: dict[str, Any]) -> EngineSettings:
     """The engine that the options describe."""
-    from actors.engine import Devices, EngineSettings  # noqa: PLC0415 - not every verb decodes
+    from actors.engine import Devices, EngineSettings
 
     names = ("target", "draft", "dtype", "gpus", "ray_address", "trust_remote_code")
     return EngineSettings(
         devices=Devices(given["devices"]), **{name: given[name] for name in names}
     )
+
+
+def check_writable(file: str) -> pathlib.Path:
+    """The path, when a file can be written there; to know it before a long run, not after.
+
+    Raises:
+        SettingError: it cannot.
+    """
+    path = pathlib.Path(file)
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        message = f"{file} cannot be written; name a file in a folder that exists"
+        raise SettingError(message)
+    return path

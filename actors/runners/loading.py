@@ -454,6 +454,6 @@ def _quietly() -> Iterator[None]:
             hub_utils.enable_progress_bars()
 
 
-def gpu_count() -> int:
-    """How many GPUs this machine has."""
-    return torch.cuda.device_count()
+def gpu_names() -> list[str]:
+    """The GPUs of this machine."""
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

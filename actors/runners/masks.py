@@ -45,6 +45,8 @@ class Masks:
         self._windows = dict(windows)
         self._additive = additive
         self._dtype, self._device = dtype, device
+        # Attention kernels of a GPU want their mask aligned in memory, which a slice is not.
+        self._slices = device == "cpu"
         self._narrowest = min((w for w in windows.values() if w is not None), default=None)
         self._reach = 0
         self._bands: dict[str, Tensor] = {}
@@ -63,12 +65,13 @@ class Masks:
         if start > self._reach:
             self._extend(max(start, 2 * self._reach, 256))
         left = self._reach - start
-        return self._one_or_dict(
-            {
-                kind: band[:, :, :tokens, left : left + used]  # (1, 1, tokens, used)
-                for kind, band in self._bands.items()
-            }
-        )
+        masks = {
+            kind: band[:, :, :tokens, left : left + used]  # (1, 1, tokens, used)
+            for kind, band in self._bands.items()
+        }
+        if not self._slices:
+            masks = {kind: mask.contiguous() for kind, mask in masks.items()}
+        return self._one_or_dict(masks)
 
     def together(self, places: Tensor, used: int) -> MaskArgument:
         """The mask of many rows.

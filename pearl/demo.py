@@ -1,0 +1,146 @@
+"""`pearl demo`: the same prompts by AR, SD and PEARL, interleaved in one run.
+
+The first prompt is shown as it streams; all of them are measured, in an order that rotates, and
+the table gives medians of ratios over prompts, because times alone mean little on a machine that
+does other things too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from statistics import median as _median
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import click
+from msgspec.structs import replace
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from decoding import trace
+from decoding.settings import ScheduleName, Settings, parse_gamma
+from pearl.options import ENGINE, check_writable, engine_settings, options
+from pearl.timeline import timeline
+
+if TYPE_CHECKING:
+    from actors.engine import Engine, EngineSettings, Result
+    from decoding.metrics import Metrics
+
+    Runs: TypeAlias = dict[ScheduleName, list[Result]]
+
+PROMPTS: Final = (
+    "def quicksort(items):\n",
+    "class Stack:\n    def __init__(self):\n",
+    "import os\nimport sys\n\ndef main():\n",
+    'def read_lines(path):\n    """Return the lines of a text file."""\n',
+    "def test_empty():\n    assert",
+)
+TITLES: Final = {
+    ScheduleName.AR: "AR      the target alone",
+    ScheduleName.SD: "SD      the draft writes, then the target judges",
+    ScheduleName.PEARL: "PEARL   both at once",
+}
+
+
+@click.command(name="demo")
+@options(ENGINE)
+@click.option("--max-new-tokens", type=int, default=128, show_default=True, metavar="N")
+@click.option("--gamma", default="auto", show_default=True, metavar="N|auto",
+              help="Tokens in a draft window of SD and PEARL.")  # fmt: skip
+@click.option("--trace", "trace_file", type=click.Path(dir_okay=False), metavar="FILE",
+              default="pearl-trace.json", show_default=True,
+              help="Where the PEARL run of the first prompt is written.")  # fmt: skip
+def command(max_new_tokens: int, gamma: str, trace_file: str, **given: Any) -> int:
+    """Decode with AR, SD and PEARL side by side."""
+    path = check_writable(trace_file)
+    settings = Settings(gamma=parse_gamma(gamma), max_new_tokens=max_new_tokens)
+    console = Console(highlight=False)
+    runs = asyncio.run(_run(engine_settings(given), settings, console))
+    console.print(_table({name: [run.metrics for run in found] for name, found in runs.items()}))
+    same = _identical(runs, console)
+    shown = runs[ScheduleName.PEARL][0]
+    console.print(timeline(shown.trace, console.width), markup=False)
+    trace.write(path, shown.trace, demo=True)
+    console.print(f"\nThe PEARL run is in {path}; open it in https://ui.perfetto.dev")
+    return 0 if same else 1
+
+
+async def _run(engine_settings: EngineSettings, settings: Settings, console: Console) -> Runs:
+    from actors.engine import Engine
+
+    console.print("[dim]starting the draft and the target …[/dim]")
+    runs: Runs = {name: [] for name in ScheduleName}
+    async with await Engine.start(engine_settings) as engine:
+        for name in ScheduleName:  # the first passes of a process are slow: not measured
+            await _generate(engine, PROMPTS[-1], settings, name)
+        for number, prompt in enumerate(PROMPTS):
+            for name in _rotated(number):
+                shown = console if number == 0 else None
+                runs[name].append(await _generate(engine, prompt, settings, name, shown))
+    return runs
+
+
+def _rotated(by: int) -> list[ScheduleName]:
+    """AR, SD and PEARL in another order for each prompt."""
+    names = list(ScheduleName)
+    return names[by % 3 :] + names[: by % 3]
+
+
+async def _generate(
+    engine: Engine,
+    prompt: str,
+    settings: Settings,
+    name: ScheduleName,
+    console: Console | None = None,
+) -> Result:
+    generation = engine.generate(prompt, replace(settings, schedule=name), trace=True)
+    if console is None:
+        return await generation.wait()
+    console.rule(f"[bold]{TITLES[name]}", align="left")
+    console.print(f"[dim]{prompt}[/dim]", end="")
+    async for piece in generation:
+        click.echo(piece.text, nl=False)
+    click.echo("\n")
+    return generation.result
+
+
+def _table(runs: dict[ScheduleName, list[Metrics]]) -> Table:
+    alone = runs[ScheduleName.AR]
+    table = Table(box=box.SIMPLE_HEAD, title=f"medians over {len(alone)} prompts", pad_edge=False)
+    for column in ("", "tokens/s", "speed over AR", "accepted", "per pass", "draft idle"):
+        table.add_column(column, justify="right" if column else "left")
+    table.add_column("target idle", justify="right")
+    for name, found in runs.items():
+        ratios = [m.tokens_per_s / a.tokens_per_s for m, a in zip(found, alone, strict=True)]
+        drafts = name is not ScheduleName.AR
+        table.add_row(
+            str(name).upper(),
+            f"{_median([m.tokens_per_s for m in found]):.0f}",
+            f"{_median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if drafts else "1",
+            f"{_median([m.acceptance_rate or 0 for m in found]):.0%}" if drafts else "–",
+            f"{_median([m.tokens_per_target_pass for m in found]):.2f}",
+            f"{_median([m.draft_idle for m in found]):.0%}" if drafts else "–",
+            f"{_median([m.target_idle for m in found]):.0%}",
+        )
+    return table
+
+
+def _identical(runs: Runs, console: Console) -> bool:
+    """Say whether the three texts are the same, for every prompt."""
+    for number, alone in enumerate(runs[ScheduleName.AR]):
+        for name in (ScheduleName.SD, ScheduleName.PEARL):
+            other = runs[name][number].token_ids
+            if other != alone.token_ids:
+                where = _first_difference(alone.token_ids, other)
+                console.print(
+                    f"[red]{name} differs from ar on prompt {number + 1} at token {where}[/red]"
+                )
+                return False
+    console.print("[green]The three texts are identical, token for token, on every prompt.[/green]")
+    return True
+
+
+def _first_difference(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """Where two texts that differ part."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((index for index, (x, y) in pairs if x != y), min(len(a), len(b)))

@@ -1,0 +1,98 @@
+"""`pearl doctor`: what a bug report needs, and whether a pair fits together."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from typing import Any, Final
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from decoding.errors import UsageError
+from pearl.options import ENGINE, engine_settings, options
+
+PACKAGES: Final = (
+    "pearl-decoding", "torch", "transformers", "tokenizers", "safetensors",
+    "ray", "simpy", "numpy", "msgspec", "array-api-compat",
+)  # fmt: skip
+
+
+@click.command(name="doctor")
+@options(ENGINE)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(*, as_json: bool, **given: Any) -> int:
+    """Print what a bug report needs, and check that draft and target fit together."""
+    report = {"machine": _machine(), "packages": _packages(), "pair": _pair(given)}
+    if as_json:
+        click.echo(msgspec.json.encode(report).decode())
+    else:
+        _show(report)
+    return 2 if "problem" in report["pair"] else 0
+
+
+def _machine() -> dict[str, Any]:
+    from actors.threads import available_cores
+
+    return {
+        "system": platform.platform(),
+        "python": sys.version.split()[0],
+        "cores": len(available_cores()),
+        **_hardware(),
+    }
+
+
+def _hardware() -> dict[str, Any]:
+    """Memory and GPUs; what cannot be asked is left out."""
+    try:
+        import psutil
+
+        from actors.runners import loading
+    except ModuleNotFoundError as error:
+        return {"missing": f"{error.name} is not installed; pip install 'pearl-decoding[run]'"}
+    memory = psutil.virtual_memory()
+    return {
+        "memory_gb": round(memory.total / 1e9, 1),
+        "free_memory_gb": round(memory.available / 1e9, 1),
+        "gpus": loading.gpu_names(),
+    }
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _pair(given: dict[str, Any]) -> dict[str, Any]:
+    """The models, and whether they fit together; a problem is part of the report."""
+    try:
+        from actors.engine import Fitted
+
+        fitted = Fitted(engine_settings(given))
+    except (UsageError, ModuleNotFoundError) as error:
+        return {"problem": str(error)}
+    return {
+        **{str(role): name for role, name in fitted.models.items()},
+        "devices": {str(role): place for role, place in fitted.places.items()},
+        "vocabulary": fitted.vocabulary,
+        "positions": fitted.positions,
+        "verdict": "draft and target fit together" if len(fitted.models) > 1 else "no draft",
+    }
+
+
+def _show(report: dict[str, dict[str, Any]]) -> None:
+    console = Console(highlight=False)
+    for title, rows in report.items():
+        table = Table(title=title, title_justify="left", show_header=False, box=None)
+        for name, value in rows.items():
+            shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
+            table.add_row(f"  {name}", str(shown))
+        console.print(table)

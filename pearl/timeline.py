@@ -1,0 +1,47 @@
+"""A few rounds of a run as two bars of text: what the target and the draft did, when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from decoding.messages import Device, Judged, Proposed
+from decoding.trace import Received
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from decoding.trace import Record
+
+ROUNDS: Final = 8
+SKIP: Final = 2  # the first passes read the prompt
+FULL, HALF_DARK, EMPTY = "█", "▓", "·"
+
+
+def timeline(records: Sequence[Record], width: int) -> str:
+    """The rounds after the first few: a shade a job, a dot where the device waited."""
+    jobs = [r.event for r in records if isinstance(r, Received)]
+    passes = [event for event in jobs if isinstance(event, Judged) and event.passes]
+    shown = passes[SKIP : SKIP + ROUNDS]
+    if not shown:
+        return ""
+    since, until = shown[0].began, shown[-1].ended
+    windows = [event for event in jobs if isinstance(event, Proposed)]
+    columns = width - 12
+    lines = [
+        f"{device:>8}  {_bar(found, since, until, columns)}"
+        for device, found in ((Device.TARGET, passes), (Device.DRAFT, windows))
+    ]
+    counts = "  ".join(str(event.kept + (event.token is not None)) for event in shown)
+    head = f"{len(shown)} rounds of PEARL in {1e3 * (until - since):.0f} ms; tokens: {counts}"
+    return "\n".join([head, *lines])
+
+
+def _bar(jobs: Sequence[Judged | Proposed], since: float, until: float, columns: int) -> str:
+    """One character a slice of time; neighbouring jobs differ in shade."""
+    cells = [EMPTY] * columns
+    for number, job in enumerate(jobs):
+        first = round((job.began - since) / (until - since) * columns)
+        last = round((job.ended - since) / (until - since) * columns)
+        for cell in range(max(0, first), min(columns, last)):
+            cells[cell] = (FULL, HALF_DARK)[number % 2]
+    return "".join(cells)
