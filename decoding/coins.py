@@ -97,11 +97,15 @@ def exponentials(keys: list[int], vocab: int, xp: Any, where: Any) -> Array:
     """
     z = xp.asarray([_signed(key) for key in keys], dtype=xp.int64, device=where)[:, None]
     z = z + _strides(vocab, xp, where)[None, :]  # (keys, vocab)
-    z = (z ^ _shifted(z, 30)) * _signed(FIRST_MULTIPLIER)
-    z = (z ^ _shifted(z, 27)) * _signed(SECOND_MULTIPLIER)
-    z = z ^ _shifted(z, 31)
-    uniforms = (xp.astype(_shifted(z, 12), xp.float64) + 0.5) * 2.0**-52
-    return xp.astype(-xp.log(uniforms), xp.float32)
+    z ^= _shifted(z, 30)
+    z *= _signed(FIRST_MULTIPLIER)
+    z ^= _shifted(z, 27)
+    z *= _signed(SECOND_MULTIPLIER)
+    z ^= _shifted(z, 31)
+    uniforms = xp.astype(_shifted(z, 12), xp.float64)
+    uniforms += 0.5
+    uniforms *= 2.0**-52
+    return -xp.astype(xp.log(uniforms), xp.float32)
 
 
 @functools.lru_cache(maxsize=16)
@@ -112,7 +116,9 @@ def _strides(vocab: int, xp: Any, where: Any) -> Array:
 
 def _shifted(z: Array, by: int) -> Array:
     """Logical shift to the right of a signed array."""
-    return (z >> by) & ((1 << (64 - by)) - 1)
+    shifted = z >> by
+    shifted &= (1 << (64 - by)) - 1
+    return shifted
 
 
 def _signed(bits: int) -> int:

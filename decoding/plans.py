@@ -96,6 +96,7 @@ class AutoPlan:
         self._head_start = head_start
         self._measured = Measured()
         self._gamma = FIRST_GAMMA
+        self._rejections = 0
 
     @property
     def before(self) -> int:
@@ -118,10 +119,16 @@ class AutoPlan:
             self._measured.add_pass(answer.judged + 1, answer.ended - answer.began)
 
     def observe_comparison(self, *, kept: int, rejected: bool) -> None:
-        """Learn the acceptance rate; after a rejection, think again."""
+        """Learn the acceptance rate; after a rejection, now and then, think again."""
         self._measured.add_comparison(kept, rejected=rejected)
-        if rejected and self._measured.ready:
+        self._rejections += rejected
+        if rejected and self._measured.ready and self._is_time():
             self._gamma = self._choose()
+
+    def _is_time(self) -> bool:
+        """Often at first, every eighth time later: choosing takes longer than a message."""
+        count = self._rejections
+        return count % 8 == 0 or count.bit_count() == 1
 
     def _choose(self) -> int:
         """The best gamma, unless the one in use is within a hundredth of it."""
@@ -176,6 +183,8 @@ class Measured:
 
     def add_comparison(self, kept: int, *, rejected: bool) -> None:
         """`kept` tokens agreed, then one did not if `rejected`."""
+        if kept == 0 and not rejected:
+            return  # nothing was compared, and nothing is forgotten for it
         self._kept = self.FORGET * self._kept + kept
         self._rejected = self.FORGET * self._rejected + rejected
 

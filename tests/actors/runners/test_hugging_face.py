@@ -13,6 +13,7 @@ from torch import Tensor
 
 from actors.runners import hugging_face
 from actors.runners.hugging_face import HuggingFaceRunner, passes
+from actors.runners.interface import Runner
 from decoding.errors import ModelError, PearlError, PromptError, ProtocolError
 from tests.actors.runners.models import (
     CONFIGS,
@@ -138,6 +139,20 @@ def test_an_idle_row_in_the_range_keeps_what_it_holds() -> None:
     close(runner.forward([feed(idle, 12, tokens[12:])])[0], plain(model, tokens)[12:])
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_padding_does_not_stand_beyond_the_last_position_of_the_model(architecture: str) -> None:
+    """Where positions are a table, there is nothing to look up behind its end."""
+    model, runner = model_of(architecture), runner_of(architecture)
+    full, short = text(POSITIONS, seed=20), text(5, seed=21)
+    rows = [runner.allocate(POSITIONS), runner.allocate(5)]
+    runner.forward([feed(rows[0], 0, full[:-1])])
+
+    last, other = runner.forward([feed(rows[0], POSITIONS - 1, full[-1:]), feed(rows[1], 0, short)])
+
+    close(last, plain(model, full)[-1:])
+    close(other, plain(model, short))
+
+
 def test_a_released_row_is_the_next_to_be_used_and_remembers_nothing() -> None:
     """The lowest free row comes first, so that rows in use stay close together."""
     model, runner = model_of("llama"), runner_of("llama")
@@ -146,9 +161,9 @@ def test_a_released_row_is_the_next_to_be_used_and_remembers_nothing() -> None:
     runner.release(rows[2])
     runner.release(rows[1])
 
-    again = runner.allocate(16)
+    again, after = runner.allocate(16), runner.allocate(16)
 
-    assert again == rows[1]
+    assert [again, after] == rows[1:]
     fresh = text(5, seed=9)
     close(runner.forward([feed(again, 0, fresh)])[0], plain(model, fresh))
 
@@ -176,14 +191,16 @@ def test_one_long_prompt_takes_memory_for_one_row() -> None:
     runner.forward([feed(row, 0, text(150, seed=11), logits=1)])
 
     layers, keys_and_values, heads, width, number = 2, 2, 2, 8, 4
-    assert runner.statistics().cache_bytes == layers * keys_and_values * heads * width * number * 150
+    assert (
+        runner.statistics().cache_bytes == layers * keys_and_values * heads * width * number * 150
+    )
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2", "mistral-sliding"])
 def test_one_token_of_one_row_makes_no_mask(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The draft's step: attention gets exactly the positions in use, so there is nothing to hide."""
+    """The draft's step: attention gets just the positions in use, so nothing is to hide."""
     runner = runner_of(architecture)
     row = runner.allocate(64)
     runner.forward([feed(row, 0, text(5, seed=12))])
@@ -218,7 +235,7 @@ def test_a_prompt_does_not_pad_the_windows_beside_it() -> None:
     runner = runner_of("llama")
     rows = [runner.allocate(150) for _ in range(3)]
 
-    runner.forward([feed(r, 0, text(n, seed=n)) for r, n in zip(rows, (1, 150, 2), strict=True)])
+    runner.forward([feed(r, 0, text(n, seed=n)) for r, n in zip(rows, (1, 2, 150), strict=True)])
 
     assert runner.statistics().passes == 2
     assert runner.statistics().padding == 1
@@ -317,14 +334,18 @@ def test_a_model_that_answers_differently_the_second_time_is_refused() -> None:
         (
             [feed(0, 3, [])],
             ProtocolError,
-            "a feed of 0 tokens asks for 0 logits; it has at least one token and at most as many "
-            "logits",
+            (
+                "a feed of 0 tokens asks for 0 logits; it has at least one token and at most "
+                "as many logits"
+            ),
         ),
         (
             [feed(0, 3, [1], logits=2)],
             ProtocolError,
-            "a feed of 1 tokens asks for 2 logits; it has at least one token and at most as many "
-            "logits",
+            (
+                "a feed of 1 tokens asks for 2 logits; it has at least one token and at most "
+                "as many logits"
+            ),
         ),
         (
             [feed(0, 3, [VOCAB])],
@@ -392,7 +413,7 @@ def test_a_runner_counts_what_it_reads() -> None:
     assert (counted.passes, counted.tokens, counted.padding, counted.rows) == (2, 5, 2, 2)
 
 
-def greedy(runner: HuggingFaceRunner, prompt: list[int], length: int) -> list[int]:
+def greedy(runner: Runner, prompt: list[int], length: int) -> list[int]:
     row = runner.allocate(len(prompt) + length)
     written: list[int] = []
     tokens, start = prompt, 0

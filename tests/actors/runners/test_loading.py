@@ -15,7 +15,13 @@ from huggingface_hub import errors as hub
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, __version__
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    __version__,
+)
 
 from actors.runners import loading
 from actors.runners.loading import (
@@ -146,8 +152,10 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "unknown type": (
         lambda at: edit(at, model_type="oracle"),
-        f"{{name}} is of type oracle, which transformers {__version__} does not know; "
-        "check config.json or upgrade transformers",
+        (
+            f"{{name}} is of type oracle, which transformers {__version__} does not know; "
+            "check config.json or upgrade transformers"
+        ),
     ),
     "code of its own": (
         lambda at: edit(at, model_type="oracle", auto_map={"AutoConfig": "oracle.Config"}),
@@ -155,25 +163,31 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "no decoder": (
         lambda at: edit(at, model_type="bert", architectures=["BertForMaskedLM"]),
-        "{name} is a BertForMaskedLM, not a decoder that writes text; "
-        "choose a causal language model",
+        (
+            "{name} is a BertForMaskedLM, not a decoder that writes text; "
+            "choose a causal language model"
+        ),
     ),
     "encoder and decoder": (
         lambda at: edit(at, model_type="t5", architectures=["T5ForConditionalGeneration"]),
-        "{name} is a T5ForConditionalGeneration, not a decoder that writes text; "
-        "choose a causal language model",
+        (
+            "{name} is a T5ForConditionalGeneration, not a decoder that writes text; "
+            "choose a causal language model"
+        ),
     ),
     "recurrent state": (
         lambda at: edit(at, model_type="mamba", architectures=["MambaForCausalLM"]),
-        "MambaForCausalLM carries a recurrent state, which cannot be rolled back after a rejected "
-        "token; choose a model whose layers are all attention",
+        (
+            "MambaForCausalLM carries a recurrent state, which cannot be rolled back after a "
+            "rejected token; choose a model whose layers are all attention"
+        ),
     ),
     "no weights": (
         lambda at: (at / "model.safetensors").unlink(),
         "{name} has no weights; it needs model.safetensors",
     ),
     "pickled weights": (
-        lambda at: (at / "model.safetensors").rename(at / "pytorch_model.bin") and None,
+        lambda at: rename(at / "model.safetensors", "pytorch_model.bin"),
         "{name} holds only pickled weights, which can run code; convert them to safetensors",
     ),
     "weights cut short": (
@@ -340,8 +354,10 @@ def test_a_damaged_tokenizer_is_refused_in_one_line(folder: Path) -> None:
         (
             {"device": "cuda:97"},
             PlacementError,
-            f"device is cuda:97, {torch.cuda.device_count()} GPUs are present; "
-            "choose one of them, or cpu",
+            (
+                f"device is cuda:97, {torch.cuda.device_count()} GPUs are present; "
+                "choose one of them, or cpu"
+            ),
         ),
         ({"threads": 0}, SettingError, "threads is 0; it must be at least 1"),
     ],
@@ -384,7 +400,7 @@ def test_a_cache_is_counted_beside_the_weights(
     check_memory(described, device="cpu", rows=1000, length=64)
 
     monkeypatch.setattr(loading, "free_bytes", lambda _place: needed - 1)
-    with pytest.raises(PlacementError, match="16.38 MB for its cache"):
+    with pytest.raises(PlacementError, match=r"16\.38 MB for its cache"):
         check_memory(described, device="cpu", rows=1000, length=64)
 
 
@@ -436,8 +452,7 @@ def test_a_pair_with_other_special_tokens_is_refused(saved: Path, tmp_path: Path
         check_pair(describe(str(special)), describe(str(saved)))
 
     assert str(refused.value) == (
-        f"'word7' is a special token of {special} alone; "
-        "choose a draft with the target's tokenizer"
+        f"'word7' is a special token of {special} alone; choose a draft with the target's tokenizer"
     )
 
 
@@ -452,15 +467,19 @@ def test_a_request_that_just_fits_is_accepted() -> None:
         (
             (41, 20, 4),
             PromptError,
-            "the prompt has 41 tokens, this pair leaves room for 40 (64 positions less 20 new "
-            "tokens and gamma 4); shorten it or ask for fewer new tokens",
+            (
+                "the prompt has 41 tokens, this pair leaves room for 40 (64 positions less 20 new "
+                "tokens and gamma 4); shorten it or ask for fewer new tokens"
+            ),
         ),
         ((0, 20, 4), PromptError, "the prompt has 0 tokens; it needs at least one"),
         (
             (1, 60, 4),
             SettingError,
-            "max_new_tokens is 60, this pair holds 64 positions; with gamma 4 and a prompt choose "
-            "at most 59",
+            (
+                "max_new_tokens is 60, this pair holds 64 positions; with gamma 4 and a prompt "
+                "choose at most 59"
+            ),
         ),
         (
             (1, 1, 64),
@@ -492,12 +511,12 @@ def save(
     swap: tuple[int, int] | None = None,
     special: str | None = None,
 ) -> Path:
-    """A tiny Llama and a tokenizer of `words` words, number i for "wordi" but for the two swapped."""
+    """A tiny Llama and a tokenizer where "word5" is 5, and so on, but for the two swapped."""
     numbers = {f"word{i}": i for i in range(words)}
     if swap:
         left, right = swap
         numbers |= {f"word{left}": right, f"word{right}": left}
-    tokenizer = Tokenizer(WordLevel(numbers, unk_token="word0"))
+    tokenizer = Tokenizer(WordLevel(numbers, unk_token="word0"))  # noqa: S106 - a token of text
     tokenizer.pre_tokenizer = Whitespace()
     # The same three words are special in every tokenizer, whichever of them ends a text.
     named = ["word0", "word1", "word2", *([special] if special else [])]
@@ -523,7 +542,7 @@ def save(
 
 def parameters(folder: Path) -> int:
     """Counted on the model itself, which the descriptions never build."""
-    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = LlamaForCausalLM.from_pretrained(folder)
     return sum(weights.numel() for weights in model.parameters())
 
 
@@ -540,6 +559,10 @@ def cut(path: Path, length: int) -> None:
 
 def write(path: Path, content: str) -> None:
     path.write_text(content)
+
+
+def rename(path: Path, name: str) -> None:
+    path.rename(path.with_name(name))
 
 
 def one_line(error: Exception) -> None:
