@@ -59,15 +59,19 @@ from decoding.messages import (
     Proposed,
 )
 from decoding.metrics import Meter
+from decoding.plans import Measured
 from decoding.stopping import StopRules
 from decoding.trace import Received, Record, Sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from decoding.schedules import TwoModelSchedule
     from decoding.stopping import Detokenizer
 
 CHECK_EVERY_S: Final = 0.1
+MOST_LOSSES: Final = 5  # of the target in one request, which may well be what kills it
+STALLED: Final = 4  # times the longest job seen
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +79,8 @@ class Patience:
     """How long to wait, in seconds, before going on without.
 
     Args:
-        draft: for a window; the request then goes on alone until the draft answers again.
+        draft: for a window, or four times as long as the longest window took, whichever is
+            more; the request then goes on alone until the draft has caught up.
         target: for a verdict; the request then fails.
         restart: for a lost target to come back; its requests then fail.
     """
@@ -109,6 +114,7 @@ class Peer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Somebody dialled in."""
         self._transport = cast("asyncio.Transport", transport)
+        self._scheduler.dialled(self)
 
     def data_received(self, data: bytes) -> None:
         """Something came; whoever does not speak the protocol is cut off."""
@@ -135,12 +141,13 @@ class Peer(asyncio.Protocol):
 
 @final
 class Station:
-    """What the scheduler knows of one device."""
+    """What the scheduler knows of one device: `usable` from the moment it says it can work."""
 
     def __init__(self) -> None:
         self.peer: Peer | None = None
         self.usable = False
         self.lost_at = 0.0
+        self.longest_job = 0.0
         self.losses = 0
         self.fault: str | None = None
 
@@ -150,12 +157,12 @@ class Running:
     """One request under way: its schedule, its client, and what its devices have been told."""
 
     def __init__(
-        self, number: int, submit: Submit, client: Peer, stop: StopRules, now: float
+        self, number: int, submit: Submit, client: Peer, schedule: TwoModelSchedule, now: float
     ) -> None:
         self.number = number
         self.submit = submit
         self.client = client
-        self.schedule = submit.settings.start(stop)
+        self.schedule = schedule
         self.meter = Meter(now)
         self.records: list[Record] | None = [] if submit.trace else None
         self.told: dict[Device, int] = {}  # committed tokens each device knows of
@@ -233,7 +240,9 @@ class Scheduler:
         self._text: Detokenizer | None = None
         self._restarts = restarts
         self._patience = patience or Patience()
+        self._peers: set[Peer] = set()
         self._running: dict[int, Running] = {}
+        self._measured = Measured()  # what `gamma auto` knows of these devices
         self._numbers = itertools.count()
         self._finished = 0
         self._changed = asyncio.Event()
@@ -273,11 +282,9 @@ class Scheduler:
             self._watchdog.cancel()
         if self._server is not None:
             self._server.close()
-        for running in list(self._running.values()):
-            self._fail(running, "the scheduler was closed")
-        for station in self._stations.values():
-            if station.peer is not None:
-                station.peer.close()
+        self._fail_all("the scheduler was closed")
+        for peer in list(self._peers):
+            peer.close()
 
     def statistics(self) -> SchedulerStatistics:
         """How it is."""
@@ -329,15 +336,23 @@ class Scheduler:
         return any(station.peer is peer for station in self._stations.values())
 
     def _welcome(self, peer: Peer, packet: AnyPacket) -> None:
-        if not isinstance(packet, Hello) or not hmac.compare_digest(packet.secret, self._secret):
+        if not isinstance(packet, Hello) or not self._admits(packet.secret):
             message = "a peer did not say hello with the right secret"
             raise PeerError(message)
         peer.hello = packet
         if packet.device is not None:
             self._on_device(packet.device, peer)
 
+    def _admits(self, secret: str) -> bool:
+        return hmac.compare_digest(secret.encode(), self._secret.encode())
+
+    def dialled(self, peer: Peer) -> None:
+        """A connection began; whose it is, its first packet says."""
+        self._peers.add(peer)
+
     def hung_up(self, peer: Peer) -> None:
         """A connection ended."""
+        self._peers.discard(peer)
         if peer.hello is None:
             return
         if peer.hello.device is None:
@@ -355,10 +370,14 @@ class Scheduler:
             client.send([Failed(request=submit.request, message=missing)])
             return
         now = time.monotonic()
-        running = Running(next(self._numbers), submit, client, self._stop_rules(submit), now)
+        schedule = submit.settings.start(self._stop_rules(submit), self._measured)
+        running = Running(next(self._numbers), submit, client, schedule, now)
         self._running[running.number] = running
         for device in running.devices:
             self._introduce(running, device)
+        for device in running.devices:
+            if not self._stations[device].usable:
+                self._deliver(running, DeviceLost(device=device))
         self._send(running)
 
     def _missing(self, submit: Submit) -> str | None:
@@ -378,6 +397,8 @@ class Scheduler:
 
     def _on_answer(self, answer: Answer) -> None:
         device = Device.DRAFT if isinstance(answer.event, Proposed) else Device.TARGET
+        station = self._stations[device]
+        station.longest_job = max(station.longest_job, answer.event.ended - answer.event.began)
         running = self._running.get(answer.request)
         if running is not None:
             wanted = running.schedule.awaits(answer.event)
@@ -454,7 +475,10 @@ class Scheduler:
     # -- devices that come and go --------------------------------------------------------------
 
     def _on_device(self, device: Device, peer: Peer) -> None:
-        """A device dialled in, for the first time or after a restart; it remembers nothing."""
+        """A device dialled in, for the first time or after a restart; it remembers nothing.
+
+        It is told of the requests under way, and sent jobs as soon as it says that it can work.
+        """
         if device not in self._stations:
             message = f"a {device} dialled in, and none is wanted"
             raise PeerError(message)
@@ -463,19 +487,15 @@ class Scheduler:
             station.peer.close()
             station.peer = None
             self._lose(device)
-        station.peer, station.usable, station.fault = peer, True, None
-        self._changed.set()
+        station.peer, station.fault = peer, None
         for running in self._using(device):
             self._introduce(running, device)
-            self._deliver(running, DeviceBack(device=device))
 
     def _introduce(self, running: Running, device: Device) -> None:
-        station = self._stations[device]
         running.told[device] = 0
-        if station.peer is not None:
-            station.peer.send([running.open_packet()])
-        if not station.usable:
-            self._deliver(running, DeviceLost(device=device))
+        peer = self._stations[device].peer
+        if peer is not None:
+            peer.send([running.open_packet()])
 
     def _lose(self, device: Device) -> None:
         """The device is gone, or has not answered for too long."""
@@ -492,10 +512,17 @@ class Scheduler:
             self._deliver(running, DeviceLost(device=device))
         if device is Device.TARGET and not self._restarts:
             self._fail_all(station.fault or "the target died")
+        for running in list(self._running.values()):
+            if running.schedule.counts.target_losses >= MOST_LOSSES:
+                self._fail(running, f"the target died {MOST_LOSSES} times while it ran")
 
     def _regain(self, device: Device) -> None:
-        """A device that had stalled has caught up; it has forgotten nothing."""
-        self._stations[device].usable = True
+        """A device can work: its model is loaded, or it had stalled and has caught up."""
+        station = self._stations[device]
+        if station.usable:
+            return
+        station.usable = True
+        self._changed.set()
         for running in self._using(device):
             self._deliver(running, DeviceBack(device=device))
 
@@ -523,5 +550,10 @@ class Scheduler:
             since = running.waiting.get(Device.TARGET, now)
             if now - since > self._patience.target:
                 self._fail(running, f"no verdict within {self._patience.target:g} s")
-            if now - running.waiting.get(Device.DRAFT, now) > self._patience.draft:
+        for running in self._using(Device.DRAFT):
+            if now - running.waiting.get(Device.DRAFT, now) > self._draft_patience():
                 self._lose(Device.DRAFT)
+
+    def _draft_patience(self) -> float:
+        """Seconds: a slow draft is no stalled one."""
+        return max(self._patience.draft, STALLED * self._stations[Device.DRAFT].longest_job)

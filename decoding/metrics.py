@@ -30,7 +30,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
         drafted: the same tokens, as far as a verdict could use them: written and not cancelled.
         kept, rejections: draft tokens that agreed with the target, and that did not; tokens
             behind a rejection were not compared.
-        rounds: verdicts.
+        rounds: passes whose verdict the schedule acted on.
         acceptance_rate: kept / (kept + rejections); None where nothing was compared.
         tokens_per_target_pass: tokens / target_passes.
         draft_idle, target_idle: share of the time in which the device did nothing for this

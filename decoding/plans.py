@@ -89,14 +89,17 @@ class AutoPlan:
     Args:
         parallel: write beside the passes (PEARL) or before them (speculative decoding).
         head_start: tokens before the first pass after a rejection; for PEARL only.
+        measured: what earlier requests to the same devices have seen, to be added to.
     """
 
-    def __init__(self, *, parallel: bool, head_start: int = 0) -> None:
+    def __init__(
+        self, *, parallel: bool, head_start: int = 0, measured: Measured | None = None
+    ) -> None:
         self._parallel = parallel
         self._head_start = head_start
-        self._measured = Measured()
-        self._gamma = FIRST_GAMMA
-        self._rejections = 0
+        self._measured = measured or Measured()
+        self._gamma = self._best() if self._measured.ready else FIRST_GAMMA
+        self._windows = self._passes = 0
 
     @property
     def before(self) -> int:
@@ -109,45 +112,49 @@ class AutoPlan:
         return self._gamma if self._parallel else 0
 
     def observe_window(self, answer: Proposed) -> None:
-        """Learn the time of a draft step."""
-        if len(answer.drafted):
+        """Learn the time of a draft step, and now and then think again.
+
+        The first window is left out of the times: it reads the prompt.
+        """
+        self._windows += 1
+        if self._windows > 1:
             self._measured.add_window(len(answer.drafted), answer.ended - answer.began)
+        if self._measured.ready and self._is_time():
+            self._gamma = self._choose()
 
     def observe_pass(self, answer: Judged) -> None:
-        """Learn the time of a pass, which grows with the tokens judged."""
-        if answer.passes:
+        """Learn the time of a pass, which grows with its tokens; the first reads the prompt."""
+        self._passes += answer.passes
+        if answer.passes and self._passes > 1:
             self._measured.add_pass(answer.judged + 1, answer.ended - answer.began)
 
     def observe_comparison(self, *, kept: int, rejected: bool) -> None:
-        """Learn the acceptance rate; after a rejection, now and then, think again."""
+        """Learn the acceptance rate."""
         self._measured.add_comparison(kept, rejected=rejected)
-        self._rejections += rejected
-        if rejected and self._measured.ready and self._is_time():
-            self._gamma = self._choose()
 
     def _is_time(self) -> bool:
-        """Often at first, every eighth time later: choosing takes longer than a message."""
-        count = self._rejections
-        return count % 8 == 0 or count.bit_count() == 1
+        """Often at first, every eighth window later: choosing takes longer than a message."""
+        return self._windows % 8 == 0 or self._windows.bit_count() == 1
 
     def _choose(self) -> int:
         """The best gamma, unless the one in use is within a hundredth of it."""
-        speed = self._measured.speed(parallel=self._parallel, head_start=self._head_start)
-        best = best_gamma(speed)
+        speed, best = self._speed(), self._best()
         return best if speed(best) > 1.01 * speed(self._gamma) else self._gamma
+
+    def _best(self) -> int:
+        return best_gamma(self._speed())
+
+    def _speed(self) -> Callable[[int], float]:
+        return self._measured.speed(parallel=self._parallel, head_start=self._head_start)
 
 
 @final
 class Measured:
-    """What a plan has seen, the last hundred or so observations weighing most.
-
-    The first job of each kind is left out: it reads the prompt.
-    """
+    """What plans have seen of two devices, the last hundred or so observations weighing most."""
 
     FORGET: Final = 0.99
 
     def __init__(self) -> None:
-        self._windows = self._passes = 0
         self._draft_tokens = self._draft_seconds = 0.0
         # Sums for the line through (tokens, seconds) of the passes: weight, n, n^2, T, n T.
         self._weight = self._n = self._nn = self._t = self._nt = 0.0
@@ -157,7 +164,7 @@ class Measured:
     @property
     def ready(self) -> bool:
         """Whether both devices have been timed, by a clock that moved."""
-        return self._windows > 1 and self._passes > 1 and self._draft_seconds + self._t > 0
+        return self._draft_tokens * self._weight > 0 and self._draft_seconds + self._t > 0
 
     @property
     def acceptance(self) -> float:
@@ -166,20 +173,16 @@ class Measured:
 
     def add_window(self, tokens: int, seconds: float) -> None:
         """The draft wrote `tokens` in `seconds`."""
-        self._windows += 1
-        if self._windows > 1:
-            self._draft_tokens = self.FORGET * self._draft_tokens + tokens
-            self._draft_seconds = self.FORGET * self._draft_seconds + seconds
+        self._draft_tokens = self.FORGET * self._draft_tokens + tokens
+        self._draft_seconds = self.FORGET * self._draft_seconds + seconds
 
     def add_pass(self, tokens: int, seconds: float) -> None:
         """The target read `tokens` in `seconds`."""
-        self._passes += 1
-        if self._passes > 1:
-            self._weight = self.FORGET * self._weight + 1
-            self._n = self.FORGET * self._n + tokens
-            self._nn = self.FORGET * self._nn + tokens * tokens
-            self._t = self.FORGET * self._t + seconds
-            self._nt = self.FORGET * self._nt + tokens * seconds
+        self._weight = self.FORGET * self._weight + 1
+        self._n = self.FORGET * self._n + tokens
+        self._nn = self.FORGET * self._nn + tokens * tokens
+        self._t = self.FORGET * self._t + seconds
+        self._nt = self.FORGET * self._nt + tokens * seconds
 
     def add_comparison(self, kept: int, *, rejected: bool) -> None:
         """`kept` tokens agreed, then one did not if `rejected`."""

@@ -44,7 +44,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     def laws(self, logits: Array) -> Array:
         """Probabilities, shape and type as `logits` (..., vocab); temperature above 0."""
         xp = array_namespace(logits)
-        scaled = logits / self.temperature
+        best = xp.max(logits, axis=-1, keepdims=True)
+        scaled = (logits - best) / self.temperature  # at most 0, however low the temperature
         if 0 < self.top_k < logits.shape[-1]:
             scaled = _top_k(scaled, self.top_k, xp)
         laws = _softmax(scaled, xp)
@@ -66,7 +67,7 @@ def refuse_unless(owner: Any, name: str, allowed: str, *, fine: bool) -> None:
 
 
 def _softmax(scaled: Array, xp: Any) -> Array:
-    weights = xp.exp(scaled - xp.max(scaled, axis=-1, keepdims=True))
+    weights = xp.exp(scaled)
     return weights / xp.sum(weights, axis=-1, keepdims=True)
 
 

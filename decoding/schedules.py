@@ -59,8 +59,8 @@ NOTHING: Final = Drafted()
 class Counts:
     """What a schedule has seen so far.
 
-    Every draft token that was compared with the target's will is either `kept` or one of the
-    `rejections`; tokens behind a rejection were never compared.
+    A round is a pass of the target. Every draft token that was compared with the target's will
+    is either `kept` or one of the `rejections`; tokens behind a rejection were never compared.
     """
 
     rounds: int = 0
@@ -109,7 +109,8 @@ class TwoModelSchedule:
         stop: when to end, and how much of a verdict may still be committed.
         hold: the verifier must see the next window's first token before it decides there.
         strict: a round ends when both answers are in, as in the paper: no verdict is acted on
-            while its window is still being written, and nothing is cancelled.
+            while its window is still being written. (A verdict that took no pass belongs to the
+            round before.)
     """
 
     def __init__(
@@ -192,7 +193,7 @@ class TwoModelSchedule:
             case Judged() if self.awaits(event):
                 self._judge, self._verdict = None, event
                 self._plan.observe_pass(event)
-                if not (self._strict and self._propose is not None):
+                if not (self._strict and event.passes and self._propose is not None):
                     self._on_verdict(event)
             case DeviceLost():
                 self._on_lost(event.device)
@@ -218,7 +219,7 @@ class TwoModelSchedule:
         pending, self._pending = self._pending, NOTHING
         chosen = () if verdict.token is None else (verdict.token,)
         rejected = verdict.kept < len(pending)
-        self._rounds += 1
+        self._rounds += verdict.passes
         self._compare(kept=verdict.kept, rejected=rejected)
         self._commit(pending.tokens[: verdict.kept] + chosen)
         if self._finish_reason is not None:

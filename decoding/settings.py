@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from decoding.errors import SettingError
-from decoding.plans import AUTOREGRESSIVE, WIDEST, AutoPlan, Plan, pearl, speculative
+from decoding.plans import AUTOREGRESSIVE, WIDEST, AutoPlan, Measured, Plan, pearl, speculative
 from decoding.sampling import Sampling, refuse_unless
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
@@ -91,21 +91,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         gamma = WIDEST if self.gamma == "auto" else self.gamma
         return max(gamma, self.head_start)
 
-    def plan(self) -> Plan:
+    def plan(self, measured: Measured | None = None) -> Plan:
         """The two numbers of the schedule; a plan belongs to one request."""
         if self.schedule is ScheduleName.AR:
             return AUTOREGRESSIVE
         parallel = self.schedule is ScheduleName.PEARL
         if self.gamma == "auto":
-            return AutoPlan(parallel=parallel, head_start=self.head_start)
+            return AutoPlan(parallel=parallel, head_start=self.head_start, measured=measured)
         if parallel:
             return pearl(self.gamma, self.head_start)
         return speculative(self.gamma)
 
-    def start(self, stop: StopRules) -> TwoModelSchedule:
-        """The schedule of a new request."""
+    def start(self, stop: StopRules, measured: Measured | None = None) -> TwoModelSchedule:
+        """The schedule of a new request; `measured` is what `gamma="auto"` knows already."""
         hold = self.effective_verifier.carries_law
-        return TwoModelSchedule(self.plan(), stop, hold=hold, strict=self.strict)
+        return TwoModelSchedule(self.plan(measured), stop, hold=hold, strict=self.strict)
 
 
 def parse_gamma(text: str) -> Gamma:

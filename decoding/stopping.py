@@ -11,6 +11,8 @@ import dataclasses
 import enum
 from typing import TYPE_CHECKING, TypeAlias, final
 
+from decoding.errors import ProtocolError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -55,6 +57,12 @@ class StopRules:
             if self.strings and self._completes([*committed[-self._reach :], *new[: index + 1]]):
                 return tuple(new[: index + 1]), FinishReason.STOP
         return tuple(new[:room]), FinishReason.LENGTH if len(new) >= room else None
+
+    def __post_init__(self) -> None:
+        """Refuse what could never stop."""
+        if self.strings and self.text is None:
+            message = "stop strings need a detokenizer; give `text`"
+            raise ProtocolError(message)
 
     @property
     def _reach(self) -> int:

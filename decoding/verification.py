@@ -195,4 +195,8 @@ def _to_bytes(law: Array) -> bytes:
 def _from_bytes(law: bytes, like: Array) -> Array:
     xp = array_namespace(like)
     dtype = np.float64 if like.dtype == xp.float64 else np.float32
+    expected = like.shape[-1] * np.dtype(dtype).itemsize
+    if len(law) != expected:
+        message = f"a draft's law has {len(law)} bytes; the target's rows have {expected}"
+        raise ImpossibleDraftError(message)
     return xp.asarray(np.frombuffer(law, dtype).copy(), device=device(like))

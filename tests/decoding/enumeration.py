@@ -23,7 +23,7 @@ from typing import Final, TypeAlias, TypeVar, final
 import numpy as np
 
 from decoding.coins import Array, Coins, Purpose
-from decoding.messages import Cancel, Judge, Propose, TokenId
+from decoding.messages import Cancel, Judge, Judged, Propose, Proposed, TokenId
 from decoding.sampling import Sampling
 from decoding.schedules import Schedule
 from decoding.settings import Settings
@@ -150,7 +150,7 @@ def honest(settings: Settings, coins: Coins) -> Verifier:
 
 def decode(case: Case, verifier: Verifier) -> Schedule:
     """Run a request to its end."""
-    schedule = case.settings.start(case.settings.plan(), case.stop)
+    schedule = case.settings.start(case.stop)
     devices = ToyDevices(case.pair, verifier)
     if case.script is None:
         deliver(schedule, devices, case.arrival)
@@ -165,7 +165,7 @@ def deliver(schedule: Schedule, devices: ToyDevices, arrival: Arrival) -> None:
     """Carry commands and answers until the schedule is finished."""
     first = Propose if arrival is Arrival.WINDOW_FIRST else Judge
     waiting: list[Propose | Judge] = []
-    heard: list[Propose | Judge] = []
+    heard: list[Proposed | Judged] = []
     for _ in range(MOST_ANSWERS):
         for command in schedule.commands():
             if not isinstance(command, Cancel):
@@ -177,11 +177,11 @@ def deliver(schedule: Schedule, devices: ToyDevices, arrival: Arrival) -> None:
         late = [command for command in waiting if command.epoch < schedule.epoch]
         chosen = (late + [c for c in waiting if isinstance(c, first)] + waiting)[0]
         waiting.remove(chosen)
-        schedule.receive(devices.answer(chosen, schedule.committed))
-        heard.append(chosen)
+        heard.append(devices.answer(chosen, schedule.committed))
+        schedule.receive(heard[-1])
         if arrival is Arrival.ECHO:
             for again in heard[-3:]:
-                schedule.receive(devices.answer(again, schedule.committed))
+                schedule.receive(again)
     raise LossyError(f"not finished after {MOST_ANSWERS} answers: {list(schedule.committed)}")
 
 
@@ -199,7 +199,7 @@ def output_law(run: Callable[[BranchingCoins], Prefix]) -> Law:
 def target_law(case: Case) -> Law:
     """The law of the target's own texts: the product of its warped conditionals, no code shared."""
     law: defaultdict[Prefix, float] = defaultdict(float)
-    open_texts = [((), 1.0)]
+    open_texts: list[tuple[Prefix, float]] = [((), 1.0)]
     while open_texts:
         text, probability = open_texts.pop()
         for token, share in enumerate(conditional(case.pair.target(text), case.settings.sampling)):

@@ -61,7 +61,7 @@ class Move(enum.Enum):
 
 
 Script: TypeAlias = Sequence[tuple[Move, int]]
-NEWS: Final = {
+NEWS: Final[dict[Move, DeviceLost | DeviceBack]] = {
     Move.LOSE_DRAFT: DeviceLost(device=Device.DRAFT),
     Move.LOSE_TARGET: DeviceLost(device=Device.TARGET),
     Move.DRAFT_BACK: DeviceBack(device=Device.DRAFT),

@@ -21,9 +21,7 @@ def speculative(gamma: int) -> Settings:
 
 
 def pearl(gamma: int, head_start: int = 0, *, strict: bool = False) -> Settings:
-    return Settings(
-        schedule=ScheduleName.PEARL, gamma=gamma, head_start=head_start, strict=strict
-    )
+    return Settings(schedule=ScheduleName.PEARL, gamma=gamma, head_start=head_start, strict=strict)
 
 
 SCHEDULES: Final[dict[str, Settings]] = {
@@ -39,6 +37,10 @@ SCHEDULES: Final[dict[str, Settings]] = {
     "PEARL 2 after 1 strict": pearl(2, 1, strict=True),
     "SD auto": Settings(schedule=ScheduleName.SD, gamma="auto"),
     "PEARL auto": Settings(schedule=ScheduleName.PEARL, gamma="auto"),
+}
+FEW: Final = {
+    name: SCHEDULES[name]
+    for name in ("SD 2", "PEARL 2", "PEARL 3 strict", "PEARL 2 after 1", "PEARL auto")
 }
 
 

@@ -29,7 +29,7 @@ from tests.decoding.enumeration import (
     target_law,
 )
 from tests.decoding.network import Move
-from tests.decoding.requests import AR, SCHEDULES, pearl, request, speculative
+from tests.decoding.requests import AR, FEW, SCHEDULES, pearl, request, speculative
 from tests.decoding.toys import Pair, blend, only, similar, table
 
 PLAIN: Final = Sampling(temperature=1.0)
@@ -51,6 +51,7 @@ MODELS: Final = {
 }
 
 schedules = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+few_schedules = pytest.mark.parametrize("schedule", FEW.values(), ids=FEW)
 arrivals = pytest.mark.parametrize("arrival", Arrival)
 
 
@@ -116,10 +117,8 @@ def test_the_law_is_the_warped_one(
 
 @pytest.mark.parametrize("pair", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("verifier", [VerifierName.COUPLED, VerifierName.REJECTION])
-@schedules
-def test_any_pair_of_models_will_do(
-    schedule: Settings, verifier: VerifierName, pair: Pair
-) -> None:
+@few_schedules
+def test_any_pair_of_models_will_do(schedule: Settings, verifier: VerifierName, pair: Pair) -> None:
     """A useless draft costs time, never the law; a perfect one leaves nothing to resample."""
     case = Case(settings=request(schedule, verifier, PLAIN, 3), pair=pair, arrival=Arrival.ECHO)
 
@@ -141,7 +140,7 @@ def test_texts_that_end_early_keep_their_probabilities(
         check_path(case)
 
 
-@schedules
+@few_schedules
 @pytest.mark.parametrize("verifier", [VerifierName.COUPLED, VerifierName.REJECTION])
 @pytest.mark.parametrize("seed", range(6))
 def test_a_hostile_network_does_not_bend_the_law(
@@ -176,9 +175,7 @@ def test_rejection_keeps_one_minus_the_total_variation() -> None:
     target, other = table(3, seed=1), table(3, seed=2)
     pair = Pair(target=target, draft=blend(target, other, 0.5))
     p, q = (PLAIN.laws(model(())[None, :])[0] for model in (pair.target, pair.draft))
-    case = Case(
-        settings=request(speculative(1), VerifierName.REJECTION, PLAIN, 2), pair=pair
-    )
+    case = Case(settings=request(speculative(1), VerifierName.REJECTION, PLAIN, 2), pair=pair)
 
     assert kept_per_comparison(case) == pytest.approx(1 - abs(p - q).sum() / 2, abs=TOLERANCE)
 

@@ -31,7 +31,7 @@ Model: TypeAlias = Callable[[Prefix], Logits]
 def table(vocab: int, seed: int, *, sharpness: float = 1.0) -> Model:
     """Normal logits, `sharpness` wide, drawn once for every prefix."""
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def logits(prefix: Prefix) -> Logits:
         rng = np.random.default_rng([seed, len(prefix), *prefix])
         return sharpness * rng.normal(size=vocab)
@@ -41,15 +41,13 @@ def table(vocab: int, seed: int, *, sharpness: float = 1.0) -> Model:
 
 def blend(one: Model, other: Model, share: float) -> Model:
     """`share` of the logits of `one`, the rest of `other`: 1 agrees with `one` everywhere."""
-    return functools.lru_cache(maxsize=None)(
-        lambda prefix: share * one(prefix) + (1 - share) * other(prefix)
-    )
+    return functools.cache(lambda prefix: share * one(prefix) + (1 - share) * other(prefix))
 
 
 def only(model: Model, tokens: Collection[TokenId]) -> Model:
     """A model that can say nothing but these tokens."""
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def logits(prefix: Prefix) -> Logits:
         row = model(prefix)
         return np.where(np.isin(np.arange(len(row)), list(tokens)), row, -np.inf)
@@ -95,7 +93,8 @@ class ToyDevices:
 
     def _write(self, command: Propose, base: Prefix) -> Proposed:
         start = command.base + len(command.pending)
-        prefix, laws = base + command.pending, ()
+        prefix = base + command.pending
+        laws: tuple[bytes, ...] = ()
         for position in range(start, start + command.count):
             drafted = self._verifier.draft(self._pair.draft(prefix)[None, :], position)
             prefix, laws = prefix + drafted.tokens, laws + drafted.laws

@@ -1,0 +1,163 @@
+"""`gamma="auto"` finds the window that theory says, from what it sees.
+
+Notation of the theory: a acceptance rate, g gamma, c draft steps that fit in a pass.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from decoding.errors import SettingError
+from decoding.messages import Drafted, Judged, Proposed
+from decoding.plans import (
+    FIRST_GAMMA,
+    WIDEST,
+    AutoPlan,
+    FixedPlan,
+    Measured,
+    best_gamma,
+    pearl_speed,
+    speculative_speed,
+)
+
+CLOSE = 0.985  # of the best speed: a hundredth is not worth a change, and a is an estimate
+
+
+def flat(seconds: float) -> Callable[[float], float]:
+    return lambda tokens: seconds + 0 * tokens
+
+
+def learn(
+    plan: AutoPlan,
+    a: float,
+    pass_seconds: Callable[[float], float],
+    *,
+    rounds: int = 2000,
+    first: float = 1.0,
+) -> Iterator[int]:
+    """The gamma after each round of a draft that needs one second a token.
+
+    Args:
+        first: how much longer the first job of each device takes, for it reads the prompt.
+    """
+    dice = random.Random(1)
+    for index in range(rounds):
+        gamma = plan.before or plan.beside
+        kept = next((i for i in range(gamma) if dice.random() >= a), gamma)
+        late = first if index == 0 else 1.0
+        window, spent = gamma * late, pass_seconds(gamma + 1) * late
+        drafted = Drafted(tokens=(0,) * gamma)
+        plan.observe_window(Proposed(epoch=0, start=0, drafted=drafted, ended=window))
+        plan.observe_pass(Judged(epoch=0, base=0, judged=gamma, kept=kept, token=0, ended=spent))
+        plan.observe_comparison(kept=kept, rejected=kept < gamma)
+        yield plan.before or plan.beside
+
+
+def windows(plan: AutoPlan, a: float, seconds: float) -> list[int]:
+    return list(learn(plan, a, flat(seconds)))
+
+
+@pytest.mark.parametrize("c", [2, 5, 10, 20])
+@pytest.mark.parametrize("a", [0.6, 0.8, 0.9])
+def test_parallel_decoding_settles_near_the_speed_ratio(a: float, c: int) -> None:
+    """Theorem 1 of the paper: at a flat pass time and a whole c, the best window is c."""
+    found = windows(AutoPlan(parallel=True), a, c)[-1]
+
+    speed = {g: pearl_speed(a, g, 0, 1.0, flat(c)) for g in range(1, WIDEST + 1)}
+    assert max(speed, key=lambda g: speed[g]) == c
+    assert speed[found] > CLOSE * speed[c]
+
+
+@pytest.mark.parametrize(
+    ("a", "c", "best"), [(0.5, 5, 1), (0.5, 10, 2), (0.8, 5, 4), (0.9, 5, 7), (0.9, 10, 10)]
+)
+def test_speculative_decoding_settles_near_its_published_optimum(
+    a: float, c: int, best: int
+) -> None:
+    """The optima of the table in the theory (at a = .5, c = 5, windows of 1 and 2 are equal)."""
+    found = windows(AutoPlan(parallel=False), a, c)[-1]
+
+    speed = {g: speculative_speed(a, g, 1.0, flat(c)) for g in range(1, WIDEST + 1)}
+    assert best_gamma(lambda g: speed[g]) == best
+    assert speed[found] > CLOSE * speed[best]
+
+
+def test_pass_times_that_grow_with_the_window_shorten_it() -> None:
+    """A line is fitted through the passes, so their growth counts."""
+    growing = list(learn(AutoPlan(parallel=True), 0.8, lambda tokens: 4 + 1.5 * tokens))
+
+    def speed(g: int) -> float:
+        return pearl_speed(0.8, g, 0, 1.0, lambda tokens: 4 + 1.5 * tokens)
+
+    assert speed(growing[-1]) > CLOSE * speed(best_gamma(speed))
+
+
+def test_the_first_jobs_are_not_counted() -> None:
+    """They read the prompt: a thousand times the usual says nothing about the rest."""
+    usual = list(learn(AutoPlan(parallel=True), 0.8, flat(6)))
+    slow_start = list(learn(AutoPlan(parallel=True), 0.8, flat(6), first=1000.0))
+
+    assert slow_start == usual
+
+
+def test_gamma_is_stable_once_it_is_found() -> None:
+    """A change must promise a hundredth: in 1500 rounds the window hardly moves."""
+    found = windows(AutoPlan(parallel=True), 0.8, 5)[500:]
+
+    assert sum(one != other for one, other in itertools.pairwise(found)) <= 5
+
+
+def test_gamma_follows_what_changes() -> None:
+    """Another load, another speed: the old times are forgotten within a few hundred rounds."""
+    plan = AutoPlan(parallel=True)
+    before = list(learn(plan, 0.8, flat(4)))[-1]
+    after = list(learn(plan, 0.8, flat(12)))[-1]
+
+    assert before <= 5
+    assert after >= 9
+
+
+def test_a_clock_that_stands_still_teaches_nothing() -> None:
+    """Events without times (began = ended = 0) leave gamma where it is instead of dividing by 0."""
+    plan = AutoPlan(parallel=True)
+    for _ in range(9):
+        plan.observe_window(Proposed(epoch=0, start=0, drafted=Drafted(tokens=(1, 2))))
+        plan.observe_pass(Judged(epoch=0, base=0, judged=2, kept=0, token=0))
+        plan.observe_comparison(kept=0, rejected=True)
+
+    assert plan.beside == FIRST_GAMMA
+
+
+def test_passes_that_compare_nothing_teach_nothing_about_acceptance() -> None:
+    """A thousand passes without a draft must not make the next verdict decide alone."""
+    measured = Measured()
+    for _ in range(100):
+        measured.add_comparison(9, rejected=True)
+    settled = measured.acceptance
+    for _ in range(1000):
+        measured.add_comparison(0, rejected=False)
+    measured.add_comparison(9, rejected=True)
+
+    assert measured.acceptance == pytest.approx(settled, abs=0.01)
+
+
+def test_a_draft_that_is_always_right_is_given_a_longer_window() -> None:
+    """At a = 1 there is no rejection, and the window that pays most must be found all the same."""
+    assert windows(AutoPlan(parallel=True), 1.0, 12)[-1] > FIRST_GAMMA
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_plan_writes_before_or_beside_a_pass(*, parallel: bool) -> None:
+    """The two numbers of each schedule; a head start is for PEARL."""
+    plan = AutoPlan(parallel=parallel, head_start=3 if parallel else 0)
+
+    assert (plan.before, plan.beside) == ((3, FIRST_GAMMA) if parallel else (FIRST_GAMMA, 0))
+
+
+def test_a_plan_cannot_be_negative() -> None:
+    with pytest.raises(SettingError, match=r"a plan of -1 and 2 tokens; neither can be negative"):
+        FixedPlan(before=-1, beside=2)

@@ -1,0 +1,249 @@
+"""The rule of a round, step by step: what is sent when, and what a verdict does."""
+
+from __future__ import annotations
+
+import pytest
+
+from decoding.messages import (
+    Cancel,
+    Command,
+    Device,
+    DeviceBack,
+    DeviceLost,
+    Drafted,
+    Judge,
+    Judged,
+    Propose,
+    Proposed,
+    TokenId,
+)
+from decoding.plans import AUTOREGRESSIVE, FixedPlan, pearl, speculative
+from decoding.schedules import TwoModelSchedule
+from decoding.stopping import StopRules
+from tests.decoding.scripted import run
+
+
+def start(
+    plan: FixedPlan, *, limit: int = 100, hold: bool = False, strict: bool = False
+) -> TwoModelSchedule:
+    return TwoModelSchedule(plan, StopRules(limit=limit), hold=hold, strict=strict)
+
+
+def judge(epoch: int, base: int, *pending: TokenId, hold: bool = False) -> Judge:
+    return Judge(epoch=epoch, base=base, pending=Drafted(tokens=pending), hold=hold)
+
+
+def propose(epoch: int, base: int, *pending: TokenId, count: int) -> Propose:
+    return Propose(epoch=epoch, base=base, pending=pending, count=count)
+
+
+def proposed(epoch: int, start: int, *tokens: TokenId) -> Proposed:
+    return Proposed(epoch=epoch, start=start, drafted=Drafted(tokens=tokens))
+
+
+def judged(epoch: int, base: int, judged: int, kept: int, token: TokenId | None) -> Judged:
+    return Judged(epoch=epoch, base=base, judged=judged, kept=kept, token=token)
+
+
+@pytest.mark.parametrize(
+    ("plan", "first"),
+    [
+        (AUTOREGRESSIVE, [judge(0, 0)]),
+        (speculative(3), [propose(0, 0, count=3)]),
+        (pearl(3), [judge(0, 0), propose(0, 0, count=3)]),
+        (pearl(3, 2), [propose(0, 0, count=2)]),
+    ],
+    ids=["AR", "SD", "PEARL", "PEARL with a head start"],
+)
+def test_each_schedule_begins_in_its_own_way(plan: FixedPlan, first: list[Command]) -> None:
+    """The table at the top of `decoding.schedules`: two numbers make the difference."""
+    assert list(start(plan).commands()) == first
+
+
+def test_an_accepted_window_is_judged_while_the_next_is_written() -> None:
+    """Pre-verify to post-verify: the target's token is the window's first, the rest is pending."""
+    schedule = start(pearl(3))
+    schedule.commands()
+    schedule.receive(proposed(0, 0, 7, 8, 9))
+    tokens = schedule.receive(judged(0, 0, 0, 0, 7))
+
+    assert tokens == (7,)
+    assert schedule.commands() == (judge(0, 1, 8, 9), propose(0, 1, 8, 9, count=3))
+
+
+def test_a_window_that_begins_wrong_is_thrown_away() -> None:
+    """Pre-verify stays pre-verify, in a new epoch, and the target's token is committed."""
+    schedule = start(pearl(3))
+    schedule.commands()
+    schedule.receive(proposed(0, 0, 7, 8, 9))
+    tokens = schedule.receive(judged(0, 0, 0, 0, 4))
+
+    assert tokens == (4,)
+    assert schedule.commands() == (judge(1, 1), propose(1, 1, count=3))
+
+
+def test_a_verdict_leaves_before_its_window_is_in() -> None:
+    """A token that stands is committed at once; the next job waits for the window."""
+    schedule = start(pearl(3))
+    schedule.commands()
+    tokens = schedule.receive(judged(0, 0, 0, 0, 7))
+
+    assert tokens == (7,)
+    assert schedule.commands() == ()
+
+
+def test_a_strict_round_ends_when_both_answers_are_in() -> None:
+    """As in the paper: a barrier, also for what could be committed."""
+    schedule = start(pearl(3), strict=True)
+    schedule.commands()
+    early = schedule.receive(judged(0, 0, 0, 0, 7))
+    late = schedule.receive(proposed(0, 0, 7, 8, 9))
+
+    assert (early, late) == ((), (7,))
+
+
+def test_a_held_row_makes_the_whole_window_pending() -> None:
+    """Rejection must see the window's first token before the target may choose there."""
+    schedule = start(pearl(2), hold=True)
+    first = schedule.commands()
+    schedule.receive(judged(0, 0, 0, 0, None))
+    schedule.receive(proposed(0, 0, 7, 8))
+
+    assert first[0] == judge(0, 0, hold=True)
+    assert schedule.commands() == (judge(0, 0, 7, 8, hold=True), propose(0, 0, 7, 8, count=2))
+
+
+def test_a_doomed_window_is_cancelled_while_it_is_written() -> None:
+    """The verdict refuses a pending token, so what is written after it is in vain."""
+    schedule = start(pearl(2))
+    schedule.commands()
+    schedule.receive(proposed(0, 0, 7, 8))
+    schedule.receive(judged(0, 0, 0, 0, 7))
+    schedule.commands()
+    schedule.receive(judged(0, 1, 1, 0, 5))
+
+    assert schedule.commands() == (Cancel(epoch=1), judge(1, 2), propose(1, 2, count=2))
+
+
+def test_only_doomed_windows_are_cancelled() -> None:
+    """Once for each pending token refused before its window is in, and never otherwise.
+
+    A window that is refused by its own first token is complete by then; a strict round waits.
+    """
+    hurried = run(pearl(4), 0.7, passes=2000, verdict_first=True)
+
+    assert hurried.cancels == hurried.doomed > 100
+    assert run(pearl(4), 0.7, passes=2000).cancels == 0
+    assert run(pearl(4), 0.7, passes=2000, strict=True, verdict_first=True).cancels == 0
+
+
+def test_a_head_start_that_is_lost_is_not_waited_for() -> None:
+    """The draft dies before the first pass: the target goes on by itself."""
+    schedule = start(pearl(3, 2))
+    schedule.commands()
+    schedule.receive(DeviceLost(device=Device.DRAFT))
+
+    assert schedule.commands() == (judge(1, 0),)
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["ordinary", "strict"])
+def test_a_window_that_is_lost_is_not_waited_for(strict: bool) -> None:  # noqa: FBT001
+    """The verdict is in and the draft dies: its token is committed, and the target goes on."""
+    schedule = start(pearl(3), strict=strict)
+    schedule.commands()
+    first = schedule.receive(judged(0, 0, 0, 0, 7))
+    second = schedule.receive(DeviceLost(device=Device.DRAFT))
+
+    assert first + second == (7,)
+    (job,) = schedule.commands()
+    assert isinstance(job, Judge)
+    assert (job.base, len(job.pending)) == (1, 0)
+
+
+def test_a_window_that_came_before_the_draft_died_is_used() -> None:
+    """What was written is written; only what is still being written is lost."""
+    schedule = start(pearl(3))
+    schedule.commands()
+    schedule.receive(proposed(0, 0, 7, 8, 9))
+    schedule.receive(DeviceLost(device=Device.DRAFT))
+    schedule.receive(judged(0, 0, 0, 0, 7))
+
+    assert schedule.commands() == (judge(0, 1, 8, 9),)
+
+
+def test_a_verdict_that_took_no_pass_is_not_part_of_a_strict_round() -> None:
+    """The held row belongs to the round before: in the paper nothing is written after it.
+
+    To wait for the next window costs a whole window for each rejection at a first token, which
+    are (1 - a) / (1 - a^g) of all: at a = .5 and g = c = 5 a run takes a third longer.
+    """
+    schedule = start(pearl(2), hold=True, strict=True)
+    schedule.commands()
+    schedule.receive(judged(0, 0, 0, 0, None))
+    schedule.receive(proposed(0, 0, 7, 8))
+    tokens = schedule.receive(
+        Judged(epoch=0, base=0, judged=2, kept=0, token=5, passes=0),
+    )
+
+    assert tokens == (5,)
+
+
+def test_without_a_draft_no_row_is_held() -> None:
+    """Nobody would ever test it."""
+    schedule = start(pearl(3), hold=True)
+    schedule.commands()
+    schedule.receive(DeviceLost(device=Device.DRAFT))
+    schedule.receive(judged(0, 0, 0, 0, None))
+
+    assert schedule.commands() == (judge(1, 0, hold=False),)
+
+
+def test_a_dead_target_is_not_sent_new_jobs() -> None:
+    """Its last answer may still arrive; the next job waits until it is back."""
+    schedule = start(AUTOREGRESSIVE)
+    schedule.commands()
+    schedule.receive(DeviceLost(device=Device.TARGET))
+    tokens = schedule.receive(judged(0, 0, 0, 0, 7))
+    meanwhile = schedule.commands()
+    schedule.receive(DeviceBack(device=Device.TARGET))
+
+    assert tokens == (7,)
+    assert meanwhile == ()
+    assert schedule.commands() == (judge(0, 1),)
+
+
+@pytest.mark.parametrize("device", Device)
+def test_a_loss_that_is_told_twice_counts_once(device: Device) -> None:
+    schedule = start(pearl(3))
+    schedule.receive(DeviceLost(device=device))
+    schedule.receive(DeviceLost(device=device))
+
+    assert schedule.counts.draft_losses + schedule.counts.target_losses == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("plan", [speculative(3), pearl(3), pearl(3, 2)], ids=["SD", "P", "P2"])
+def test_nothing_is_written_that_the_limit_forbids(plan: FixedPlan, limit: int) -> None:
+    """The target gives the last token itself, so at most limit - 1 are ever written."""
+    schedule = start(plan, limit=limit)
+    counts = [job.count for job in schedule.commands() if isinstance(job, Propose)]
+
+    assert sum(counts) <= limit - 1
+    assert all(counts)
+
+
+def test_after_the_end_nothing_matters() -> None:
+    """A finished schedule takes any event and gives no more commands than its last cancel."""
+    schedule = start(pearl(3), limit=2)
+    schedule.commands()
+    schedule.receive(judged(0, 0, 0, 0, 7))
+    schedule.receive(proposed(0, 0, 7))
+    schedule.commands()
+    last = schedule.receive(judged(0, 1, 0, 0, 5))
+    schedule.commands()
+    schedule.receive(DeviceBack(device=Device.TARGET))
+    schedule.receive(judged(0, 1, 0, 0, 5))
+
+    assert last == (5,)
+    assert list(schedule.committed) == [7, 5]
+    assert schedule.commands() == ()

@@ -1,0 +1,126 @@
+"""Settings: what is refused, in which words, and what is made of the rest."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from decoding.errors import SettingError
+from decoding.messages import Judge
+from decoding.plans import AUTOREGRESSIVE, WIDEST, AutoPlan, pearl, speculative
+from decoding.sampling import Sampling
+from decoding.settings import ScheduleName, Settings, parse_gamma
+from decoding.stopping import StopRules
+from decoding.verification import VerifierName
+
+WARM: Final = Sampling(temperature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("gamma", 0, "a whole number from 1 to 256, or auto"),
+        ("gamma", -3, "a whole number from 1 to 256, or auto"),
+        ("gamma", 257, "a whole number from 1 to 256, or auto"),
+        ("head_start", -1, "a whole number from 0 to 256"),
+        ("head_start", 257, "a whole number from 0 to 256"),
+        ("max_new_tokens", 0, "1 or more"),
+        ("stop", ("end", ""), "texts of at least one character"),
+    ],
+)
+def test_a_refusal_names_the_setting_its_value_and_what_is_allowed(
+    name: str, value: object, allowed: str
+) -> None:
+    asked: dict[str, Any] = {name: value}
+
+    with pytest.raises(SettingError) as refusal:
+        Settings(**asked)
+    assert str(refusal.value) == f"{name.replace('_', '-')} is {value}; it must be {allowed}"
+
+
+def test_greedy_sampling_is_a_contradiction() -> None:
+    """The greedy verifier with a temperature would silently return something else."""
+    with pytest.raises(SettingError, match=r"temperature is 1.0; it must be 0 with the greedy"):
+        Settings(verifier=VerifierName.GREEDY, sampling=WARM)
+
+
+@pytest.mark.parametrize("schedule", [ScheduleName.AR, ScheduleName.SD])
+@pytest.mark.parametrize(("name", "value"), [("head_start", 2), ("strict", True)])
+def test_what_belongs_to_pearl_is_refused_elsewhere(
+    schedule: ScheduleName, name: str, value: object
+) -> None:
+    asked: dict[str, Any] = {name: value}
+
+    with pytest.raises(SettingError, match=f"{name.replace('_', '-')} is {value}; .* PEARL only"):
+        Settings(schedule=schedule, **asked)
+
+
+@pytest.mark.parametrize("text", ["four", "", "2.5"])
+def test_a_gamma_that_is_no_number_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match="it must be a whole number from 1 to 256, or auto"):
+        parse_gamma(text)
+
+
+def test_a_gamma_is_typed_as_a_number_or_auto() -> None:
+    assert parse_gamma("auto") == "auto"
+    assert parse_gamma("5") == 5
+
+
+@pytest.mark.parametrize(
+    ("verifier", "sampling", "effective"),
+    [
+        (None, Sampling(), VerifierName.GREEDY),
+        (None, WARM, VerifierName.COUPLED),
+        (VerifierName.COUPLED, Sampling(), VerifierName.GREEDY),
+        (VerifierName.REJECTION, Sampling(), VerifierName.GREEDY),
+        (VerifierName.REJECTION, WARM, VerifierName.REJECTION),
+    ],
+)
+def test_at_temperature_zero_every_verifier_is_the_greedy_one(
+    verifier: VerifierName | None, sampling: Sampling, effective: VerifierName
+) -> None:
+    assert Settings(verifier=verifier, sampling=sampling).effective_verifier is effective
+
+
+def test_a_schedule_is_a_plan_of_two_numbers() -> None:
+    """And `auto` is a plan of its own for each request, for it learns."""
+    sd, ar = ScheduleName.SD, ScheduleName.AR
+
+    assert Settings(schedule=ar).plan() == AUTOREGRESSIVE
+    assert Settings(schedule=sd, gamma=3).plan() == speculative(3)
+    assert Settings(gamma=3, head_start=2).plan() == pearl(3, 2)
+    assert isinstance(Settings(gamma="auto").plan(), AutoPlan)
+
+
+def test_the_widest_job_is_known_beforehand() -> None:
+    """Devices size their buffers by it."""
+    assert Settings(schedule=ScheduleName.AR).widest == 0
+    assert Settings(schedule=ScheduleName.SD, gamma=3).widest == 3
+    assert Settings(gamma=3, head_start=5).widest == 5
+    assert Settings(gamma="auto").widest == WIDEST
+
+
+@pytest.mark.parametrize(
+    ("verifier", "holds"), [(VerifierName.COUPLED, False), (VerifierName.REJECTION, True)]
+)
+def test_only_rejection_holds_rows(verifier: VerifierName, *, holds: bool) -> None:
+    """Where tokens are compared, the target's choice does not depend on the draft."""
+    asked = Settings(gamma=2, verifier=verifier, sampling=WARM)
+    job = asked.start(StopRules(limit=9)).commands()[0]
+
+    assert isinstance(job, Judge)
+    assert job.hold is holds
+
+
+def test_settings_cross_the_wire_as_they_are() -> None:
+    asked = Settings(gamma=7, sampling=Sampling(temperature=0.6, top_p=0.9), stop=("\n\n",))
+
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(asked), type=Settings) == asked
+
+
+def test_a_wire_cannot_bring_what_an_edge_refuses() -> None:
+    """Decoding runs the same checks, and refuses in the same words."""
+    with pytest.raises(SettingError, match="gamma is 0"):
+        msgspec.json.decode(b'{"gamma": 0}', type=Settings)
