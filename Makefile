@@ -12,7 +12,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 STAMP := $(VENV)/installed
-SOURCES := actors analysis decoding docs pearl simulator tests tools
+SOURCES := actors analysis benchmarks decoding docs pearl simulator tests tools
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

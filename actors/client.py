@@ -102,7 +102,7 @@ class Client:
         self._writer.write(frame(packet))
 
     async def close(self) -> None:
-        """Hang up."""
+        """Hang up; requests that still run fail here, and the scheduler forgets them."""
         self._listening.cancel()
         self._writer.close()
         await asyncio.gather(self._listening, return_exceptions=True)
@@ -115,7 +115,8 @@ class Client:
                     self._hand_over(packet)
         except (ConnectionError, PearlError):
             pass
-        self._fail_all()
+        finally:
+            self._fail_all()
 
     def _hand_over(self, packet: object) -> None:
         if isinstance(packet, Tokens):
@@ -126,5 +127,5 @@ class Client:
     def _fail_all(self) -> None:
         """Nobody waits for a scheduler that is gone."""
         for number in list(self._tickets):
-            message = "the scheduler died; start the engine again"
+            message = "the scheduler is gone; start the engine again"
             self._tickets.pop(number).put(Failed(request=number, message=message))

@@ -17,9 +17,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, Final, final
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
 OBJECT_STORE_BYTES: Final = 80 * 1024**2  # nothing large goes through Ray; this is its minimum
 QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+KNOCK_S: Final = 5.0
+HTTP2_GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+HTTP2_SETTINGS: Final = 4  # the type of the frame that greets back, after its length of 3 bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,12 +155,14 @@ class RayDeployment:
 
     async def close(self) -> None:
         """End the actors, give their places back, and end a private cluster."""
-        for actor in self._actors:
+        actors, self._actors = self._actors, []
+        for actor in actors:
             with contextlib.suppress(RayError):
                 ray.kill(actor)
-        if self._group is not None:
+        group, self._group = self._group, None
+        if group is not None:
             with contextlib.suppress(RayError):
-                remove_placement_group(self._group)
+                remove_placement_group(group)
         ray.shutdown()
         if self._owns_cluster is not None:
             shutil.rmtree(self._owns_cluster, ignore_errors=True)
@@ -221,16 +228,17 @@ def _connect(address: str | None) -> str | None:
         PlacementError: there is no cluster at that address, or none can be started.
     """
     os.environ |= QUIET
-    common: dict[str, Any] = {
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-        "include_dashboard": False,
-    }
+    _hush_worker_deaths()
     if address is not None:
         try:
+            _knock(address)
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", f"{KNOCK_S:g}")
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-        except (ConnectionError, RayError, ValueError, OSError) as error:
-            message = f"no Ray cluster can be reached at {address}: {_first_line(error)}"
+        except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
+            message = (
+                f"no Ray cluster can be reached at {address} ({_first_line(error)}); start one "
+                "with `ray start --head`, or leave --ray-address out"
+            )
             raise PlacementError(message) from None
         return None
     folder = tempfile.mkdtemp(prefix="pearl-", dir="/tmp")
@@ -239,14 +247,47 @@ def _connect(address: str | None) -> str | None:
             address="local",
             num_cpus=len(available_cores()),
             object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
             _temp_dir=folder,
-            **common,
         )
-    except (ConnectionError, RayError, ValueError, OSError) as error:
+    except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
         shutil.rmtree(folder, ignore_errors=True)
         message = f"a Ray cluster cannot be started here: {_first_line(error)}"
         raise PlacementError(message) from None
     return folder
+
+
+def _knock(address: str) -> None:
+    """See whether a Ray cluster's head may listen there.
+
+    Ray itself asks for minutes, and ends the whole program when something listens that is silent.
+    The head speaks HTTP/2, in which both sides greet each other at once.
+
+    Raises:
+        OSError: nobody listens there, or somebody else does.
+    """
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdecimal()) or "://" in address:
+        return  # `auto` and other words that Ray understands, or refuses, at once
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S) as connection:
+        connection.sendall(HTTP2_GREETING)
+        answer = connection.recv(4, socket.MSG_WAITALL)
+    if answer[3:] != bytes([HTTP2_SETTINGS]):
+        message = "what listens there is no Ray cluster"
+        raise OSError(message)
+
+
+def _hush_worker_deaths() -> None:
+    """A device that dies is our news, and the requests go on.
+
+    Ray prints every death of a worker on the driver's standard output, among the generated text.
+    `log_to_driver=False` does not cover it: the thread that listens for such errors prints them
+    by itself, unless this switch of its debugger is off.
+    """
+    worker: Any = importlib.import_module("ray._private.worker")
+    worker._worker_logs_enabled = False  # noqa: SLF001 - there is no public switch
 
 
 def _what_is_missing(bundles: list[dict[str, float]], waited_s: float) -> str:

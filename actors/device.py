@@ -16,6 +16,7 @@ import os
 import select
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Final, cast, final
 
 from actors.hosts import DraftHost, TargetHost
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from actors.wire import Address, ToDevice
 
 CHUNK: Final = 1 << 16
+SPIN_S: Final = 2e-4
 LOADING: Final = threading.Lock()  # transformers cannot load two models at a time
 
 
@@ -65,6 +67,8 @@ class Link:
         self._connection = connection
         self._unframer = Unframer()
         self._open = True
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
 
     @classmethod
     def dial(cls, address: Address) -> Link:
@@ -80,7 +84,7 @@ class Link:
 
     def receive(self, *, wait: bool) -> list[ToDevice]:
         """What has come; with `wait`, at least something, or nothing because the link ended."""
-        if not wait and not select.select([self._connection], [], [], 0)[0]:
+        if not self._has_come(SPIN_S if wait else 0) and not wait:
             return []
         try:
             data = self._connection.recv(CHUNK)
@@ -88,6 +92,13 @@ class Link:
             data = b""
         self._open = bool(data)
         return cast("list[ToDevice]", list(self._unframer.feed(data)))
+
+    def _has_come(self, spin_s: float) -> bool:
+        """Look for so long: the next job mostly comes before a sleeping thread would be woken."""
+        until = time.monotonic() + spin_s
+        while not (come := self._poll.poll(0)) and time.monotonic() < until:
+            os.sched_yield()  # whoever shares this core, the scheduler perhaps, goes first
+        return bool(come)
 
     def send(self, packets: Sequence[Alive | Answer | Fault | Hello]) -> None:
         """Send packets as one piece; to a scheduler that is gone they are lost."""
@@ -118,14 +129,14 @@ def run_device(spec: DeviceSpec, address: Address) -> None:
     if spec.place == "cpu":
         stay_on(cores)
     link = Link.dial(address)
-    hello = Hello(secret=address.secret, device=spec.role, process=os.getpid())
+    link.send([Hello(secret=address.secret, device=spec.role, process=os.getpid())])
     try:
         host = _load(spec, threads=len(cores))
-        link.send([hello])
+        link.send([Alive()])
         serve(host, link)
     except Exception as error:
         doing = "failed" if isinstance(error, PearlError) else f"failed with {type(error).__name__}"
-        link.send([hello, Fault(message=f"the {spec.role} {doing}: {error}")])
+        link.send([Fault(message=f"the {spec.role} {doing}: {error}")])
         raise
     finally:
         link.close()

@@ -22,7 +22,7 @@ from actors.device import DeviceSpec
 from actors.scheduler import Patience
 from actors.text import TextStream, load_detokenizer
 from actors.wire import Finished, Tokens
-from decoding.errors import PlacementError, PromptError, ProtocolError
+from decoding.errors import PlacementError, PromptError, ProtocolError, SettingError
 from decoding.messages import Device
 from decoding.settings import Settings
 from decoding.stopping import before_stop
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from actors.client import Ticket
+    from actors.scheduler import SchedulerStatistics
     from actors.wire import Address
     from decoding.messages import TokenId
     from decoding.metrics import Metrics
@@ -87,6 +88,9 @@ class Deployment(Protocol):
     """A scheduler with its devices, wherever they run."""
 
     address: Address
+
+    async def statistics(self) -> SchedulerStatistics:
+        """How the scheduler is."""
 
     async def close(self) -> None:
         """End all of it."""
@@ -190,9 +194,17 @@ class Engine:
             UsageError: the models, the pair or the machine do not do.
             PeerError: a device did not start.
         """
-        settings = settings or EngineSettings()
-        fitted = Fitted(settings)
-        deployment = await _deploy(settings, fitted)
+        return await cls.start_fitted(Fitted(settings or EngineSettings()))
+
+    @classmethod
+    async def start_fitted(cls, fitted: Fitted) -> Engine:
+        """Start the devices of models that were checked, perhaps with a first prompt.
+
+        Raises:
+            PlacementError: the machine or the cluster lacks what is needed.
+            PeerError: a device did not start.
+        """
+        deployment = await _deploy(fitted.settings, fitted)
         try:
             client = await Client.dial(deployment.address)
         except BaseException:
@@ -208,14 +220,19 @@ class Engine:
         Raises:
             PromptError: the prompt is empty or too long.
             SettingError: the settings do not fit the pair.
+            PeerError: the scheduler is gone; told when the generation is awaited.
         """
         settings = settings or Settings()
         tokens = self._fitted.encode(prompt, settings)
         ticket = self._client.submit(tokens, settings, eos=self._fitted.eos, trace=trace)
         return Generation(ticket, len(tokens), self._fitted.detokenize, settings.stop)
 
+    async def statistics(self) -> SchedulerStatistics:
+        """How it is: requests, devices and their processes, losses."""
+        return await self._deployment.statistics()
+
     async def close(self) -> None:
-        """End the devices."""
+        """End the devices; requests that still run fail."""
         await self._client.close()
         await self._deployment.close()
 
@@ -240,6 +257,7 @@ class Fitted:
         from actors.runners import loading  # noqa: PLC0415 - torch comes in with it
 
         self._room = loading.check_room
+        self.settings = settings
         self.models = settings.models()
         trust = settings.trust_remote_code
         found = {
@@ -256,15 +274,16 @@ class Fitted:
             loading.check_memory(model, device=self.places[role], dtype=settings.dtype)
 
     def encode(self, prompt: str, settings: Settings) -> tuple[TokenId, ...]:
-        """The prompt's tokens, checked for room.
+        """The prompt's tokens, when all of the request can be done.
 
         Raises:
-            PromptError: it is empty or too long.
-            SettingError: gamma or the output are too long for the models.
+            PromptError: the prompt is empty, no text, or too long.
+            SettingError: there is no draft, or gamma or the output are too long for the models.
         """
-        if not prompt:
-            message = "the prompt is empty; give at least one character"
-            raise PromptError(message)
+        if settings.widest > 0 and Device.DRAFT not in self.models:
+            message = f"schedule is {settings.schedule} without a draft; name one, or take ar"
+            raise SettingError(message)
+        _check_text(prompt)
         tokens = tuple(self._tokenizer(prompt)["input_ids"])
         self._room(
             prompt_tokens=len(tokens),
@@ -277,6 +296,17 @@ class Fitted:
     def detokenize(self, tokens: object) -> str:
         """Tokens to text, without special tokens."""
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def _check_text(prompt: str) -> None:
+    if not prompt:
+        message = "the prompt is empty; give at least one character"
+        raise PromptError(message)
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        message = f"the prompt is not UTF-8 at character {error.start}; convert it"
+        raise PromptError(message) from None
 
 
 def places(roles: tuple[Device, ...], gpus: int | None, present: int) -> dict[Device, str]:

@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING, final
 
 from actors.device import DeviceSpec, run_device
-from actors.scheduler import Patience, Scheduler
+from actors.scheduler import Patience, Scheduler, SchedulerStatistics
 from decoding.errors import PearlError
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class LocalDeployment:
             await deployment.close()
             raise
         return deployment
+
+    async def statistics(self) -> SchedulerStatistics:
+        """How the scheduler is."""
+        return self._scheduler.statistics()
 
     async def close(self) -> None:
         """Hang up on the devices and wait for their threads."""

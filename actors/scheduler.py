@@ -26,6 +26,8 @@ import time
 from typing import TYPE_CHECKING, Final, cast, final
 
 from actors.wire import (
+    LARGEST_FRAME,
+    LARGEST_HELLO,
     Abort,
     Address,
     Alive,
@@ -56,6 +58,7 @@ from decoding.messages import (
     DeviceLost,
     Event,
     Judge,
+    Judged,
     Proposed,
 )
 from decoding.metrics import Meter
@@ -107,7 +110,7 @@ class Peer(asyncio.Protocol):
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._unframer = Unframer()
+        self._unframer = Unframer(LARGEST_HELLO)
         self._transport: asyncio.Transport | None = None
         self.hello: Hello | None = None
 
@@ -123,6 +126,11 @@ class Peer(asyncio.Protocol):
                 self._scheduler.take(self, packet)
         except PearlError:
             self.close()
+
+    def welcome(self, hello: Hello) -> None:
+        """Remember who this is."""
+        self.hello = hello
+        self._unframer.largest = LARGEST_FRAME
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the end is news enough
         """The connection ended, by whichever side."""
@@ -339,7 +347,7 @@ class Scheduler:
         if not isinstance(packet, Hello) or not self._admits(packet.secret):
             message = "a peer did not say hello with the right secret"
             raise PeerError(message)
-        peer.hello = packet
+        peer.welcome(packet)
         if packet.device is not None:
             self._on_device(packet.device, peer)
 
@@ -404,19 +412,19 @@ class Scheduler:
             wanted = running.schedule.awaits(answer.event)
             if wanted:
                 running.waiting.pop(device, None)
-            running.meter.add(answer.event, wanted=wanted)
             self._deliver(running, answer.event, wanted=wanted)
 
     def _deliver(self, running: Running, event: Event, *, wanted: bool = True) -> None:
         """The heart: an event goes in, tokens and commands come out."""
         tokens = running.schedule.receive(event)
         now = time.monotonic()
-        if tokens:
-            running.meter.commit(now)
         if running.records is not None:
             running.records.append(self._received(running, event, now, tokens, wanted=wanted))
-        self._send(running, now)
+        self._send(running, now)  # the devices first: what follows is done while they work
+        if isinstance(event, Proposed | Judged):
+            running.meter.add(event, wanted=wanted)
         if tokens:
+            running.meter.commit(now)
             running.client.send([Tokens(request=running.submit.request, tokens=tokens)])
         if running.schedule.finish_reason is not None:
             running.client.send([running.finished()])

@@ -52,7 +52,7 @@ class TextStream:
         """The text that is sure now and was not before."""
         self._tokens.extend(tokens)
         self._advance()
-        return self._give(len(self._text) - self._hold)
+        return self._give(max(0, len(self._text) - self._hold))
 
     def finish(self) -> str:
         """What was held back."""

@@ -94,7 +94,7 @@ class Probe(Packet, frozen=True):
 
 
 class Alive(Packet, frozen=True):
-    """Scheduler: the answer to a probe."""
+    """Scheduler: this device can work: its model is loaded, or it has caught up (`Probe`)."""
 
 
 class Answer(Packet, frozen=True):
@@ -157,6 +157,7 @@ AnyPacket: TypeAlias = ToDevice | FromDevice | ToClient | FromClient
 
 LENGTH: Final = struct.Struct("<I")
 LARGEST_FRAME: Final = 1 << 30
+LARGEST_HELLO: Final = 1 << 10  # nobody makes us wait for more before we know them
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(AnyPacket)
 
@@ -168,9 +169,14 @@ def frame(packet: AnyPacket) -> bytes:
 
 
 class Unframer:
-    """Cuts a stream into packets again, however it was chopped on its way."""
+    """Cuts a stream into packets again, however it was chopped on its way.
 
-    def __init__(self) -> None:
+    Args:
+        largest: bytes of a packet; whoever announces more does not speak this protocol.
+    """
+
+    def __init__(self, largest: int = LARGEST_FRAME) -> None:
+        self.largest = largest
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[AnyPacket]:
@@ -182,7 +188,7 @@ class Unframer:
         self._buffer += data
         while len(self._buffer) >= LENGTH.size:
             (length,) = LENGTH.unpack_from(self._buffer)
-            if length > LARGEST_FRAME:
+            if length > self.largest:
                 message = f"a frame of {length} bytes; the peer does not speak this protocol"
                 raise PeerError(message)
             end = LENGTH.size + length

@@ -16,7 +16,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import click
 import psutil
@@ -77,7 +77,7 @@ def rotated(names: list[str], by: int) -> list[str]:
 class Others:
     """The share of all cores that processes outside this benchmark used in a `with` block."""
 
-    def __enter__(self) -> Others:
+    def __enter__(self) -> Self:
         """Begin."""
         self._wall, self._busy, self._own = time.monotonic(), _busy(), _own()
         return self

@@ -36,7 +36,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         """Refuse what has no meaning."""
         refuse_unless(self, "temperature", "0 or more", fine=0 <= self.temperature < math.inf)
         refuse_unless(
-            self, "top_k", "0 (keep all) or a positive whole number", fine=self.top_k >= 0
+            self, "top_k", "0 (keep all) or a positive whole number", fine=0 <= self.top_k < 2**63
         )
         refuse_unless(self, "top_p", "above 0 and at most 1", fine=0 < self.top_p <= 1)
         refuse_unless(self, "min_p", "from 0 to 1", fine=0 <= self.min_p <= 1)

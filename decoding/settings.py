@@ -62,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         fits = 0 <= self.head_start <= WIDEST_GAMMA
         refuse_unless(self, "head_start", f"a whole number from 0 to {WIDEST_GAMMA}", fine=fits)
         refuse_unless(self, "max_new_tokens", "1 or more", fine=self.max_new_tokens >= 1)
+        fits = -(2**63) <= self.seed < 2**63
+        refuse_unless(self, "seed", "a whole number of 64 bits", fine=fits)
         refuse_unless(self, "stop", "texts of at least one character", fine=all(self.stop))
         self._refuse_contradictions()
 

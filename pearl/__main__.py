@@ -1,7 +1,7 @@
 """The `pearl` command: finds the verb, and turns errors into one line and an exit code.
 
 Exit codes: 0 done; 1 a device or the scheduler failed; 2 what was asked for cannot be done;
-130 interrupted.
+130 interrupted. Where whoever read the output has left, click ends the program in silence, with 1.
 """
 
 from __future__ import annotations
@@ -58,14 +58,17 @@ def run(arguments: list[str]) -> int:
     try:
         code = pearl.main(arguments, prog_name="pearl", standalone_mode=False)
     except click.ClickException as error:
-        return _complain(error.format_message(), 2)
+        return _complain(f"{error.format_message()}{_where_to_look(error)}", 2)
     except PearlError as error:
         return _complain(str(error), 2 if isinstance(error, UsageError) else 1)
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", 130)
-    except BrokenPipeError:  # whoever read our output has left
-        return 0
     return code if isinstance(code, int) else 0
+
+
+def _where_to_look(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f" See {context.command_path} --help." if context is not None else ""
 
 
 def _complain(message: str, code: int) -> int:

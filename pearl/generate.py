@@ -83,9 +83,11 @@ def _read(prompt_file: str | None) -> str:
 async def _generate(
     prompt: str, settings: Settings, engine_settings: EngineSettings, *, show: bool, trace: Any
 ) -> Result:
-    from actors.engine import Engine
+    from actors.engine import Engine, Fitted
 
-    async with await Engine.start(engine_settings) as engine:
+    fitted = Fitted(engine_settings)
+    fitted.encode(prompt, settings)  # what cannot be done is told before anything is started
+    async with await Engine.start_fitted(fitted) as engine:
         generation = engine.generate(prompt, settings, trace=trace is not None)
         _end_on_signal(generation)
         async for piece in generation:

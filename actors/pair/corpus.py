@@ -14,13 +14,14 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib.metadata import Distribution, PackageMetadata, distributions
 from pathlib import Path
 from typing import Final
 
 STANDARD_LIBRARY: Final = "python-stdlib"
+_OWN: Final = "pearl-decoding"
 HELD_OUT_SHARE: Final = 0.05
 TESTS_KEPT_SHARE: Final = 0.12
 
@@ -29,11 +30,20 @@ _PERMISSIVE = re.compile(
 )
 _RESTRICTIVE = re.compile(r"GPL|MPL|MOZILLA|EPL|CDDL|PROPRIETARY|COMMERCIAL", re.IGNORECASE)
 _SKIPPED_FOLDERS: Final = frozenset(
-    "site-packages encodings pydoc_data lib2to3 _vendor vendored vendor thirdparty third_party "
-    "thirdparty_files _thirdparty extern externals locale __pycache__ generated unicode_data".split()
+    {
+        *("site-packages", "__pycache__", "encodings", "pydoc_data", "lib2to3", "locale"),
+        *("vendor", "vendored", "_vendor", "extern", "externals"),
+        *("thirdparty", "third_party", "_thirdparty", "thirdparty_files"),
+        *("generated", "unicode_data"),
+    }
 )
-_TEST_PATH = re.compile(r"(^|/)(tests?|testing|idle_test|benchmarks?)/|(^|/)(test_|conftest)|_test\.py$")
-_GENERATED = re.compile(r"generated (by|from|automatically)|automatically generated|auto-?generated|do not edit", re.IGNORECASE)
+_TEST_PATH = re.compile(
+    r"(^|/)(tests?|testing|idle_test|benchmarks?)/|(^|/)(test_|conftest)|_test\.py$"
+)
+_GENERATED = re.compile(
+    r"generated (by|from|automatically)|automatically generated|auto-?generated|do not edit",
+    re.IGNORECASE,
+)
 _LICENCE_WORDS = re.compile(r"copyright|licen[sc]e|spdx|all rights reserved", re.IGNORECASE)
 
 
@@ -58,7 +68,7 @@ class Document:
     @property
     def held_out(self) -> bool:
         """Whether this document is kept away from training."""
-        return fraction(f"{self.source}/{self.path}") < HELD_OUT_SHARE
+        return is_held_out(self.source, self.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +87,11 @@ def fraction(name: str) -> float:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
 
 
+def is_held_out(source: str, path: str) -> bool:
+    """Whether this file of this source is kept away from training."""
+    return fraction(f"{source}/{path}") < HELD_OUT_SHARE
+
+
 def stated_licence(metadata: PackageMetadata) -> str:
     """What the package says about its own licence, on one line; empty when it says nothing."""
     classifiers = [
@@ -84,9 +99,13 @@ def stated_licence(metadata: PackageMetadata) -> str:
         for line in metadata.get_all("Classifier") or []
         if line.startswith("License ::")
     ]
-    words = str(metadata.get("License-Expression") or metadata.get("License") or "").strip()
+    words = str(_field(metadata, "License-Expression") or _field(metadata, "License")).strip()
     line = words.splitlines()[0].strip() if words else ""
     return line or " AND ".join(classifiers)
+
+
+def _field(metadata: PackageMetadata, name: str) -> str:
+    return str(metadata[name]) if name in metadata else ""
 
 
 def is_permissive(licence: str) -> bool:
@@ -109,7 +128,8 @@ def standard_library() -> Source:
 def packages() -> tuple[list[Source], list[Share]]:
     """The installed packages that may be used, and those that may not with what they state."""
     used, refused = [], []
-    for package in sorted(distributions(), key=lambda item: item.name.lower()):
+    installed = (package for package in distributions() if package.name != _OWN)
+    for package in sorted(installed, key=lambda item: item.name.lower()):
         licence = stated_licence(package.metadata)
         if is_permissive(licence):
             used.append(_source(package, licence))
@@ -200,6 +220,13 @@ def _text(path: Path) -> str:
         return cleaned(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):  # a few installed files are deliberately broken
         return ""
+
+
+def held_out_library() -> list[Document]:
+    """The held-out files of the standard library: the same on every machine with this Python."""
+    library = standard_library()
+    files = ((name, path) for name, path in library.files if is_held_out(library.name, name))
+    return list(documents(replace(library, files=tuple(files)), cap=None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ updates are scaled to the size of AdamW's, so one learning rate serves both.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from actors.pair.crew import Crew
 from actors.pair.lessons import Lesson
 from actors.pair.recipe import Budget
 
-_CHECKPOINT_EVERY_S: Final = 90.0
 _CLIP: Final = 1.0
 
 
@@ -31,11 +29,11 @@ _CLIP: Final = 1.0
 class Progress:
     """Where a course stands; `loss` is a running mean of the training loss, in nats a token."""
 
-    step: int
-    seconds: float
-    tokens: int
-    loss: float
     fraction: float
+    step: int
+    seconds: float = 0.0
+    tokens: int = 0
+    loss: float = float("nan")
 
 
 @final
@@ -71,7 +69,7 @@ class Course:
             while self._fraction() < 1.0:
                 self._one_step(crew)
                 report(self.progress)
-                if time.monotonic() - saved > _CHECKPOINT_EVERY_S:
+                if time.monotonic() - saved > self._budget.checkpoint_every_s:
                     self._save()
                     saved = time.monotonic()
         self._save()
@@ -112,7 +110,7 @@ class Course:
         }
         unfinished = self._checkpoint.with_suffix(".part")
         torch.save(state, unfinished)
-        os.replace(unfinished, self._checkpoint)  # never half a checkpoint under the final name
+        unfinished.replace(self._checkpoint)  # never half a checkpoint under the final name
 
     def _resume(self) -> None:
         state = torch.load(self._checkpoint, map_location=self._student.device, weights_only=True)

@@ -45,12 +45,15 @@ class Crew:
     Used as a context manager: leaving it ends the helpers.
     """
 
-    def __init__(self, student: LlamaForCausalLM, lesson: Lesson, *, parts: int, members: int) -> None:
+    def __init__(
+        self, student: LlamaForCausalLM, lesson: Lesson, *, parts: int, members: int
+    ) -> None:
         self._student = student
         self._helpers: list[multiprocessing.process.BaseProcess] = []
         self._gradients: list[list[Tensor]] = []
-        self._losses = torch.zeros(members, dtype=torch.float64).share_memory_()
+        self._losses = _shared(torch.zeros(members, dtype=torch.float64))
         self._board = _board(parts, members)
+        self._threads = torch.get_num_threads()
         if members > 1:
             self._hire(lesson, members)
         self._loss = lesson.prepare(student)
@@ -60,7 +63,7 @@ class Crew:
         self._student.share_memory()
         context = torch_multiprocessing.get_context("spawn")
         for member in range(1, members):
-            gradients = [torch.zeros_like(p).share_memory_() for p in self._student.parameters()]
+            gradients = [_shared(torch.zeros_like(p)) for p in self._student.parameters()]
             helper = context.Process(
                 target=_help,
                 args=(self._student, lesson, gradients, self._losses, self._board, member),
@@ -86,6 +89,7 @@ class Crew:
             if kind is not None:
                 helper.terminate()
             helper.join()
+        torch.set_num_threads(self._threads)
 
     def gradient(self, step: int, length: int) -> float:
         """Add the gradient of this step to the student's; returns the mean loss, in nats."""
@@ -97,6 +101,11 @@ class Crew:
         for gradients in self._gradients:
             _move(gradients, self._student)
         return float(self._losses.sum())
+
+
+def _shared(tensor: Tensor) -> Tensor:
+    tensor.share_memory_()  # type: ignore[no-untyped-call]
+    return tensor
 
 
 def _board(parts: int, members: int) -> _Board:
@@ -111,7 +120,7 @@ def _board(parts: int, members: int) -> _Board:
     )
 
 
-def _help(  # noqa: PLR0913, PLR0917  (one process, all it shares)
+def _help(  # noqa: PLR0917  (one process, all it shares)
     student: LlamaForCausalLM,
     lesson: Lesson,
     gradients: list[Tensor],

@@ -115,9 +115,7 @@ def _divergence(student: LlamaForCausalLM, teacher: LlamaForCausalLM, inputs: Te
     return (wanted_log.exp() * (wanted_log - given_log)).sum(-1).mean()
 
 
-def _maybe_compiled(
-    function: Callable[..., Tensor], *, compiled: bool
-) -> Callable[..., Tensor]:
+def _maybe_compiled(function: Callable[..., Tensor], *, compiled: bool) -> Callable[..., Tensor]:
     if not compiled:
         return function
     return cast("Callable[..., Tensor]", torch.compile(function, dynamic=False))

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from actors.pair import tokenizer as tokens
 from actors.pair.recipe import Shape
+from decoding.errors import ModelError
 
 
 def untrained(shape: Shape, vocabulary: int, positions: int, seed: int) -> LlamaForCausalLM:
@@ -50,7 +51,13 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def load(folder: Path) -> LlamaForCausalLM:
-    """The model of a folder, in fp32, ready to answer and not to learn."""
+    """The model of a folder, in fp32, ready to answer and not to learn.
+
+    Raises:
+        ModelError: the folder holds no model.
+    """
+    if not (folder / "config.json").exists():
+        raise ModelError(f"{folder} holds no config.json; expected a Hugging Face model folder")
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     return model.eval().requires_grad_(requires_grad=False)
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 
@@ -36,6 +36,7 @@ class Budget:
     decay_from: float = 0.6
     tokens_per_step: int = 8192
     parts: int = 4
+    checkpoint_every_s: float = 90.0
     lengths: tuple[tuple[float, int], ...] = ((0.0, 256), (0.85, 1024))
 
     def length(self, progress: float) -> int:
@@ -61,9 +62,9 @@ class Recipe:
     positions: int = 1024
     characters_per_package: int = 3_000_000
     documents: int | None = None
-    sampled_tokens: int = 1_000_000
-    sampled_length: int = 512
-    sampled_at_once: int = 64
+    sampled_tokens: int = 220_000
+    sampled_length: int = 384
+    sampled_at_once: int = 192
     measured_prompts: int = 40
     measured_tokens: int = 128
     seed: int = 2024
@@ -73,8 +74,8 @@ FULL: Final = Recipe(
     target=Shape(layers=8, hidden=256, intermediate=704, heads=4),
     draft=Shape(layers=2, hidden=128, intermediate=352, heads=2),
     target_budget=Budget(minutes=40.0, rate=4e-3),
-    draft_budget=Budget(minutes=7.0, rate=5e-3),
-    distil_budget=Budget(minutes=12.0, rate=4e-3, decay_from=0.3, lengths=((0.0, 512),)),
+    draft_budget=Budget(minutes=6.0, rate=5e-3),
+    distil_budget=Budget(minutes=11.0, rate=4e-3, decay_from=0.3, lengths=((0.0, 384),)),
 )
 
 _SMALL_BUDGET: Final = Budget(
@@ -84,6 +85,7 @@ _SMALL_BUDGET: Final = Budget(
     warm_up_steps=4,
     tokens_per_step=512,
     parts=2,
+    checkpoint_every_s=0.0,
     lengths=((0.0, 64), (0.75, 128)),
 )
 
@@ -92,7 +94,7 @@ SMALL: Final = Recipe(
     draft=Shape(layers=1, hidden=64, intermediate=64, heads=1),
     target_budget=_SMALL_BUDGET,
     draft_budget=_SMALL_BUDGET,
-    distil_budget=_SMALL_BUDGET,
+    distil_budget=replace(_SMALL_BUDGET, lengths=((0.0, 64),)),
     vocabulary=512,
     positions=128,
     characters_per_package=0,

@@ -29,7 +29,9 @@ class Windows:
         ends = np.flatnonzero(line_ends[stream])
         self._starts = np.append(ends + 1, len(stream))
 
-    def batch(self, first: int, count: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def batch(
+        self, first: int, count: int, length: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Windows `first` to `first + count`: inputs and labels, each (count, length)."""
         rows = [self._window(number, length) for number in range(first, first + count)]
         inputs, labels = zip(*rows, strict=True)
@@ -50,8 +52,9 @@ class Windows:
         shift = int(generator.integers(length))
         wanted = 1 + int(_shuffled(self._seed + epoch, stretches)[index]) * length + shift
         line = int(self._starts[np.searchsorted(self._starts, wanted)])
-        start = line if line - wanted <= _REACH else wanted
-        return min(start, len(self._stream) - length)
+        start = min(line if line - wanted <= _REACH else wanted, len(self._stream) - length - 1)
+        # END is put in front anyway.
+        return start + 1 if self._stream[start] == END_ID else start
 
 
 _ORDERS: dict[tuple[int, int], NDArray[np.int64]] = {}

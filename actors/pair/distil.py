@@ -1,0 +1,71 @@
+"""The rows that the draft is distilled on: text written by the target itself.
+
+Most rows are drawn at temperature 1, the law the draft should match; some are colder or greedy,
+because greedy decoding visits other text (it repeats itself) and must be met there too. Every row
+begins with a few tokens of the corpus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actors.pair import models
+from actors.pair.recipe import Recipe
+from actors.pair.windows import Windows
+from actors.pair.writing import continued
+
+_TEMPERATURES: Final = (1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.7)
+_PROMPT_LENGTHS: Final = (16, 48, 8)
+
+
+def batches(recipe: Recipe) -> int:
+    """How many batches of rows make up the wanted number of tokens."""
+    return -(-recipe.sampled_tokens // (recipe.sampled_at_once * recipe.sampled_length))
+
+
+def write(
+    target: Path, windows: Windows, recipe: Recipe, folder: Path, device: str
+) -> Iterator[int]:
+    """Write the batches that are not there yet, one file each; yields after every one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Rounded to bf16 the text is as good, and the lessons ask the exact model what it thinks of it.
+    model = models.load(target).to(device, torch.bfloat16)
+    for number in range(batches(recipe)):
+        path = folder / f"{number:04d}.npy"
+        if not path.exists():
+            prompts = torch.from_numpy(_prompts(windows, recipe, number)).to(model.device)
+            generator = torch.Generator(model.device).manual_seed(recipe.seed + number)
+            count = recipe.sampled_length - prompts.shape[1]
+            rows = continued(model, prompts, count, _temperatures(prompts), generator)
+            _save(path, rows)
+        yield number
+
+
+def gathered(folder: Path) -> NDArray[np.uint16]:
+    """All rows of the folder, shape (rows, length)."""
+    return np.concatenate([np.load(path) for path in sorted(folder.glob("*.npy"))])
+
+
+def _prompts(windows: Windows, recipe: Recipe, number: int) -> NDArray[np.int64]:
+    length = _PROMPT_LENGTHS[number % len(_PROMPT_LENGTHS)]
+    first = number * recipe.sampled_at_once
+    return windows.batch(first, recipe.sampled_at_once, recipe.sampled_length)[0][:, :length]
+
+
+def _temperatures(prompts: Tensor) -> Tensor:
+    pattern = torch.tensor(_TEMPERATURES, device=prompts.device)
+    return pattern.repeat(-(-len(prompts) // len(pattern)))[: len(prompts)]
+
+
+def _save(path: Path, rows: Tensor) -> None:
+    unfinished = path.with_suffix(".part")
+    with unfinished.open("wb") as file:
+        np.save(file, rows.cpu().numpy().astype(np.uint16))
+    unfinished.replace(path)

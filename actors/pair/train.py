@@ -1,0 +1,321 @@
+"""Train the embedded pair: one command, from nothing to two folders.
+
+    python -m actors.pair.train
+
+    corpus      Python sources on this machine     -> train.npy, held_out.npy, tokenizer.json
+    target      reads the corpus                   -> target/
+    draft       reads the corpus                   -> undistilled/
+    rows        the target writes                  -> rows.npy
+    distil      the draft imitates the target      -> draft/
+    measure     how often they agree               -> report.json, and both folders go to --out
+
+A stage whose result is there is not done again, and an interrupted stage goes on where it stopped:
+run the same command again. `--small` goes through all of it in seconds with tiny models.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM
+
+from actors.pair import TARGET, corpus, distil, measure, models, tokenizer
+from actors.pair import course as courses
+from actors.pair.commands import command
+from actors.pair.course import Course
+from actors.pair.lessons import Imitation, Lesson, Reading
+from actors.pair.recipe import FULL, SMALL, Budget, Recipe, Shape
+from actors.pair.windows import Windows
+from decoding.errors import SettingError
+
+Watch = Callable[[str, courses.Progress], None]
+
+_COLUMNS: Final = (
+    TextColumn("{task.description:12}"),
+    BarColumn(),
+    TimeRemainingColumn(),
+    TextColumn("{task.fields[note]}"),
+)
+_COMPILERS: Final = ("c++", "g++", "clang++")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """Where the pair is made: a recipe, a folder for everything on the way, and the machine."""
+
+    recipe: Recipe
+    folder: Path
+    device: str
+    members: int
+    compiled: bool
+    watch: Watch
+
+    def read_corpus(self) -> None:
+        """Collect the corpus, learn the tokenizer, and write both as streams of tokens."""
+        if (self.folder / "corpus.json").exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        found = _corpus(self.recipe)
+        train = [document for document in found.documents if not document.held_out]
+        held_out = [document for document in found.documents if document.held_out]
+        # A third of the corpus gives the same merges as all of it, in a third of the time.
+        bpe = tokenizer.learned((document.text for document in train[::3]), self.recipe.vocabulary)
+        bpe.save(str(self.folder / "tokenizer.json"))
+        np.save(self.folder / "line_ends.npy", _line_ends(bpe))
+        np.save(self.folder / "held_out.npy", tokenizer.encoded(bpe, held_out))
+        np.save(self.folder / "train.npy", tokenizer.encoded(bpe, train))
+        shares = {"used": found.shares, "left_out": found.refused}
+        (self.folder / "corpus.json").write_text(json.dumps(shares, default=asdict, indent=2))
+
+    def train_target(self) -> None:
+        """Let the target read the corpus."""
+        model = self._untrained(self.recipe.target, self.recipe.seed)
+        self._learn("target", model, self.recipe.target_budget, self._reading)
+
+    def train_draft(self) -> None:
+        """Let the draft read the corpus."""
+        model = self._untrained(self.recipe.draft, self.recipe.seed + 1)
+        self._learn("undistilled", model, self.recipe.draft_budget, self._reading)
+
+    def write_rows(self) -> None:
+        """Let the target write what the draft will be distilled on."""
+        if (self.folder / "rows.npy").exists():
+            return
+        total = distil.batches(self.recipe)
+        written = distil.write(
+            self.folder / "target", self._windows(), self.recipe, self.folder / "rows", self.device
+        )
+        for number in written:
+            done = (number + 1) / total
+            self.watch("rows", courses.Progress(fraction=done, step=number + 1))
+        np.save(self.folder / "rows.npy", distil.gathered(self.folder / "rows"))
+
+    def distil_draft(self) -> None:
+        """Let the draft imitate the target on the target's own text."""
+        model = models.load(self.folder / "undistilled").to(self.device)
+        model.train().requires_grad_(requires_grad=True)
+        self._learn("draft", model, self.recipe.distil_budget, self._imitation)
+
+    def measure(self) -> Path:
+        """Write report.json: the corpus, the courses, the sizes and the agreement."""
+        drafts = {name: self.folder / name for name in ("draft", "undistilled")}
+        agreements = measure.compared(
+            self.folder / "target",
+            drafts,
+            count=self.recipe.measured_prompts,
+            tokens=self.recipe.measured_tokens,
+        )
+        report = {
+            "acceptance": agreements,
+            "models": measure.sizes({"target": self.folder / "target", **drafts}),
+            "losses": self._losses(("target", *drafts)),
+            "courses": {
+                name: _read_json(self.folder / f"{name}.json") for name in ("target", *drafts)
+            },
+            "corpus": _read_json(self.folder / "corpus.json"),
+            "recipe": self.recipe,
+        }
+        path = self.folder / "report.json"
+        path.write_text(json.dumps(report, default=asdict, indent=2))
+        return path
+
+    def deliver(self, out: Path) -> None:
+        """Copy both finished folders to where they are used."""
+        for name in ("target", "draft"):
+            shutil.copytree(self.folder / name, out / name, dirs_exist_ok=True)
+
+    def _untrained(self, shape: Shape, seed: int) -> LlamaForCausalLM:
+        recipe = self.recipe
+        return models.untrained(shape, recipe.vocabulary, recipe.positions, seed).to(self.device)
+
+    def _learn(
+        self,
+        name: str,
+        model: LlamaForCausalLM,
+        budget: Budget,
+        lesson_of: Callable[[Budget], Lesson],
+    ) -> None:
+        record = self.folder / f"{name}.json"
+        if record.exists():
+            return
+        course = Course(model, budget, self.folder / f"{name}.pt")
+        end = course.run(
+            lesson_of(budget),
+            members=self.members,
+            report=lambda progress: self.watch(name, progress),
+        )
+        bpe = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        models.save(model, bpe, self.folder / name)
+        record.write_text(json.dumps(asdict(end), indent=2))
+
+    def _reading(self, budget: Budget) -> Lesson:
+        return Reading(
+            folder=self.folder,
+            tokens_per_part=budget.tokens_per_step // budget.parts,
+            parts=budget.parts,
+            seed=self.recipe.seed,
+            compiled=self.compiled,
+        )
+
+    def _imitation(self, budget: Budget) -> Lesson:
+        return Imitation(
+            rows=self.folder / "rows.npy",
+            teacher=self.folder / "target",
+            tokens_per_part=budget.tokens_per_step // budget.parts,
+            parts=budget.parts,
+            seed=self.recipe.seed,
+            compiled=self.compiled,
+        )
+
+    def _windows(self) -> Windows:
+        # Another seed than the lessons': the rows begin elsewhere than the windows that were read.
+        stream, ends = np.load(self.folder / "train.npy"), np.load(self.folder / "line_ends.npy")
+        return Windows(stream, ends, self.recipe.seed + 7)
+
+    def _losses(self, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
+        streams = {
+            "train": np.load(self.folder / "train.npy")[:300_000],
+            "held_out": np.load(self.folder / "held_out.npy")[:300_000],
+        }
+        length = min(512, self.recipe.positions)
+        return {
+            name: {
+                part: measure.nats_a_token(models.load(self.folder / name), stream, length)
+                for part, stream in streams.items()
+            }
+            for name in names
+        }
+
+
+def _corpus(recipe: Recipe) -> corpus.Corpus:
+    used, refused = corpus.packages() if recipe.characters_per_package else ([], [])
+    found = corpus.collect(
+        [corpus.standard_library(), *used], refused, recipe.characters_per_package
+    )
+    return replace(found, documents=found.documents[: recipe.documents])
+
+
+def _line_ends(bpe: Tokenizer) -> np.ndarray:
+    texts = (bpe.decode([i], skip_special_tokens=False) for i in range(bpe.get_vocab_size()))
+    return np.array([text.endswith("\n") for text in texts])
+
+
+def _read_json(path: Path) -> object:
+    return json.loads(path.read_text())
+
+
+def make(workshop: Workshop, out: Path) -> Path:
+    """Every stage in order; returns the report."""
+    workshop.read_corpus()
+    workshop.train_target()
+    workshop.train_draft()
+    workshop.write_rows()
+    workshop.distil_draft()
+    report = workshop.measure()
+    workshop.deliver(out)
+    return report
+
+
+class _Bars:
+    """One progress bar for each stage that has begun."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+
+    def __call__(self, stage: str, now: courses.Progress) -> None:
+        if stage not in self._bars:
+            self._bars[stage] = self._progress.add_task(stage, total=1.0, note="")
+        note = f"step {now.step}"
+        note += f", {now.tokens / 1e6:.1f} M tokens, {now.loss:.3f} nats" if now.tokens else ""
+        self._progress.update(self._bars[stage], completed=now.fraction, note=note)
+
+
+def _device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingError("device is cuda, and torch sees no CUDA device; expected auto or cpu")
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _recipe(minutes: float | None, draft: float | None, imitation: float | None) -> Recipe:
+    budgets = {
+        name: replace(getattr(FULL, name), minutes=given)
+        for name, given in (
+            ("target_budget", minutes),
+            ("draft_budget", draft),
+            ("distil_budget", imitation),
+        )
+        if given is not None
+    }
+    return replace(FULL, **budgets)
+
+
+def workshop(recipe: Recipe, folder: Path, device: str, watch: Watch) -> Workshop:
+    """A workshop that uses this machine as well as it can."""
+    small = recipe == SMALL
+    cores = 1 if small or device == "cuda" else os.cpu_count() or 1
+    return Workshop(
+        recipe=recipe,
+        folder=folder,
+        device=device,
+        members=min(cores, recipe.target_budget.parts),
+        compiled=not small and any(map(shutil.which, _COMPILERS)),
+        watch=watch,
+    )
+
+
+@click.command()
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where target/ and draft/ are written."
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    default=Path("build/pair"),
+    show_default=True,
+    help="Checkpoints and everything on the way.",
+)
+@click.option("--minutes", type=click.FloatRange(min=0.01), help="Training time of the target.")
+@click.option(
+    "--draft-minutes", type=click.FloatRange(min=0.01), help="Training time of the draft."
+)
+@click.option("--distil-minutes", type=click.FloatRange(min=0.01), help="Time for distilling it.")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+@click.option("--small", is_flag=True, help="All stages in seconds, with tiny models.")
+def main(
+    *,
+    out: Path | None,
+    work: Path,
+    minutes: float | None,
+    draft_minutes: float | None,
+    distil_minutes: float | None,
+    device: str,
+    small: bool,
+) -> None:
+    """Train the embedded pair again, going on where an earlier run stopped."""
+    recipe = SMALL if small else _recipe(minutes, draft_minutes, distil_minutes)
+    if out is None:
+        out = work / "small" if small else TARGET.parent
+    folder = work / "small-run" if small else work
+    console = Console()
+    with command(), Progress(*_COLUMNS, console=console) as progress:
+        report = make(workshop(recipe, folder, _device(device), _Bars(progress)), out)
+    console.print(f"written: {out / 'target'}, {out / 'draft'}; figures: {report}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,627 @@
+"""The scheduler over the loopback interface, with toy devices that pause and die on request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Callable
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import pytest
+
+from actors.client import Client, Ticket
+from actors.scheduler import MOST_LOSSES, Patience, Scheduler
+from actors.wire import (
+    LARGEST_FRAME,
+    LENGTH,
+    Address,
+    Answer,
+    Finished,
+    Hello,
+    Probe,
+    Tokens,
+    frame,
+)
+from decoding.errors import PeerError
+from decoding.messages import Device, Judged, TokenId
+from decoding.sampling import Sampling
+from decoding.settings import ScheduleName, Settings
+from decoding.stopping import FinishReason
+from decoding.trace import Received
+from tests.actors.toys import ToyDevice, ToyRunner, alone, until
+from tests.decoding.toys import Prefix, similar
+
+if TYPE_CHECKING:
+    from decoding.stopping import Detokenizer
+
+DEADLINE_S: Final = 60.0
+PAIR: Final = similar(8, seed=5)
+PROMPT: Final[Prefix] = (1, 2, 3)
+LENGTH_: Final = 40
+WHOLE: Final = alone(PAIR.target, PROMPT, LENGTH_)
+"""What the target alone writes."""
+PEARL: Final = Settings(gamma=3, max_new_tokens=LENGTH_)
+AR: Final = Settings(schedule=ScheduleName.AR, max_new_tokens=LENGTH_)
+ENDLESS: Final = Patience(draft=1e6, target=1e6, restart=1e6)
+
+
+@dataclasses.dataclass(kw_only=True)
+class World:
+    """A scheduler with its devices and a client."""
+
+    scheduler: Scheduler
+    address: Address
+    client: Client
+    devices: dict[Device, ToyDevice]
+
+    @property
+    def draft(self) -> ToyDevice:
+        return self.devices[Device.DRAFT]
+
+    @property
+    def target(self) -> ToyDevice:
+        return self.devices[Device.TARGET]
+
+    async def add(self, device: ToyDevice) -> ToyDevice:
+        """A device dials in, in place of the one there was."""
+        self.devices[device.role] = await device.dial(self.address)
+        await self.until_usable(device.role)
+        return device
+
+    async def until_usable(self, *devices: Device) -> None:
+        await until(lambda: set(devices) <= set(self.scheduler.statistics().devices))
+
+    async def until_lost(self, device: Device) -> None:
+        await until(lambda: device not in self.scheduler.statistics().devices)
+
+
+def _toy(
+    role: Device, *, pause_after: int | None = None, die_after: int | None = None
+) -> ToyDevice:
+    model = PAIR.draft if role is Device.DRAFT else PAIR.target
+    return ToyDevice(role, ToyRunner(model), pause_after=pause_after, die_after=die_after)
+
+
+@contextlib.asynccontextmanager
+async def _world(
+    *devices: ToyDevice,
+    roles: tuple[Device, ...] = tuple(Device),
+    restarts: bool = False,
+    patience: Patience = ENDLESS,
+    load_text: Callable[[], Detokenizer] | None = None,
+) -> AsyncIterator[World]:
+    """Devices that are not given are as good as can be; all ends before the deadline."""
+    scheduler = Scheduler(roles, load_text=load_text, restarts=restarts, patience=patience)
+    given = {role: _toy(role) for role in roles} | {device.role: device for device in devices}
+    async with asyncio.timeout(DEADLINE_S):
+        address = await scheduler.open()
+        world = World(
+            scheduler=scheduler,
+            address=address,
+            client=await Client.dial(address),
+            devices={role: await device.dial(address) for role, device in given.items()},
+        )
+        try:
+            await scheduler.wait_ready(DEADLINE_S)
+            yield world
+        finally:
+            await world.client.close()
+            await scheduler.close()
+            for device in world.devices.values():
+                device.resume()
+                await device.wait_ended()
+
+
+async def _finish(ticket: Ticket) -> tuple[tuple[TokenId, ...], Finished]:
+    """Everything up to the end."""
+    tokens: list[TokenId] = []
+    while isinstance(packet := await ticket.next(), Tokens):
+        tokens += packet.tokens
+    return tuple(tokens), packet
+
+
+# -- requests --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        AR,
+        Settings(schedule=ScheduleName.SD, gamma=3, max_new_tokens=LENGTH_),
+        PEARL,
+        Settings(gamma=3, head_start=2, max_new_tokens=LENGTH_),
+        Settings(gamma=3, strict=True, max_new_tokens=LENGTH_),
+        Settings(gamma="auto", max_new_tokens=LENGTH_),
+    ],
+    ids=["AR", "SD", "PEARL", "PEARL with a head start", "PEARL strict", "PEARL auto"],
+)
+async def test_every_schedule_writes_what_the_target_alone_writes(settings: Settings) -> None:
+    async with _world() as world:
+        tokens, end = await _finish(world.client.submit(PROMPT, settings))
+
+        assert tokens == WHOLE
+        assert end.reason is FinishReason.LENGTH
+        assert end.metrics.tokens == LENGTH_
+
+
+async def test_tokens_stream_as_they_are_committed() -> None:
+    """The target has stopped in the middle: what it said so far is there."""
+    async with _world(_toy(Device.TARGET, pause_after=5)) as world:
+        ticket = world.client.submit(PROMPT, AR)
+        tokens: tuple[TokenId, ...] = ()
+        while len(tokens) < 5:
+            packet = await ticket.next()
+            assert isinstance(packet, Tokens)
+            tokens += packet.tokens
+
+        assert tokens == WHOLE[:5]
+        assert world.target.paused
+
+
+async def test_many_requests_share_the_passes_of_the_target() -> None:
+    async with _world() as world:
+        prompts: list[Prefix] = [(1, n, 2) for n in range(8)]
+        tickets = [world.client.submit(prompt, PEARL) for prompt in prompts]
+
+        found = [tokens for tokens, _ in await asyncio.gather(*map(_finish, tickets))]
+
+        assert found == [alone(PAIR.target, prompt, LENGTH_) for prompt in prompts]
+        feeds = sum(len(forward) for forward in world.target.runner.forwards)
+        assert feeds > 1.5 * len(world.target.runner.forwards)
+
+
+async def test_a_seed_gives_the_same_tokens_in_any_company() -> None:
+    sampling = Sampling(temperature=1.0)
+    settings = [msgspec.structs.replace(PEARL, sampling=sampling, seed=seed) for seed in range(6)]
+    async with _world() as world:
+        tickets = [world.client.submit(PROMPT, one) for one in settings]
+
+        found = [tokens for tokens, _ in await asyncio.gather(*map(_finish, tickets))]
+
+        assert found == [
+            alone(PAIR.target, PROMPT, LENGTH_, sampling=sampling, seed=seed) for seed in range(6)
+        ]
+
+
+async def test_a_request_that_has_ended_leaves_nothing_on_the_devices() -> None:
+    async with _world() as world:
+        await _finish(world.client.submit(PROMPT, PEARL))
+
+        await until(lambda: world.draft.runner.rows == world.target.runner.rows == 0)
+        assert world.scheduler.statistics().running == 0
+        assert world.scheduler.statistics().finished == 1
+
+
+async def test_an_aborted_request_ends_with_what_was_committed() -> None:
+    async with _world(_toy(Device.TARGET, pause_after=5)) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await until(lambda: world.target.paused)
+        ticket.abort()
+
+        tokens, end = await _finish(ticket)
+
+        assert end.reason is None
+        assert 0 < len(tokens) < LENGTH_
+        assert tokens == WHOLE[: len(tokens)]
+        assert end.metrics.tokens == len(tokens)
+        assert world.scheduler.statistics().running == 0
+
+
+async def test_aborting_twice_or_too_late_changes_nothing() -> None:
+    async with _world() as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await _finish(ticket)
+        ticket.abort()
+        ticket.abort()
+
+        tokens, _ = await _finish(world.client.submit(PROMPT, PEARL))
+
+        assert tokens == WHOLE
+
+
+async def test_the_requests_of_a_client_that_vanishes_are_forgotten() -> None:
+    async with _world(_toy(Device.TARGET, pause_after=3)) as world:
+        gone = await Client.dial(world.address)
+        gone.submit(PROMPT, PEARL)
+        await until(lambda: world.target.paused)
+        await gone.close()
+        await until(lambda: world.scheduler.statistics().running == 0)
+        world.target.resume()
+
+        tokens, _ = await _finish(world.client.submit(PROMPT, PEARL))
+
+        assert tokens == WHOLE
+        await until(lambda: world.draft.runner.rows == world.target.runner.rows == 0)
+
+
+async def test_an_engine_without_a_draft_says_so_and_runs_alone() -> None:
+    async with _world(roles=(Device.TARGET,)) as world:
+        with pytest.raises(PeerError, match="schedule pearl needs a draft"):
+            await _finish(world.client.submit(PROMPT, PEARL))
+
+        tokens, _ = await _finish(world.client.submit(PROMPT, AR))
+
+        assert tokens == WHOLE
+
+
+async def test_stop_strings_end_a_request_where_they_appear() -> None:
+    loads = []
+
+    def load_text() -> Detokenizer:
+        loads.append(1)
+        return lambda tokens: "".join("abcdefgh"[token] for token in tokens)
+
+    letters = load_text()(WHOLE)
+    stop = letters[10:13]
+    settings = msgspec.structs.replace(PEARL, stop=("never", stop))
+    async with _world(load_text=load_text) as world:
+        tickets = [world.client.submit(PROMPT, settings) for _ in range(2)]
+
+        for tokens, end in await asyncio.gather(*map(_finish, tickets)):
+            assert tokens == WHOLE[: letters.find(stop) + len(stop)]
+            assert end.reason is FinishReason.STOP
+        assert len(loads) == 2, "once here, once by the scheduler"
+
+
+async def test_the_trace_has_every_committed_token() -> None:
+    async with _world() as world:
+        _, end = await _finish(world.client.submit(PROMPT, PEARL, trace=True))
+
+        received = [record for record in end.trace if isinstance(record, Received)]
+        assert tuple(token for record in received for token in record.tokens) == WHOLE
+        assert [record.at for record in end.trace] == sorted(record.at for record in end.trace)
+        assert received[-1].kept == end.metrics.kept
+
+
+# -- peers that are not what they should be --------------------------------------------------------
+
+
+@pytest.mark.parametrize("secret", ["wrong", "", "ü"])
+async def test_a_client_with_a_wrong_secret_is_cut_off_and_its_request_fails(secret: str) -> None:
+    async with _world() as world:
+        stranger = await Client.dial(msgspec.structs.replace(world.address, secret=secret))
+
+        with pytest.raises(PeerError, match="the scheduler is gone"):
+            await _finish(stranger.submit(PROMPT, PEARL))
+
+        await stranger.close()
+        assert world.scheduler.statistics().finished == 0
+
+
+def _nonsense(secret: str) -> dict[str, bytes]:
+    client = frame(Hello(secret=secret))
+    judged = Judged(epoch=0, base=0, judged=0, kept=0, token=1)
+    return {
+        "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "garbage": LENGTH.pack(3) + b"\xc1\xc1\xc1",
+        "a frame too large": LENGTH.pack(LARGEST_FRAME + 1),
+        "no hello": frame(Probe()),
+        "hello twice": client + client,
+        "a client that speaks like a scheduler": client + frame(Probe()),
+        "a fault of no device": client + LENGTH.pack(0),
+        "an answer of no device, and garbage": client
+        + frame(Answer(request=0, event=judged))
+        + LENGTH.pack(0),
+    }
+
+
+@pytest.mark.parametrize("name", list(_nonsense("")))
+async def test_a_peer_that_talks_nonsense_is_cut_off_and_harms_nobody(name: str) -> None:
+    async with _world(_toy(Device.TARGET, pause_after=3)) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await until(lambda: world.target.paused)
+        reader, writer = await asyncio.open_connection(world.address.host, world.address.port)
+        writer.write(_nonsense(world.address.secret)[name])
+
+        assert await reader.read() == b""
+
+        writer.close()
+        world.target.resume()
+        tokens, _ = await _finish(ticket)
+        assert tokens == WHOLE
+
+
+async def test_a_device_that_is_not_wanted_is_hung_up_on() -> None:
+    async with _world(roles=(Device.TARGET,)) as world:
+        device = await _toy(Device.DRAFT).dial(world.address)
+
+        await device.wait_ended()
+
+        assert world.scheduler.statistics().devices == (Device.TARGET,)
+
+
+async def test_a_device_that_dials_in_twice_is_heard_on_its_newer_connection() -> None:
+    """Its old process may not have noticed yet that it was given up."""
+    async with _world(_toy(Device.DRAFT, pause_after=3)) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await until(lambda: world.draft.paused)
+        old = world.draft
+        await world.add(_toy(Device.DRAFT))
+        old.resume()
+
+        tokens, end = await _finish(ticket)
+
+        await old.wait_ended()
+        assert tokens == WHOLE
+        assert end.metrics.draft_losses == 1
+
+
+# -- devices that come and go ----------------------------------------------------------------------
+
+
+async def test_a_request_goes_on_while_the_draft_is_away() -> None:
+    async with _world(_toy(Device.TARGET, pause_after=3)) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await until(lambda: world.target.paused)
+        world.draft.die()
+        await world.until_lost(Device.DRAFT)
+        world.target.resume()
+
+        tokens, end = await _finish(ticket)
+
+        assert tokens == WHOLE
+        assert end.metrics.draft_losses == 1
+        assert end.metrics.tokens_without_draft > LENGTH_ / 2
+        assert world.scheduler.statistics().losses == {"draft": 1, "target": 0}
+
+
+async def test_a_draft_that_comes_back_works_again() -> None:
+    async with _world(_toy(Device.TARGET, pause_after=3)) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await until(lambda: world.target.paused)
+        world.draft.die()
+        await world.until_lost(Device.DRAFT)
+        again = await world.add(_toy(Device.DRAFT))
+        world.target.resume()
+
+        tokens, end = await _finish(ticket)
+
+        assert tokens == WHOLE
+        assert end.metrics.draft_losses == 1
+        assert again.turns > 0
+
+
+async def test_a_target_that_is_restarted_goes_on_from_the_committed_tokens() -> None:
+    async with _world(_toy(Device.TARGET, die_after=4), restarts=True) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await world.until_lost(Device.TARGET)
+        await world.add(_toy(Device.TARGET))
+
+        tokens, end = await _finish(ticket)
+
+        assert tokens == WHOLE
+        assert end.metrics.target_losses == 1
+
+
+async def test_a_target_that_nobody_restarts_fails_its_requests_at_once() -> None:
+    async with _world(_toy(Device.TARGET, die_after=4)) as world:
+        with pytest.raises(PeerError, match="the target died"):
+            await _finish(world.client.submit(PROMPT, PEARL))
+
+
+async def test_what_a_target_says_before_it_dies_is_what_its_requests_fail_with() -> None:
+    async with _world(_toy(Device.TARGET, pause_after=2)) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await until(lambda: world.target.paused)
+        world.target.fail("the target failed: out of memory")
+
+        with pytest.raises(PeerError, match="out of memory"):
+            await _finish(ticket)
+
+
+async def test_a_target_that_does_not_come_back_in_time_fails_its_requests() -> None:
+    patience = Patience(draft=1e6, target=1e6, restart=50.0)
+    async with _world(_toy(Device.TARGET, die_after=4), restarts=True, patience=patience) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await world.until_lost(Device.TARGET)
+        world.scheduler._check(time.monotonic() + 51)
+
+        with pytest.raises(PeerError, match="did not come back: it was not restarted in time"):
+            await _finish(ticket)
+
+
+async def test_a_target_that_is_being_restarted_is_not_blamed_for_its_silence() -> None:
+    """The two deadlines are for different things, and the one for a verdict may be the shorter."""
+    patience = Patience(draft=1e6, target=50.0, restart=1e6)
+    async with _world(_toy(Device.TARGET, die_after=4), restarts=True, patience=patience) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await world.until_lost(Device.TARGET)
+        world.scheduler._check(time.monotonic() + 51)
+        await world.add(_toy(Device.TARGET))
+
+        tokens, _ = await _finish(ticket)
+
+        assert tokens == WHOLE
+
+
+async def test_a_request_that_kills_its_target_again_and_again_fails() -> None:
+    """Or one bad request would keep a device restarting for ever."""
+    async with _world(_toy(Device.TARGET, die_after=1), restarts=True) as world:
+        ticket = world.client.submit(PROMPT, AR)
+        for _ in range(MOST_LOSSES - 1):
+            await world.until_lost(Device.TARGET)
+            await world.add(_toy(Device.TARGET, die_after=1))
+
+        with pytest.raises(PeerError, match=f"the target died {MOST_LOSSES} times"):
+            await _finish(ticket)
+
+
+async def test_requests_wait_for_devices_that_are_still_loading() -> None:
+    """Which one is late must not matter."""
+    for late in Device:
+        async with _world(restarts=True) as world:
+            world.devices[late].die()
+            await world.until_lost(late)
+            loading = await _toy(late).dial(world.address, ready=False)
+            ticket = world.client.submit(PROMPT, PEARL)
+            await until(lambda: world.scheduler.statistics().running == 1)
+            loading.ready()
+            world.devices[late] = loading
+
+            tokens, _ = await _finish(ticket)
+
+            assert tokens == WHOLE
+
+
+async def test_a_stalled_draft_is_given_up_and_taken_back_when_it_has_caught_up() -> None:
+    """It is asked once whether it lives, and answers when it has read all that came before."""
+    patience = Patience(draft=1e3, target=1e6, restart=1e6)
+    draft, target = _toy(Device.DRAFT, pause_after=4), _toy(Device.TARGET)
+    async with _world(draft, target, patience=patience) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await until(lambda: draft.paused)
+        target.pause()
+        world.scheduler._check(time.monotonic() + 2e3)
+        assert world.scheduler.statistics().devices == (Device.TARGET,)
+        draft.resume()
+        await world.until_usable(Device.DRAFT)
+        target.resume()
+
+        tokens, end = await _finish(ticket)
+
+        assert tokens == WHOLE
+        assert end.metrics.draft_losses == 1
+        assert draft.turns > 4
+
+
+async def test_a_request_goes_on_alone_beside_a_draft_that_stays_stalled() -> None:
+    patience = Patience(draft=1e3, target=1e6, restart=1e6)
+    async with _world(_toy(Device.DRAFT, pause_after=4), patience=patience) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await until(lambda: world.draft.paused)
+        world.scheduler._check(time.monotonic() + 2e3)
+
+        tokens, end = await _finish(ticket)
+        later, _ = await _finish(world.client.submit(PROMPT, PEARL))
+
+        assert tokens == later == WHOLE
+        assert end.metrics.tokens_without_draft > 0
+
+
+async def test_a_target_that_never_answers_fails_its_requests() -> None:
+    patience = Patience(draft=1e6, target=50.0, restart=1e6)
+    async with _world(_toy(Device.TARGET, pause_after=2), patience=patience) as world:
+        tickets = [world.client.submit(PROMPT, AR) for _ in range(3)]
+        await until(lambda: world.target.paused)
+        world.scheduler._check(time.monotonic() + 51)
+
+        for ticket in tickets:
+            with pytest.raises(PeerError, match="no verdict within 50 s"):
+                await _finish(ticket)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_whatever_dies_whenever_the_text_is_the_same(seed: int) -> None:
+    """Both devices die after a few turns, again and again, and others take their places."""
+    random = Random(seed)
+    settings = msgspec.structs.replace(PEARL, head_start=seed % 3, strict=seed % 4 == 0)
+
+    def mortal(role: Device) -> ToyDevice:
+        return _toy(role, die_after=random.randint(8, 30))
+
+    async def replace(world: World, role: Device) -> None:
+        while True:
+            await world.devices[role].wait_ended()
+            await world.until_lost(role)
+            await world.add(mortal(role))
+
+    async with _world(*map(mortal, Device), restarts=True) as world:
+        replacing = [asyncio.create_task(replace(world, role)) for role in Device]
+        tickets = [world.client.submit((1, 2, n), settings) for n in range(3)]
+
+        found = [tokens for tokens, _ in await asyncio.gather(*map(_finish, tickets))]
+
+        for task in replacing:
+            task.cancel()
+        await asyncio.gather(*replacing, return_exceptions=True)
+        assert found == [alone(PAIR.target, (1, 2, n), LENGTH_) for n in range(3)]
+
+
+# -- its own life ----------------------------------------------------------------------------------
+
+
+async def test_a_scheduler_that_is_closed_tells_its_clients() -> None:
+    async with _world(_toy(Device.TARGET, pause_after=2)) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await until(lambda: world.target.paused)
+        await world.scheduler.close()
+
+        with pytest.raises(PeerError, match="the scheduler was closed"):
+            await _finish(ticket)
+
+
+async def test_a_request_to_a_scheduler_that_is_gone_fails_at_once() -> None:
+    async with _world() as world:
+        await _finish(world.client.submit(PROMPT, PEARL))
+        await world.scheduler.close()
+
+        with pytest.raises(PeerError, match="the scheduler is gone"):
+            await _finish(world.client.submit(PROMPT, PEARL))
+
+
+async def test_closing_the_client_ends_whoever_waits_for_it() -> None:
+    """An engine is closed while another task still reads from it."""
+    async with _world(_toy(Device.TARGET, pause_after=2)) as world:
+        waiting = asyncio.create_task(_finish(world.client.submit(PROMPT, PEARL)))
+        await until(lambda: world.target.paused)
+        await world.client.close()
+
+        with pytest.raises(PeerError, match="the scheduler is gone"):
+            await waiting
+
+
+async def test_closing_hangs_up_on_everybody() -> None:
+    async with _world() as world:
+        reader, writer = await asyncio.open_connection(world.address.host, world.address.port)
+        await world.scheduler.close()
+
+        assert await reader.read() == b""
+        await world.draft.wait_ended()
+        await world.target.wait_ended()
+        writer.close()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(world.address.host, world.address.port)
+
+
+async def test_starting_up_tells_which_device_is_late() -> None:
+    scheduler = Scheduler()
+    async with asyncio.timeout(DEADLINE_S):
+        address = await scheduler.open()
+        target = await _toy(Device.TARGET).dial(address)
+        await until(lambda: scheduler.statistics().devices == (Device.TARGET,))
+
+        with pytest.raises(PeerError, match=r"the draft did not start within 0\.01 s"):
+            await scheduler.wait_ready(0.01)
+
+        await scheduler.close()
+        await target.wait_ended()
+
+
+async def test_starting_up_tells_what_a_device_complains_of() -> None:
+    """The connection ends right behind the complaint, which must not be lost with it."""
+    scheduler = Scheduler()
+    async with asyncio.timeout(DEADLINE_S):
+        address = await scheduler.open()
+        target = await _toy(Device.TARGET).dial(address)
+        draft = await _toy(Device.DRAFT).dial(address, ready=False)
+        draft.fail("the draft failed: no such model")
+
+        with pytest.raises(PeerError, match="no such model"):
+            await scheduler.wait_ready(DEADLINE_S)
+
+        await scheduler.close()
+        await target.wait_ended()
+        await draft.wait_ended()
+
+
+async def test_the_statistics_name_the_processes_of_the_devices() -> None:
+    async with _world() as world:
+        statistics = world.scheduler.statistics()
+
+        assert set(statistics.devices) == set(Device)
+        assert set(statistics.processes) == {"draft", "target"}
+        assert statistics.losses == {"draft": 0, "target": 0}

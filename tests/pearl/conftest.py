@@ -1,0 +1,29 @@
+"""What the tests of the command line share: tiny models, saved once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.actors.pairs import SavedPair, save_letter_pair, save_text_pair
+
+POSITIONS = 4096
+"""Room for a run that is long enough to be interrupted."""
+
+
+@pytest.fixture(scope="session")
+def text_pair(tmp_path_factory: pytest.TempPathFactory) -> SavedPair:
+    return save_text_pair(tmp_path_factory.mktemp("text"), POSITIONS)
+
+
+@pytest.fixture(scope="session")
+def letter_pair(tmp_path_factory: pytest.TempPathFactory) -> SavedPair:
+    return save_letter_pair(tmp_path_factory.mktemp("letters"))
+
+
+@pytest.fixture(scope="session")
+def prompt_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompt") / "prompt.txt"
+    path.write_text("def f(x):\n", encoding="utf-8")
+    return path
