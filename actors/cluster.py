@@ -114,11 +114,32 @@ class TargetActor(DeviceActor):
 
 
 @final
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """How this program came to be connected to Ray, and so what to undo at the end.
+
+    Args:
+        connected: by this deployment, not by the program before.
+        folder: of a private cluster.
+    """
+
+    connected: bool
+    folder: str | None = None
+
+    def end(self) -> None:
+        """Leave the cluster, and remove a private one."""
+        if self.connected:
+            ray.shutdown()
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@final
 class RayDeployment:
     """The three actors of one engine, in their placement group."""
 
-    def __init__(self, *, owns_cluster: str | None) -> None:
-        self._owns_cluster = owns_cluster  # the private cluster's folder
+    def __init__(self, membership: Membership) -> None:
+        self._membership = membership
         self._group: Any = None
         self._actors: list[Any] = []
         self._scheduler: Any = None
@@ -139,7 +160,7 @@ class RayDeployment:
             PlacementError: no such cluster, or no room in it; the message says what is missing.
             PeerError: a device did not start.
         """
-        deployment = cls(owns_cluster=_connect(settings.address))
+        deployment = cls(_connect(settings.address))
         try:
             await deployment._place(specs, settings)
             await deployment._start(specs, load_text, patience, settings)
@@ -163,9 +184,7 @@ class RayDeployment:
         if group is not None:
             with contextlib.suppress(RayError):
                 remove_placement_group(group)
-        ray.shutdown()
-        if self._owns_cluster is not None:
-            shutil.rmtree(self._owns_cluster, ignore_errors=True)
+        self._membership.end()
 
     async def _place(self, specs: tuple[DeviceSpec, ...], settings: ClusterSettings) -> None:
         bundles = [_needs(spec) for spec in specs]
@@ -221,12 +240,14 @@ def _sharing() -> int:
     return 2 if len(available_cores()) < len(Device) else 1
 
 
-def _connect(address: str | None) -> str | None:
-    """Join a cluster, or start one; the folder of a started one.
+def _connect(address: str | None) -> Membership:
+    """Use the cluster that this program is connected to, join one, or start one.
 
     Raises:
         PlacementError: there is no cluster at that address, or none can be started.
     """
+    if ray.is_initialized():
+        return Membership(connected=False)
     os.environ |= QUIET
     _hush_worker_deaths()
     if address is not None:
@@ -240,7 +261,7 @@ def _connect(address: str | None) -> str | None:
                 "with `ray start --head`, or leave --ray-address out"
             )
             raise PlacementError(message) from None
-        return None
+        return Membership(connected=True)
     folder = tempfile.mkdtemp(prefix="pearl-", dir="/tmp")
     try:
         ray.init(
@@ -256,7 +277,7 @@ def _connect(address: str | None) -> str | None:
         shutil.rmtree(folder, ignore_errors=True)
         message = f"a Ray cluster cannot be started here: {_first_line(error)}"
         raise PlacementError(message) from None
-    return folder
+    return Membership(connected=True, folder=folder)
 
 
 def _knock(address: str) -> None:

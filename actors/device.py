@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from actors.wire import Address, ToDevice
 
 CHUNK: Final = 1 << 16
+DIAL_S: Final = 10.0
 SPIN_S: Final = 2e-4
 LOADING: Final = threading.Lock()  # transformers cannot load two models at a time
 
@@ -73,8 +74,11 @@ class Link:
     @classmethod
     def dial(cls, address: Address) -> Link:
         """Connect to the scheduler."""
-        connection = socket.create_connection((address.host, address.port))
+        connection = socket.create_connection((address.host, address.port), timeout=DIAL_S)
+        connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A network that is gone without a word is noticed all the same, after some time.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return cls(connection)
 
     @property

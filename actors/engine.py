@@ -137,13 +137,17 @@ class Generation:
         Raises:
             PeerError: the request failed.
         """
-        while self._finished is None:
-            packet = await self._ticket.next()
-            if isinstance(packet, Tokens):
-                self._tokens.extend(packet.tokens)
-                yield Piece(token_ids=packet.tokens, text=self._stream.push(packet.tokens))
-            else:
-                self._finished = packet
+        try:
+            while self._finished is None:
+                packet = await self._ticket.next()
+                if isinstance(packet, Tokens):
+                    self._tokens.extend(packet.tokens)
+                    yield Piece(token_ids=packet.tokens, text=self._stream.push(packet.tokens))
+                else:
+                    self._finished = packet
+        finally:
+            if self._finished is None:  # whoever listened has left
+                self.abort()
         if rest := self._stream.finish():
             yield Piece(token_ids=(), text=rest)
 

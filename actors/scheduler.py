@@ -64,7 +64,7 @@ from decoding.messages import (
 from decoding.metrics import Meter
 from decoding.plans import Measured
 from decoding.stopping import StopRules
-from decoding.trace import Received, Record, Sent
+from decoding.trace import Received, Record, Sent, without_laws
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -246,6 +246,8 @@ class Scheduler:
         self._stations = {device: Station() for device in devices}
         self._load_text = load_text
         self._text: Detokenizer | None = None
+        self._text_lock = asyncio.Lock()
+        self._loading: dict[tuple[Peer, int], asyncio.Task[None]] = {}
         self._restarts = restarts
         self._patience = patience or Patience()
         self._peers: set[Peer] = set()
@@ -364,6 +366,8 @@ class Scheduler:
         if peer.hello is None:
             return
         if peer.hello.device is None:
+            for loading in [task for (who, _), task in self._loading.items() if who is peer]:
+                loading.cancel()
             for running in [r for r in self._running.values() if r.client is peer]:
                 self._forget(running)
         elif self._stations[peer.hello.device].peer is peer:
@@ -373,6 +377,26 @@ class Scheduler:
     # -- requests ------------------------------------------------------------------------------
 
     def _on_submit(self, client: Peer, submit: Submit) -> None:
+        if submit.settings.stop and self._text is None and self._load_text is not None:
+            loading = asyncio.create_task(self._submit_with_text(client, submit, self._load_text))
+            self._loading[client, submit.request] = loading
+            loading.add_done_callback(lambda _: self._loading.pop((client, submit.request), None))
+        else:
+            self._begin(client, submit)
+
+    async def _submit_with_text(
+        self, client: Peer, submit: Submit, load: Callable[[], Detokenizer]
+    ) -> None:
+        """Begin a request that needs a detokenizer; loading one takes seconds, so in a thread."""
+        try:
+            async with self._text_lock:
+                self._text = self._text or await asyncio.to_thread(load)
+        except PearlError as error:
+            client.send([Failed(request=submit.request, message=str(error))])
+        else:
+            self._begin(client, submit)
+
+    def _begin(self, client: Peer, submit: Submit) -> None:
         missing = self._missing(submit)
         if missing is not None:
             client.send([Failed(request=submit.request, message=missing)])
@@ -394,8 +418,6 @@ class Scheduler:
         return None
 
     def _stop_rules(self, submit: Submit) -> StopRules:
-        if submit.settings.stop and self._text is None and self._load_text is not None:
-            self._text = self._load_text()
         return StopRules(
             limit=submit.settings.max_new_tokens,
             eos=frozenset(submit.eos),
@@ -438,7 +460,7 @@ class Scheduler:
         return Received(
             at=now,
             request=running.submit.request,
-            event=event,
+            event=without_laws(event),
             wanted=wanted,
             tokens=tokens,
             epoch=running.schedule.epoch,
@@ -460,10 +482,13 @@ class Scheduler:
             else:
                 running.waiting[device] = now
             if running.records is not None:
-                sent = Sent(at=now, request=running.submit.request, command=command)
-                running.records.append(sent)
+                bare = without_laws(command)
+                running.records.append(Sent(at=now, request=running.submit.request, command=bare))
 
     def _on_abort(self, client: Peer, abort: Abort) -> None:
+        if (client, abort.request) in self._loading:
+            self._loading[client, abort.request].cancel()
+            client.send([Failed(request=abort.request, message="interrupted before it began")])
         for running in list(self._running.values()):
             if running.client is client and running.submit.request == abort.request:
                 client.send([running.finished()])

@@ -72,7 +72,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write(path: pathlib.Path, records: Iterable[Record], **about: Any) -> None:
-    """Write a trace file; times become microseconds since the first record."""
+    """Write a trace file of records `without_laws`; bars are in microseconds since the first."""
     with path.open("w", encoding="utf-8") as file:
         file.write("[\n")
         for event in _events(list(records), Header(about=about)):
@@ -130,15 +130,10 @@ def _drawn(record: Record, origin: float) -> dict[str, Any]:
     """A job as a bar on its device's row, anything else as an instant on the scheduler's."""
     instant = {"ph": "i", "pid": 1, "tid": ROWS["scheduler"], "ts": 1e6 * (record.at - origin)}
     if isinstance(record, Sent):
-        bare = msgspec.structs.replace(record, command=_without_laws(record.command))
-        return {
-            "s": "t",
-            "name": type(record.command).__name__,
-            **instant,
-            "args": {"record": bare},
-        }
+        name = type(record.command).__name__
+        return {"s": "t", "name": name, **instant, "args": {"record": record}}
     event = record.event
-    args = {"record": msgspec.structs.replace(record, event=_without_laws(event))}
+    args = {"record": record}
     if isinstance(event, DeviceLost | DeviceBack):
         name = f"{event.device} {'lost' if isinstance(event, DeviceLost) else 'back'}"
         return {"s": "p", "name": name, **instant, "args": args}
@@ -174,8 +169,8 @@ def _judged_windows(records: Iterable[Record]) -> Iterator[tuple[Proposed, Judge
                 yield under_judgement[record.request], verdict
 
 
-def _without_laws(message: Any) -> Any:
-    """A trace keeps tokens, not the distributions they were drawn from."""
+def without_laws(message: Any) -> Any:
+    """The same message without the distributions its tokens were drawn from: those are large."""
     if isinstance(message, Judge):
         return msgspec.structs.replace(message, pending=Drafted(tokens=message.pending.tokens))
     if isinstance(message, Proposed):

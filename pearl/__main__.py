@@ -61,6 +61,8 @@ def run(arguments: list[str]) -> int:
         return _complain(f"{error.format_message()}{_where_to_look(error)}", 2)
     except PearlError as error:
         return _complain(str(error), 2 if isinstance(error, UsageError) else 1)
+    except ModuleNotFoundError as error:
+        return _complain(f"{error.name} is missing; pip install 'pearl-decoding[run]'", 2)
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", 130)
     return code if isinstance(code, int) else 0

@@ -43,11 +43,7 @@ class Reading:
 
     def prepare(self, student: LlamaForCausalLM) -> Loss:
         """See `Lesson.prepare`."""
-        windows = Windows(
-            np.load(self.folder / "train.npy", mmap_mode="r"),
-            np.load(self.folder / "line_ends.npy"),
-            self.seed,
-        )
+        windows = _windows(self.folder, self.seed)
         cross_entropy = _maybe_compiled(_cross_entropy, compiled=self.compiled)
 
         def loss(step: int, part: int, length: int) -> Tensor:
@@ -62,13 +58,15 @@ class Reading:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imitation:
-    """Predict what the teacher predicts, on text that the teacher wrote: forward KL, in nats.
+    """Predict what the teachers predict in the mean: forward KL, in nats.
 
-    Its own text is where the draft will have to agree with it; the corpus is not.
+    Rows that the target wrote come first: its own text is where the pair will have to agree. With
+    `corpus`, every second part is read from there, so that rows are not learned by heart.
     """
 
     rows: Path
-    teacher: Path
+    teachers: tuple[Path, ...]
+    corpus: Path | None
     tokens_per_part: int
     parts: int
     seed: int
@@ -77,17 +75,26 @@ class Imitation:
     def prepare(self, student: LlamaForCausalLM) -> Loss:
         """See `Lesson.prepare`."""
         rows = np.load(self.rows)
-        teacher = models.load(self.teacher).to(student.device)
+        teachers = tuple(models.load(path).to(student.device) for path in self.teachers)
+        windows = _windows(self.corpus, self.seed) if self.corpus else None
         divergence = _maybe_compiled(_divergence, compiled=self.compiled)
 
         def loss(step: int, part: int, length: int) -> Tensor:
             count = max(1, self.tokens_per_part // length)
             first = (step * self.parts + part) * count
-            chosen = [_row(self.seed, len(rows), first + i) for i in range(count)]
-            inputs = _on(student, rows[chosen, :length].astype(np.int64))
-            return divergence(student, teacher, inputs)
+            if windows is not None and part % 2:
+                read = windows.batch(first, count, length)[0]
+            else:
+                chosen = [_row(self.seed, len(rows), first + i) for i in range(count)]
+                read = rows[chosen, :length].astype(np.int64)
+            return divergence(student, teachers, _on(student, read))
 
         return loss
+
+
+def _windows(folder: Path, seed: int) -> Windows:
+    stream = np.load(folder / "train.npy", mmap_mode="r")
+    return Windows(stream, np.load(folder / "line_ends.npy"), seed)
 
 
 def _row(seed: int, count: int, number: int) -> int:
@@ -105,14 +112,19 @@ def _cross_entropy(student: LlamaForCausalLM, inputs: Tensor, labels: Tensor) ->
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
 
 
-def _divergence(student: LlamaForCausalLM, teacher: LlamaForCausalLM, inputs: Tensor) -> Tensor:
+def _divergence(
+    student: LlamaForCausalLM, teachers: tuple[LlamaForCausalLM, ...], inputs: Tensor
+) -> Tensor:
     with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
         with torch.no_grad():
-            wanted = teacher(input_ids=inputs, use_cache=False).logits
-        given = student(input_ids=inputs, use_cache=False).logits
-    wanted_log = F.log_softmax(wanted.flatten(0, 1).float(), dim=-1)
-    given_log = F.log_softmax(given.flatten(0, 1).float(), dim=-1)
-    return (wanted_log.exp() * (wanted_log - given_log)).sum(-1).mean()
+            laws = [_log_law(teacher, inputs).exp() for teacher in teachers]
+        given = _log_law(student, inputs)
+    wanted = torch.stack(laws).mean(0)  # (batch, length, vocab)
+    return (torch.xlogy(wanted, wanted) - wanted * given).sum(-1).mean()
+
+
+def _log_law(model: LlamaForCausalLM, inputs: Tensor) -> Tensor:
+    return F.log_softmax(model(input_ids=inputs, use_cache=False).logits.float(), dim=-1)
 
 
 def _maybe_compiled(function: Callable[..., Tensor], *, compiled: bool) -> Callable[..., Tensor]:

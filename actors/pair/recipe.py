@@ -58,6 +58,8 @@ class Recipe:
     target_budget: Budget
     draft_budget: Budget
     distil_budget: Budget
+    approach_budget: Budget
+    weight_of_draft: int = 2
     vocabulary: int = 4096
     positions: int = 1024
     characters_per_package: int = 3_000_000
@@ -76,6 +78,9 @@ FULL: Final = Recipe(
     target_budget=Budget(minutes=40.0, rate=4e-3),
     draft_budget=Budget(minutes=6.0, rate=5e-3),
     distil_budget=Budget(minutes=11.0, rate=4e-3, decay_from=0.3, lengths=((0.0, 384),)),
+    approach_budget=Budget(
+        minutes=4.5, rate=1.5e-3, warm_up_steps=20, decay_from=0.3, lengths=((0.0, 384),)
+    ),
 )
 
 _SMALL_BUDGET: Final = Budget(
@@ -95,6 +100,7 @@ SMALL: Final = Recipe(
     target_budget=_SMALL_BUDGET,
     draft_budget=_SMALL_BUDGET,
     distil_budget=replace(_SMALL_BUDGET, lengths=((0.0, 64),)),
+    approach_budget=replace(_SMALL_BUDGET, steps=8, lengths=((0.0, 64),)),
     vocabulary=512,
     positions=128,
     characters_per_package=0,

@@ -262,7 +262,7 @@ def check_room(*, prompt_tokens: int, max_new_tokens: int, gamma: int, positions
     room = positions - max_new_tokens - gamma
     if room < 1:
         raise SettingError(
-            f"max_new_tokens is {max_new_tokens}, this pair holds {positions} positions; "
+            f"max-new-tokens is {max_new_tokens}, this pair holds {positions} positions; "
             f"with gamma {gamma} and a prompt choose at most {positions - gamma - 1}"
         )
     if prompt_tokens > room:

@@ -199,7 +199,7 @@ async def test_deaths_are_counted_and_not_printed(
 
 async def test_after_closing_nothing_is_left(engine: Engine) -> None:
     """No process, no file, no socket, no shared memory. The last test of this engine."""
-    folder = Path(cast("str", engine._deployment._owns_cluster))  # type: ignore[attr-defined]
+    folder = Path(cast("str", engine._deployment._membership.folder))  # type: ignore[attr-defined]
     port = engine._deployment.address.port
     generation = engine.generate(PROMPT, Settings(schedule=ScheduleName.AR, max_new_tokens=LONG))
     ours = [process for process in psutil.process_iter() if _mentions(process, str(folder))]

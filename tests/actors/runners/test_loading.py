@@ -477,7 +477,7 @@ def test_a_request_that_just_fits_is_accepted() -> None:
             (1, 60, 4),
             SettingError,
             (
-                "max_new_tokens is 60, this pair holds 64 positions; with gamma 4 and a prompt "
+                "max-new-tokens is 60, this pair holds 64 positions; with gamma 4 and a prompt "
                 "choose at most 59"
             ),
         ),
