@@ -38,7 +38,7 @@ from actors.pair.commands import command
 from actors.pair.writing import continued, gumbel
 
 _NOISES: Final = 8
-_LOSS_TOKENS: Final = 150_000
+_LOSS_TOKENS: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -205,8 +205,8 @@ class Workshop:
 
     def _losses(self, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
         streams = {
-            "train": np.load(self.folder / "train.npy")[:300_000],
-            "held_out": np.load(self.folder / "held_out.npy")[:300_000],
+            "train": np.load(self.folder / "train.npy")[:60_000],
+            "held_out": np.load(self.folder / "held_out.npy")[:60_000],
         }
         length = min(512, self.recipe.positions)
         return {
