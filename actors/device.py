@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 CHUNK: Final = 1 << 16
 DIAL_S: Final = 10.0
-SPIN_S: Final = 2e-4
+SPIN_S: Final = 5e-3
 LOADING: Final = threading.Lock()  # transformers cannot load two models at a time
 
 

@@ -59,6 +59,7 @@ class Recipe:
     draft_budget: Budget
     distil_budget: Budget
     approach_budget: Budget
+    follow_budget: Budget
     weight_of_draft: int = 2
     vocabulary: int = 4096
     positions: int = 1024
@@ -81,6 +82,9 @@ FULL: Final = Recipe(
     approach_budget=Budget(
         minutes=4.5, rate=1.5e-3, warm_up_steps=20, decay_from=0.3, lengths=((0.0, 384),)
     ),
+    follow_budget=Budget(
+        minutes=13.0, rate=3e-3, warm_up_steps=20, decay_from=0.2, lengths=((0.0, 384),)
+    ),
 )
 
 _SMALL_BUDGET: Final = Budget(
@@ -101,6 +105,7 @@ SMALL: Final = Recipe(
     draft_budget=_SMALL_BUDGET,
     distil_budget=replace(_SMALL_BUDGET, lengths=((0.0, 64),)),
     approach_budget=replace(_SMALL_BUDGET, steps=8, lengths=((0.0, 64),)),
+    follow_budget=replace(_SMALL_BUDGET, steps=8, lengths=((0.0, 64),)),
     vocabulary=512,
     positions=128,
     characters_per_package=0,

@@ -8,6 +8,7 @@
     rows        the target writes                  -> rows.npy
     distil      the draft imitates the target      -> draft/
     approach    the target meets the draft         -> approached/
+    follow      the draft imitates that target     -> followed/
     measure     how often they agree               -> report.json, and both folders go to --out
 
 A stage whose result is there is not done again, and an interrupted stage goes on where it stopped:
@@ -127,9 +128,19 @@ class Workshop:
         lesson = self._imitation(budget, teachers, corpus=True)
         self._learn("approached", model, budget, lesson)
 
+    def follow_target(self) -> None:
+        """Let the draft imitate the target it will have, on the corpus as much as on its text.
+
+        Rows that are read often are learned by heart; the corpus is long enough to stay new.
+        """
+        model = models.load(self.folder / "draft").to(self.device)
+        model.train().requires_grad_(requires_grad=True)
+        lesson = self._imitation(self.recipe.follow_budget, ("approached",), corpus=True)
+        self._learn("followed", model, self.recipe.follow_budget, lesson)
+
     def measure(self) -> Path:
         """Write report.json: the corpus, the courses, the sizes and the agreement."""
-        drafts = {name: self.folder / name for name in ("draft", "undistilled")}
+        drafts = {name: self.folder / name for name in ("followed", "draft", "undistilled")}
         agreements = measure.compared(
             self.folder / "approached",
             drafts,
@@ -151,7 +162,7 @@ class Workshop:
 
     def deliver(self, out: Path) -> None:
         """Copy both finished folders to where they are used."""
-        for made, name in (("approached", "target"), ("draft", "draft")):
+        for made, name in (("approached", "target"), ("followed", "draft")):
             shutil.copytree(self.folder / made, out / name, dirs_exist_ok=True)
 
     def _untrained(self, shape: Shape, seed: int) -> LlamaForCausalLM:
@@ -243,6 +254,7 @@ def make(workshop: Workshop, out: Path) -> Path:
     workshop.write_rows()
     workshop.distil_draft()
     workshop.approach_draft()
+    workshop.follow_target()
     report = workshop.measure()
     workshop.deliver(out)
     return report
