@@ -16,8 +16,10 @@ from msgspec.structs import replace
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from decoding import trace
+from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from pearl.options import ENGINE, check_writable, engine_settings, options
 from pearl.timeline import timeline
@@ -28,12 +30,13 @@ if TYPE_CHECKING:
 
     Runs: TypeAlias = dict[ScheduleName, list[Result]]
 
+# None ends in a line break: the pair's tokens join a break with the indentation behind it.
 PROMPTS: Final = (
-    "def quicksort(items):\n",
-    "class Stack:\n    def __init__(self):\n",
-    "import os\nimport sys\n\ndef main():\n",
-    'def read_lines(path):\n    """Return the lines of a text file."""\n',
-    "def test_empty():\n    assert",
+    "def read_lines(path, encoding='utf-8'):",
+    "class Stack:\n    def __init__(self):\n        self._items = []\n\n    def push(self, item):",
+    "import os\nimport sys\n\n\ndef main():",
+    "def quicksort(items):\n    if len(items) < 2:\n        return items",
+    "def test_an_empty_list_has_no_first_item():\n    with",
 )
 TITLES: Final = {
     ScheduleName.AR: "AR      the target alone",
@@ -47,13 +50,27 @@ TITLES: Final = {
 @click.option("--max-new-tokens", type=int, default=128, show_default=True, metavar="N")
 @click.option("--gamma", default="auto", show_default=True, metavar="N|auto",
               help="Tokens in a draft window of SD and PEARL.")  # fmt: skip
+@click.option(
+    "--temperature",
+    type=float,
+    default=0.7,
+    show_default=True,
+    metavar="T",
+    help="0 takes the most likely token; above, the three still draw the same ones.",
+)
 @click.option("--trace", "trace_file", type=click.Path(dir_okay=False), metavar="FILE",
               default="pearl-trace.json", show_default=True,
               help="Where the PEARL run of the first prompt is written.")  # fmt: skip
-def command(max_new_tokens: int, gamma: str, trace_file: str, **given: Any) -> int:
+def command(
+    max_new_tokens: int, gamma: str, temperature: float, trace_file: str, **given: Any
+) -> int:
     """Decode with AR, SD and PEARL side by side."""
     path = check_writable(trace_file)
-    settings = Settings(gamma=parse_gamma(gamma), max_new_tokens=max_new_tokens)
+    settings = Settings(
+        gamma=parse_gamma(gamma),
+        sampling=Sampling(temperature=temperature),
+        max_new_tokens=max_new_tokens,
+    )
     console = Console(highlight=False)
     runs = asyncio.run(_run(engine_settings(given), settings, console))
     console.print(_table({name: [run.metrics for run in found] for name, found in runs.items()}))
@@ -97,7 +114,7 @@ async def _generate(
     if console is None:
         return await generation.wait()
     console.rule(f"[bold]{TITLES[name]}", align="left")
-    console.print(f"[dim]{prompt}[/dim]", end="")
+    console.print(Text(prompt, style="dim"), end="")
     async for piece in generation:
         click.echo(piece.text, nl=False)
     click.echo("\n")
@@ -107,9 +124,11 @@ async def _generate(
 def _table(runs: dict[ScheduleName, list[Metrics]]) -> Table:
     alone = runs[ScheduleName.AR]
     table = Table(box=box.SIMPLE_HEAD, title=f"medians over {len(alone)} prompts", pad_edge=False)
-    for column in ("", "tokens/s", "speed over AR", "accepted", "per pass", "draft idle"):
-        table.add_column(column, justify="right" if column else "left")
-    table.add_column("target idle", justify="right")
+    table.add_column("")
+    table.add_column("tokens/s", justify="right")
+    table.add_column("speed over AR", justify="right", no_wrap=True)
+    for column in ("accepted", "tokens per pass", "draft idle", "target idle"):
+        table.add_column(column, justify="right")
     for name, found in runs.items():
         ratios = [m.tokens_per_s / a.tokens_per_s for m, a in zip(found, alone, strict=True)]
         drafts = name is not ScheduleName.AR
