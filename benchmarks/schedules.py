@@ -121,6 +121,7 @@ def row(name: str, metrics: list[Metrics], alone: list[Metrics]) -> dict[str, An
         "speed_over_ar": statistics.median(ratios),
         "quartiles": [quartiles[0], quartiles[2]],
         "acceptance_rate": sum(m.kept for m in metrics) / compared if compared else None,
+        "compared": compared,
         "tokens_per_target_pass": sum(m.tokens for m in metrics)
         / sum(m.target_passes for m in metrics),
         "draft_idle": statistics.median(m.draft_idle for m in metrics),

@@ -83,7 +83,7 @@ FULL: Final = Recipe(
         minutes=4.5, rate=1.5e-3, warm_up_steps=20, decay_from=0.3, lengths=((0.0, 384),)
     ),
     follow_budget=Budget(
-        minutes=13.0, rate=3e-3, warm_up_steps=20, decay_from=0.2, lengths=((0.0, 384),)
+        minutes=24.0, rate=3e-3, warm_up_steps=20, decay_from=0.2, lengths=((0.0, 384),)
     ),
 )
 
