@@ -24,6 +24,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final, final
 
 import ray
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 OBJECT_STORE_BYTES: Final = 80 * 1024**2  # nothing large goes through Ray; this is its minimum
 QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 KNOCK_S: Final = 5.0
+REMOVALS: Final = 30
+REMOVAL_S: Final = 0.1
 HTTP2_GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 HTTP2_SETTINGS: Final = 4  # the type of the frame that greets back, after its length of 3 bytes
 
@@ -131,7 +134,7 @@ class Membership:
         if self.connected:
             ray.shutdown()
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _remove(self.folder)
 
 
 @final
@@ -274,10 +277,19 @@ def _connect(address: str | None) -> Membership:
             _temp_dir=folder,
         )
     except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         message = f"a Ray cluster cannot be started here: {_first_line(error)}"
         raise PlacementError(message) from None
     return Membership(connected=True, folder=folder)
+
+
+def _remove(folder: str) -> None:
+    """Delete a private cluster's folder; processes on their last legs may still write into it."""
+    for _ in range(REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):  # noqa: PTH110 - a name, as Ray takes it
+            return
+        time.sleep(REMOVAL_S)
 
 
 def _knock(address: str) -> None:
