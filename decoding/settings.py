@@ -56,7 +56,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done."""
+        """Take names for what they name, and refuse what cannot be done."""
+        self._name("schedule", ScheduleName)
+        if self.verifier is not None:
+            self._name("verifier", VerifierName)
         fits = self.gamma == "auto" or 1 <= self.gamma <= WIDEST_GAMMA
         refuse_unless(self, "gamma", f"a whole number from 1 to {WIDEST_GAMMA}, or auto", fine=fits)
         fits = 0 <= self.head_start <= WIDEST_GAMMA
@@ -66,6 +69,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         refuse_unless(self, "seed", "a whole number of 64 bits", fine=fits)
         refuse_unless(self, "stop", "texts of at least one character", fine=all(self.stop))
         self._refuse_contradictions()
+
+    def _name(self, field: str, names: type[ScheduleName | VerifierName]) -> None:
+        """Programs may say `"sd"` where the type says ScheduleName.SD."""
+        known = ", ".join(names)
+        refuse_unless(self, field, f"one of {known}", fine=getattr(self, field) in set(names))
+        msgspec.structs.force_setattr(self, field, names(getattr(self, field)))
 
     def _refuse_contradictions(self) -> None:
         greedy, sampled = VerifierName.GREEDY, self.sampling.temperature > 0

@@ -1,0 +1,369 @@
+"""A draft and a target without models: the hosts' turns on a virtual clock.
+
+They keep the rules of `actors.hosts`. A packet is taken between two turns. A turn of the draft
+writes one token for every open window; a turn of the target judges every window that waits, in
+one pass. A newer job of a request replaces the older one. What a device holds of a request's text
+is what it need not read again, so a first job reads the prompt and a restart reads everything.
+
+Tokens are those of a `Text`: 1 where draft and target agree, 0 where they do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any, Protocol, TypeAlias, final
+
+from simpy import Environment, Interrupt
+
+from decoding.messages import Cancel, Command, Device, Drafted, Judge, Judged, Propose, Proposed
+from simulator.acceptance import AGREES, DIFFERS, Text
+from simulator.costs import Clock
+from simulator.ledger import DOWN, WORKS, Ledger
+
+Process: TypeAlias = Generator[Any, Any, None]
+Reply: TypeAlias = Callable[[int, "Proposed | Judged"], None]
+
+
+class Host(Protocol):
+    """What a device does with its jobs; `Worker` gives it time to do it in."""
+
+    @property
+    def device(self) -> Device:
+        """Which of the two it is."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn would do something."""
+
+    def open(self, request: int, prompt: int, text: Text) -> None:
+        """A request that jobs will come for."""
+
+    def close(self, request: int) -> None:
+        """Forget a request."""
+
+    def take(self, request: int, command: Command, now: float) -> None:
+        """Note a job, or that one is not wanted any more."""
+
+    def begin(self, now: float) -> float:
+        """Begin a turn; the seconds it takes."""
+
+    def end(self, now: float) -> None:
+        """End the turn, and answer what is complete with it."""
+
+    def forget(self) -> None:
+        """Lose everything but the list of requests."""
+
+
+@final
+class Row:
+    """One request on one device."""
+
+    __slots__ = ("cached", "epoch", "held", "prompt", "text")
+
+    def __init__(self, prompt: int, text: Text) -> None:
+        self.prompt = prompt
+        self.text = text
+        self.forget()
+
+    def forget(self) -> None:
+        """As after a restart."""
+        self.cached = 0  # positions that need not be read again
+        self.epoch = 0
+        self.held: int | None = None  # where the row of a verdict that was left open predicts
+
+    def unread(self, end: int) -> int:
+        """Tokens up to position `end` that must be read: one at least, for its logits."""
+        return max(1, end - self.cached)
+
+
+@dataclasses.dataclass(slots=True)
+class Window:
+    """A window that is being written."""
+
+    job: Propose
+    row: Row
+    began: float
+    written: int = 0
+
+    @property
+    def start(self) -> int:
+        """The position of its first token."""
+        return self.job.base + len(self.job.pending)
+
+
+@final
+class DraftHost:
+    """Writes windows, one token a turn for every request that wants one."""
+
+    device = Device.DRAFT
+
+    def __init__(self, clock: Clock, reply: Reply) -> None:
+        self._clock = clock
+        self._reply = reply
+        self._rows: dict[int, Row] = {}
+        self._writing: dict[int, Window] = {}
+        self._turn_ended = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a window is being written."""
+        return bool(self._writing)
+
+    def open(self, request: int, prompt: int, text: Text) -> None:
+        """A request that jobs will come for."""
+        self._rows[request] = Row(prompt, text)
+
+    def close(self, request: int) -> None:
+        """Forget a request."""
+        self._give_up(request)
+        self._rows.pop(request, None)
+
+    def forget(self) -> None:
+        """Lose everything but the list of requests."""
+        self._writing.clear()
+        for row in self._rows.values():
+            row.forget()
+
+    def take(self, request: int, command: Command, now: float) -> None:
+        """A newer job and a cancellation put an end to the older window."""
+        if request not in self._rows:
+            return
+        if isinstance(command, Propose):
+            self._give_up(request)
+            row = self._rows[request]
+            self._cut_back(row, command)
+            self._writing[request] = Window(command, row, began=now)
+        elif isinstance(command, Cancel) and request in self._writing:
+            if self._writing[request].job.epoch < command.epoch:
+                self._give_up(request)
+
+    def begin(self, now: float) -> float:  # noqa: ARG002 - a turn takes as long at any time
+        """One forward for all windows."""
+        windows = self._writing.values()
+        unread, context = 1, 0
+        for window in windows:
+            row = window.row
+            end = row.prompt + window.start + window.written
+            unread = max(unread, end - row.cached)
+            context = max(context, end)
+        return self._clock(unread, len(windows), context)
+
+    def end(self, now: float) -> None:
+        """Every window is one token longer."""
+        self._turn_ended = now
+        whole = []
+        for request, window in self._writing.items():
+            row = window.row
+            # What was written last has not been read yet.
+            row.cached = row.prompt + window.start + window.written
+            window.written += 1
+            if window.written == window.job.count:
+                whole.append(request)
+        for request in whole:
+            self._answer(request, self._writing.pop(request))
+
+    def _cut_back(self, row: Row, job: Propose) -> None:
+        """Forget what is no longer the text: a new epoch begins with a token of the target."""
+        end = row.prompt + job.base
+        end += len(job.pending) if job.epoch == row.epoch else -1
+        row.cached = min(row.cached, max(end, 0))
+        row.epoch = job.epoch
+
+    def _give_up(self, request: int) -> None:
+        """Answer with what there is, so that work in vain is counted too."""
+        window = self._writing.pop(request, None)
+        if window is not None and window.written:
+            self._answer(request, window)
+
+    def _answer(self, request: int, window: Window) -> None:
+        tokens = window.row.text.window(window.start, window.written)
+        self._reply(
+            request,
+            Proposed(
+                epoch=window.job.epoch,
+                start=window.start,
+                drafted=Drafted(tokens=tokens),
+                began=window.began,
+                ended=self._turn_ended,
+            ),
+        )
+
+
+@final
+class TargetHost:
+    """Judges windows, all that wait in one pass."""
+
+    device = Device.TARGET
+
+    def __init__(self, clock: Clock, reply: Reply) -> None:
+        self._clock = clock
+        self._reply = reply
+        self._rows: dict[int, Row] = {}
+        self._waiting: dict[int, Judge] = {}
+        self._judging: dict[int, Judge] = {}
+        self._began = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a window waits to be judged."""
+        return bool(self._waiting)
+
+    def open(self, request: int, prompt: int, text: Text) -> None:
+        """A request that jobs will come for."""
+        self._rows[request] = Row(prompt, text)
+
+    def close(self, request: int) -> None:
+        """Forget a request."""
+        self._waiting.pop(request, None)
+        self._rows.pop(request, None)
+
+    def forget(self) -> None:
+        """Lose everything but the list of requests."""
+        self._waiting.clear()
+        self._judging.clear()
+        for row in self._rows.values():
+            row.forget()
+
+    def take(self, request: int, command: Command, now: float) -> None:  # noqa: ARG002 - times begin with the turn
+        """A newer job replaces an older one of the same request."""
+        if isinstance(command, Judge) and request in self._rows:
+            self._waiting[request] = command
+
+    def begin(self, now: float) -> float:
+        """One pass for all windows that a held row does not decide."""
+        self._judging, self._waiting, self._began = self._waiting, {}, now
+        unread = context = batch = 0
+        for request, job in self._judging.items():
+            row = self._rows[request]
+            if _decided(row, job):
+                continue
+            end = row.prompt + job.base + len(job.pending)
+            batch += 1
+            unread = max(unread, row.unread(end))
+            context = max(context, end)
+        return self._clock(unread, batch, context) if batch else 0.0
+
+    def end(self, now: float) -> None:
+        """A verdict for each."""
+        judging, self._judging = self._judging, {}
+        for request, job in judging.items():
+            row = self._rows.get(request)
+            if row is not None:  # it may have been closed meanwhile
+                self._reply(request, _verdict(row, job, self._began, now))
+
+
+def _decided(row: Row, job: Judge) -> bool:
+    """Whether the held row refuses the first pending token, so that no pass is needed."""
+    tokens = job.pending.tokens
+    return row.held == job.base and len(tokens) > 0 and tokens[0] == DIFFERS
+
+
+def _verdict(row: Row, job: Judge, began: float, ended: float) -> Judged:
+    tokens = job.pending.tokens
+    passes = 0 if _decided(row, job) else 1
+    kept = tokens.index(DIFFERS) if DIFFERS in tokens else len(tokens)
+    leaves_open = job.hold and kept == len(tokens)
+    if passes:
+        row.cached = row.prompt + job.base + kept
+        row.held = job.base + kept if leaves_open else None
+    return Judged(
+        epoch=job.epoch,
+        base=job.base,
+        judged=len(tokens),
+        kept=kept,
+        token=None if leaves_open else AGREES,
+        passes=passes,
+        began=began,
+        ended=ended,
+    )
+
+
+@final
+class Worker:
+    """A device on the virtual clock: read what came, take a turn, again."""
+
+    def __init__(self, env: Environment, host: Host, ledger: Ledger) -> None:
+        self._env = env
+        self._ledger = ledger
+        self._packets: deque[tuple[int, Command | None]] = deque()
+        self._awake = env.event()
+        self._stalled_until = 0.0
+        self._turn_began: float | None = None
+        self.host = host
+        self.slowness = 1.0
+        self.down = False
+        self._process = env.process(self._run())
+
+    def take(self, request: int, command: Command | None) -> None:
+        """A job has come, or with None the end of a request; a device that is down loses it."""
+        if self.down:
+            return
+        self._packets.append((request, command))
+        if not self._awake.triggered:
+            self._awake.succeed()
+
+    def stall(self, seconds: float) -> None:
+        """Stand still for so long."""
+        self._stalled_until = self._env.now + seconds
+
+    def crash(self) -> None:
+        """Forget everything and do nothing until `restart`."""
+        self.down = True
+        self._process.interrupt()
+
+    def restart(self) -> None:
+        """Work again."""
+        self.down = False
+        self._awake.succeed()
+
+    def _run(self) -> Process:
+        while True:
+            try:
+                yield from self._serve()
+            except Interrupt:
+                yield from self._lie_down()
+
+    def _serve(self) -> Process:
+        """The loop of `actors.device.serve`."""
+        env, host, packets = self._env, self.host, self._packets
+        works = WORKS[host.device]
+        while True:
+            while packets:
+                request, command = packets.popleft()
+                if command is None:
+                    host.close(request)
+                else:
+                    host.take(request, command, env.now)
+            if not host.busy:
+                self._ledger.clear(works)
+                self._awake = env.event()
+                yield self._awake
+                yield from self._stand_still()
+                continue
+            self._ledger.set(works)
+            self._turn_began = env.now
+            yield env.timeout(self.slowness * host.begin(env.now))
+            yield from self._stand_still()
+            host.end(env.now)
+            self._turn_began = None
+
+    def _stand_still(self) -> Process:
+        """While it is stalled, nothing comes of anything."""
+        while self._env.now < self._stalled_until:
+            yield self._env.timeout(self._stalled_until - self._env.now)
+
+    def _lie_down(self) -> Process:
+        """Between a crash and the restart."""
+        device = self.host.device
+        if self._turn_began is not None:
+            self._ledger.cut_short(device, self._env.now - self._turn_began)
+            self._turn_began = None
+        self._ledger.clear(WORKS[device])
+        self._ledger.set(DOWN[device])
+        self._packets.clear()
+        self.host.forget()
+        self._awake = self._env.event()
+        yield self._awake
+        self._ledger.clear(DOWN[device])

@@ -1,0 +1,58 @@
+"""What can go wrong with a device, and when."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from decoding.errors import SettingError
+from decoding.messages import Device
+from decoding.sampling import refuse_unless
+
+
+class FaultKind(enum.StrEnum):
+    """Three ways."""
+
+    STALL = "stall"  # it stands still, and goes on where it was
+    SLOW = "slow"  # every forward takes `factor` times as long
+    CRASH = "crash"  # it forgets everything, and is back after so many seconds
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One device, out of order from `at` for so many seconds."""
+
+    device: Device
+    kind: FaultKind
+    at: float
+    seconds: float
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot happen."""
+        refuse_unless(self, "at", "seconds, 0 or more", fine=0 <= self.at < math.inf)
+        refuse_unless(self, "seconds", "more than 0", fine=0 < self.seconds < math.inf)
+        slows = self.kind is FaultKind.SLOW
+        fine = (0 < self.factor < math.inf) if slows else self.factor == 1
+        allowed = "more than 0" if slows else f"left out with {self.kind}"
+        refuse_unless(self, "factor", allowed, fine=fine)
+
+
+def check_apart(faults: Sequence[Fault]) -> None:
+    """A device can have one fault at a time.
+
+    Raises:
+        SettingError: two of one device overlap.
+    """
+    for device in Device:
+        own = sorted((fault for fault in faults if fault.device is device), key=lambda f: f.at)
+        for first, second in itertools.pairwise(own):
+            if second.at < first.at + first.seconds:
+                message = (
+                    f"the {device} has a fault at {second.at:g} s, "
+                    f"before the one at {first.at:g} s is over; keep them apart"
+                )
+                raise SettingError(message)

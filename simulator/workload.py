@@ -1,0 +1,162 @@
+"""Which requests come, when, and how long they are.
+
+A length or a gap is a number, or a distribution with its own stream.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+
+from decoding.sampling import refuse_unless
+
+
+class Fixed(msgspec.Struct, frozen=True, tag=True):
+    """Always the same length."""
+
+    tokens: int
+
+    def __post_init__(self) -> None:
+        """Refuse what is no length."""
+        refuse_unless(self, "tokens", "1 or more", fine=self.tokens >= 1)
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[int]:  # noqa: ARG002 - no chance in it
+        """`count` lengths."""
+        return [self.tokens] * count
+
+
+class Uniform(msgspec.Struct, frozen=True, tag=True):
+    """Every length from `low` to `high`, equally often."""
+
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        """Refuse what is no range."""
+        fine = 1 <= self.low <= self.high
+        refuse_unless(self, "low", f"from 1 to high, {self.high}", fine=fine)
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[int]:
+        """`count` lengths."""
+        return list(rng.integers(self.low, self.high, count, endpoint=True).tolist())
+
+
+class Geometric(msgspec.Struct, frozen=True, tag=True):
+    """As if a coin after each token decided whether the text ends."""
+
+    mean: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no mean."""
+        refuse_unless(self, "mean", "1 or more", fine=1 <= self.mean < math.inf)
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[int]:
+        """`count` lengths."""
+        return list(rng.geometric(1 / self.mean, count).tolist())
+
+
+class LogNormal(msgspec.Struct, frozen=True, tag=True):
+    """Many short ones and a few very long: the usual shape of prompts and answers.
+
+    Args:
+        mean: of the lengths.
+        variation: standard deviation over mean.
+    """
+
+    mean: float
+    variation: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no distribution."""
+        refuse_unless(self, "mean", "1 or more", fine=1 <= self.mean < math.inf)
+        refuse_unless(self, "variation", "more than 0", fine=0 < self.variation < math.inf)
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[int]:
+        """`count` lengths, rounded, at least 1."""
+        s2 = math.log1p(self.variation**2)
+        drawn = rng.lognormal(math.log(self.mean) - s2 / 2, math.sqrt(s2), count)
+        return [max(1, round(length)) for length in drawn.tolist()]
+
+
+class Recorded(msgspec.Struct, frozen=True, tag=True):
+    """Lengths that were seen, in this order, counted around."""
+
+    lengths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what is no list of lengths."""
+        fine = len(self.lengths) > 0 and min(self.lengths) >= 1
+        refuse_unless(self, "lengths", "one or more, each 1 or more", fine=fine)
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[int]:  # noqa: ARG002 - no chance in it
+        """`count` lengths."""
+        return [self.lengths[number % len(self.lengths)] for number in range(count)]
+
+
+Lengths: TypeAlias = Fixed | Uniform | Geometric | LogNormal | Recorded
+
+
+class ClosedLoop(msgspec.Struct, frozen=True, tag=True):
+    """So many users, each of whom sends the next request when the last one is done."""
+
+    users: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse an empty house."""
+        refuse_unless(self, "users", "1 or more", fine=self.users >= 1)
+
+
+class Poisson(msgspec.Struct, frozen=True, tag=True):
+    """Requests that know nothing of each other: `rate` a second."""
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no rate."""
+        refuse_unless(self, "rate", "requests a second, more than 0", fine=0 < self.rate < math.inf)
+
+
+class Times(msgspec.Struct, frozen=True, tag=True):
+    """Requests that came at these seconds, ascending."""
+
+    seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a clock that runs backwards."""
+        fine = len(self.seconds) > 0 and self.seconds[0] >= 0
+        fine = fine and list(self.seconds) == sorted(self.seconds) and self.seconds[-1] < math.inf
+        refuse_unless(self, "seconds", "one or more, from 0 on, ascending", fine=fine)
+
+
+Arrivals: TypeAlias = ClosedLoop | Poisson | Times
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of the pair.
+
+    Args:
+        requests: how many, in all.
+        arrivals: when they come.
+        prompt: tokens of a prompt, which the first job of each device reads.
+        output: tokens of an answer.
+        slots: how many requests run at once; the others queue. None has no limit.
+    """
+
+    requests: int = 1
+    arrivals: Arrivals = ClosedLoop()
+    prompt: Lengths = Fixed(1)
+    output: Lengths = Fixed(10_000)
+    slots: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot run."""
+        refuse_unless(self, "requests", "1 or more", fine=self.requests >= 1)
+        fine = self.slots is None or self.slots >= 1
+        refuse_unless(self, "slots", "1 or more, or left out", fine=fine)
+        if isinstance(self.arrivals, Times):
+            known = len(self.arrivals.seconds)
+            allowed = f"at most {known}, the arrivals that were recorded"
+            refuse_unless(self, "requests", allowed, fine=self.requests <= known)

@@ -1,0 +1,417 @@
+"""One run of a scenario: SimPy processes that drive the very schedules of `decoding`.
+
+It is the virtual half of "one protocol, two clocks". The driver below does what
+`actors.scheduler` does: commands go to the devices, answers come back, and nothing here decides
+about tokens.
+
+    a request arrives  ->  waits for a slot  ->  its schedule gives commands
+    an answer comes    ->  the schedule takes it, tokens are committed, new commands leave
+
+May import: simpy, numpy, decoding.  Must never: know torch, Ray, or the wall clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, final
+
+import msgspec
+import simpy
+
+from decoding.messages import (
+    Command,
+    Device,
+    DeviceBack,
+    DeviceLost,
+    Event,
+    Judge,
+    Judged,
+    Proposed,
+)
+from decoding.metrics import Meter, Metrics
+from decoding.plans import Measured
+from decoding.settings import Settings
+from decoding.stopping import StopRules
+from decoding.trace import Received, Record, Sent
+from simulator.acceptance import Acceptance, Independent
+from simulator.costs import AnyCost, Constant, clock
+from simulator.devices import DraftHost, Process, TargetHost, Worker
+from simulator.faults import Fault, FaultKind, check_apart
+from simulator.ledger import SERVING, Account, Ledger
+from simulator.links import Line, Network
+from simulator.streams import Purpose, stream
+from simulator.workload import ClosedLoop, Poisson, Times, Workload
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from simulator.acceptance import Text
+
+DRAFT_PATIENCE_S: Final = 1.0  # as the real scheduler's: then requests go on without the draft
+
+
+class Pair(msgspec.Struct, frozen=True, kw_only=True):
+    """The two models, as far as time is concerned."""
+
+    draft: AnyCost
+    target: AnyCost
+
+    @classmethod
+    def of(cls, speed_ratio: float, target_s: float = 1 / 32) -> Pair:
+        """Constant times: a target pass, and a draft step `speed_ratio` times as fast."""
+        return cls(draft=Constant(target_s / speed_ratio), target=Constant(target_s))
+
+    @property
+    def speed_ratio(self) -> float:
+        """c: a pass of the target over one token, over one draft step."""
+        return self.target.seconds(1) / self.draft.seconds(1)
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a run depends on, but for the seed: a what-if changes one of these.
+
+    Args:
+        settings: the schedule, gamma, head start; its output limit and stop texts do not count,
+            `workload.output` does.
+        pair: how long forwards take.
+        acceptance: how often the draft agrees with the target.
+        network: links and control.
+        workload: requests.
+        faults: what goes wrong, and when.
+    """
+
+    settings: Settings = Settings(gamma=5, strict=True)
+    pair: Pair = Pair.of(5)
+    acceptance: Acceptance = Independent(0.8)
+    network: Network = Network()
+    workload: Workload = Workload()
+    faults: tuple[Fault, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse faults that overlap."""
+        check_apart(self.faults)
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """One request that is done, on the run's clock.
+
+    Args:
+        arrived, began, finished: seconds; between the first two it waited for a slot.
+        metrics: of the time from `began` on.
+    """
+
+    arrived: float
+    began: float
+    finished: float
+    metrics: Metrics
+    barren_runs: int
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One replication of a scenario.
+
+    Args:
+        served: the requests, in the order they were done.
+        seconds: from the start to the last token.
+        draft, target: how the devices spent that time.
+        events: of the event simulation, each a moment at which something happened.
+        records: the trace, where one was asked for.
+    """
+
+    served: tuple[Served, ...]
+    seconds: float
+    draft: Account
+    target: Account
+    events: int
+    records: tuple[Record, ...]
+
+
+@final
+class Mailbox:
+    """Where a request finds its events, one at a time."""
+
+    def __init__(self, env: simpy.Environment) -> None:
+        self._env = env
+        self._letters: deque[Event] = deque()
+        self._wanted: simpy.Event | None = None
+
+    def put(self, event: Event) -> None:
+        """Somebody has news."""
+        if self._wanted is None:
+            self._letters.append(event)
+        else:
+            wanted, self._wanted = self._wanted, None
+            wanted.succeed(event)
+
+    def next(self) -> simpy.Event:
+        """Wait for news."""
+        wanted = self._env.event()
+        if self._letters:
+            wanted.succeed(self._letters.popleft())
+        else:
+            self._wanted = wanted
+        return wanted
+
+
+@final
+class Decoding:
+    """One request under way."""
+
+    def __init__(self, world: World, number: int, length: int) -> None:
+        settings = world.scenario.settings
+        self.number = number
+        self.schedule = settings.start(StopRules(limit=length), world.measured)
+        self.meter = Meter(world.env.now)
+        self.mailbox = Mailbox(world.env)
+        self.devices = tuple(Device) if settings.widest > 0 else (Device.TARGET,)
+        self.epoch = self.rejections = self.kept = 0
+        self.barren_runs = 0  # runs between two rejections in which nothing was kept
+
+    def count_runs(self) -> None:
+        """Look whether a run of agreement has ended; a rejection begins a new epoch."""
+        self.epoch = self.schedule.epoch
+        counts = self.schedule.counts
+        if counts.rejections > self.rejections:
+            self.barren_runs += counts.kept == self.kept
+            self.rejections, self.kept = counts.rejections, counts.kept
+
+
+@final
+class World:
+    """A scenario on its clock."""
+
+    def __init__(self, scenario: Scenario, seed: int, replication: int, *, trace: bool) -> None:
+        self.scenario = scenario
+        self.env = env = simpy.Environment()
+        self.measured = Measured()  # what `gamma auto` knows of these devices
+        self._luck = (seed, replication)
+        self._ledger = Ledger(env)
+        self._records: list[Record] | None = [] if trace else None
+        self._served: list[Served] = []
+        self._open: dict[int, Decoding] = {}
+        self._usable = set(Device)
+        self._workers = {host.device: Worker(env, host, self._ledger) for host in self._hosts()}
+        links = {Device.DRAFT: scenario.network.draft, Device.TARGET: scenario.network.target}
+        streams = {Device.DRAFT: Purpose.DRAFT_LINK, Device.TARGET: Purpose.TARGET_LINK}
+        self._out = {d: Line(env, links[d], self._stream(streams[d], 0)) for d in Device}
+        self._back = {d: Line(env, links[d], self._stream(streams[d], 1)) for d in Device}
+        slots = scenario.workload.slots
+        self._slots = None if slots is None else simpy.Resource(env, capacity=slots)
+
+    def run(self) -> Run:
+        """Serve every request."""
+        self._fill()
+        wanted, events, step = self.scenario.workload.requests, 0, self.env.step
+        while len(self._served) < wanted:
+            step()
+            events += 1
+        seconds = max(served.finished for served in self._served)
+        return Run(
+            served=tuple(self._served),
+            seconds=seconds,
+            draft=self._ledger.account(Device.DRAFT, _wasted(self._served)),
+            target=self._ledger.account(Device.TARGET),
+            events=events,
+            records=tuple(self._records or ()),
+        )
+
+    def _hosts(self) -> tuple[DraftHost, TargetHost]:
+        pair = self.scenario.pair
+        draft = clock(pair.draft, self._stream(Purpose.DRAFT_TIMES))
+        target = clock(pair.target, self._stream(Purpose.TARGET_TIMES))
+        return DraftHost(draft, self._answer), TargetHost(target, self._answer)
+
+    def _stream(self, purpose: Purpose, number: int = 0) -> np.random.Generator:
+        return stream(*self._luck, purpose, number)
+
+    def _text(self, number: int) -> Text:
+        return self.scenario.acceptance.text(self._stream(Purpose.ACCEPTANCE, number), number)
+
+    # -- requests ------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        """Let the workload begin, and whatever will go wrong."""
+        load, rng = self.scenario.workload, self._stream(Purpose.LENGTHS)
+        prompts = load.prompt.draw(rng, load.requests)
+        outputs = load.output.draw(rng, load.requests)
+        coming = deque(self._life(n, prompts[n], outputs[n]) for n in range(load.requests))
+        match load.arrivals:
+            case ClosedLoop(users=users):
+                for _ in range(users):
+                    self.env.process(_one_by_one(coming))
+            case Poisson(rate=rate):
+                gaps = self._stream(Purpose.ARRIVALS).exponential(1 / rate, load.requests)
+                self.env.process(self._arrive(coming, gaps.cumsum().tolist()))
+            case Times(seconds=seconds):
+                self.env.process(self._arrive(coming, seconds))
+        for fault in self.scenario.faults:
+            self.env.process(self._suffer(fault))
+
+    def _arrive(self, coming: deque[Process], times: Sequence[float]) -> Process:
+        for request, at in zip(coming, times, strict=False):
+            yield self.env.timeout(at - self.env.now)
+            self.env.process(request)
+
+    def _life(self, number: int, prompt: int, length: int) -> Process:
+        """A request from its arrival to its last token."""
+        arrived = self.env.now
+        if self._slots is None:
+            yield from self._decode(number, prompt, length, arrived)
+            return
+        with self._slots.request() as slot:
+            yield slot
+            yield from self._decode(number, prompt, length, arrived)
+
+    def _decode(self, number: int, prompt: int, length: int, arrived: float) -> Process:
+        """The loop of the real driver: events in, tokens and commands out."""
+        decoding, began = self._begin(number, prompt, length), self.env.now
+        schedule = decoding.schedule
+        while schedule.finish_reason is None:
+            event = yield decoding.mailbox.next()
+            self._deliver(decoding, event)
+        self._end(decoding, arrived, began)
+
+    def _begin(self, number: int, prompt: int, length: int) -> Decoding:
+        decoding = Decoding(self, number, length)
+        self._open[number] = decoding
+        self._ledger.set(SERVING)
+        for device in decoding.devices:
+            self._workers[device].host.open(number, prompt, self._text(number))
+        for device in decoding.devices:
+            if device not in self._usable:
+                self._deliver(decoding, DeviceLost(device=device))
+        self._send(decoding)
+        return decoding
+
+    def _deliver(self, decoding: Decoding, event: Event) -> None:
+        """The heart, as in `actors.scheduler`."""
+        schedule, now = decoding.schedule, self.env.now
+        answer = isinstance(event, Proposed | Judged)
+        wanted = not answer or schedule.awaits(event)
+        tokens = schedule.receive(event)
+        if schedule.epoch != decoding.epoch:
+            decoding.count_runs()
+        if self._records is not None:
+            self._records.append(_received(decoding, event, now, tokens, wanted=wanted))
+        self._send(decoding)
+        if answer:
+            decoding.meter.add(event, wanted=wanted)
+        if tokens:
+            decoding.meter.commit(now)
+
+    def _end(self, decoding: Decoding, arrived: float, began: float) -> None:
+        del self._open[decoding.number]
+        if not self._open:
+            self._ledger.clear(SERVING)
+        for device in decoding.devices:
+            self._workers[device].take(decoding.number, None)
+        settings, schedule = self.scenario.settings, decoding.schedule
+        self._served.append(
+            Served(
+                arrived=arrived,
+                began=began,
+                finished=self.env.now,
+                barren_runs=decoding.barren_runs,
+                metrics=decoding.meter.metrics(
+                    schedule.counts,
+                    schedule=str(settings.schedule),
+                    verifier=str(settings.effective_verifier),
+                    gamma=schedule.plan.beside or schedule.plan.before,
+                    tokens=len(schedule.committed),
+                ),
+            )
+        )
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def _send(self, decoding: Decoding) -> None:
+        """Carry the schedule's commands to the devices that are there."""
+        number, control = decoding.number, self.scenario.network.control_s
+        for command in decoding.schedule.commands():
+            device = Device.TARGET if isinstance(command, Judge) else Device.DRAFT
+            worker = self._workers[device]
+            if worker.down:
+                continue
+            if self._records is not None:
+                self._records.append(Sent(at=self.env.now, request=number, command=command))
+            self._out[device].carry(command, partial(worker.take, number, command), control)
+
+    def _answer(self, number: int, event: Proposed | Judged) -> None:
+        """A device has an answer; it travels back."""
+        device = Device.DRAFT if isinstance(event, Proposed) else Device.TARGET
+        self._back[device].carry(event, partial(self._hear, number, event))
+
+    def _hear(self, number: int, event: Event) -> None:
+        """An answer, if its request is still there to hear it."""
+        decoding = self._open.get(number)
+        if decoding is not None:
+            decoding.mailbox.put(event)
+
+    # -- faults --------------------------------------------------------------------------------
+
+    def _suffer(self, fault: Fault) -> Process:
+        """One fault, from its beginning to its end."""
+        env, worker = self.env, self._workers[fault.device]
+        yield env.timeout(fault.at)
+        match fault.kind:
+            case FaultKind.SLOW:
+                worker.slowness *= fault.factor
+                yield env.timeout(fault.seconds)
+                worker.slowness /= fault.factor
+            case FaultKind.CRASH:
+                worker.crash()
+                self._lose(fault.device)
+                yield env.timeout(fault.seconds)
+                worker.restart()
+                self._regain(fault.device)
+            case FaultKind.STALL:
+                worker.stall(fault.seconds)
+                if fault.device is Device.TARGET or fault.seconds <= DRAFT_PATIENCE_S:
+                    return
+                yield env.timeout(DRAFT_PATIENCE_S)
+                self._lose(fault.device)
+                yield env.timeout(fault.seconds - DRAFT_PATIENCE_S)
+                self._regain(fault.device)
+
+    def _lose(self, device: Device) -> None:
+        self._usable.discard(device)
+        self._tell(DeviceLost(device=device))
+
+    def _regain(self, device: Device) -> None:
+        self._usable.add(device)
+        self._tell(DeviceBack(device=device))
+
+    def _tell(self, news: DeviceLost | DeviceBack) -> None:
+        for decoding in self._open.values():
+            if news.device in decoding.devices:
+                decoding.mailbox.put(news)
+
+
+def _one_by_one(coming: deque[Process]) -> Process:
+    """A user: the next request when the last one is done."""
+    while coming:
+        yield from coming.popleft()
+
+
+def _received(
+    decoding: Decoding, event: Event, now: float, tokens: tuple[int, ...], *, wanted: bool
+) -> Received:
+    counts = decoding.schedule.counts
+    return Received(
+        at=now,
+        request=decoding.number,
+        event=event,
+        wanted=wanted,
+        tokens=tokens,
+        epoch=decoding.schedule.epoch,
+        kept=counts.kept,
+        rejections=counts.rejections,
+    )
+
+
+def _wasted(served: list[Served]) -> float:
+    """The share of the draft's tokens that no text has."""
+    steps = sum(request.metrics.draft_steps for request in served)
+    return 1 - sum(request.metrics.kept for request in served) / steps if steps else 0.0
