@@ -20,6 +20,7 @@ from typing import Final, Protocol, TypeAlias, final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from decoding.messages import TokenId
 from decoding.sampling import refuse_unless
@@ -29,7 +30,7 @@ LONGEST: Final = 10**6  # a run of agreement in the twin; at a = 1 it would neve
 AGREES: Final = 1
 DIFFERS: Final = 0
 
-Runs: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+Runs: TypeAlias = NDArray[np.int64]
 
 
 class Text(Protocol):
@@ -219,6 +220,13 @@ class Replay(msgspec.Struct, frozen=True, tag=True):
         agreed = sum(text.count("1") for text in self.texts)
         return agreed / (agreed + sum(text.count("0") for text in self.texts))
 
+    def runs(self) -> list[Runs]:
+        """Lengths of the runs of agreement in each text; what was never compared is left out."""
+        texts = [text.replace("?", "") for text in self.texts]
+        found = [np.array([len(run) for run in text.split("0")]) for text in texts if text]
+        # The last run of a text was cut short by its end: no disagreement follows it.
+        return [runs[:-1] if runs[-1] == 0 or len(runs) > 1 else runs for runs in found]
+
     def text(self, rng: np.random.Generator, number: int = 0) -> Text:
         """What was recorded of prompt `number`."""
         text, mean = self.texts[number % len(self.texts)], self.mean
@@ -251,4 +259,3 @@ def _spelled(runs: Runs) -> list[int]:
     text = np.ones(ends[-1], dtype=np.int64)
     text[ends - 1] = 0
     return list(text.tolist())
-

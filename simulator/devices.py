@@ -80,17 +80,14 @@ class Row:
 
 @dataclasses.dataclass(slots=True)
 class Window:
-    """A window that is being written."""
+    """A window that is being written; `end` is where its row's text will be after this turn."""
 
     job: Propose
     row: Row
+    start: int
+    end: int
     began: float
     written: int = 0
-
-    @property
-    def start(self) -> int:
-        """The position of its first token."""
-        return self.job.base + len(self.job.pending)
 
 
 @final
@@ -134,30 +131,28 @@ class DraftHost:
             self._give_up(request)
             row = self._rows[request]
             self._cut_back(row, command)
-            self._writing[request] = Window(command, row, began=now)
-        elif isinstance(command, Cancel) and request in self._writing:
-            if self._writing[request].job.epoch < command.epoch:
+            start = command.base + len(command.pending)
+            self._writing[request] = Window(command, row, start, row.prompt + start, began=now)
+        elif isinstance(command, Cancel):
+            window = self._writing.get(request)
+            if window is not None and window.job.epoch < command.epoch:
                 self._give_up(request)
 
     def begin(self, now: float) -> float:  # noqa: ARG002 - a turn takes as long at any time
         """One forward for all windows."""
-        windows = self._writing.values()
         unread, context = 1, 0
-        for window in windows:
-            row = window.row
-            end = row.prompt + window.start + window.written
-            unread = max(unread, end - row.cached)
-            context = max(context, end)
-        return self._clock(unread, len(windows), context)
+        for window in self._writing.values():
+            unread = max(unread, window.end - window.row.cached)
+            context = max(context, window.end)
+        return self._clock(unread, len(self._writing), context)
 
     def end(self, now: float) -> None:
         """Every window is one token longer."""
         self._turn_ended = now
         whole = []
         for request, window in self._writing.items():
-            row = window.row
-            # What was written last has not been read yet.
-            row.cached = row.prompt + window.start + window.written
+            window.row.cached = window.end  # what is written now has not been read yet
+            window.end += 1
             window.written += 1
             if window.written == window.job.count:
                 whole.append(request)
@@ -328,7 +323,7 @@ class Worker:
     def _serve(self) -> Process:
         """The loop of `actors.device.serve`."""
         env, host, packets = self._env, self.host, self._packets
-        works = WORKS[host.device]
+        works, working = WORKS[host.device], False
         while True:
             while packets:
                 request, command = packets.popleft()
@@ -336,18 +331,23 @@ class Worker:
                     host.close(request)
                 else:
                     host.take(request, command, env.now)
-            if not host.busy:
+            if host.busy:
+                if not working:
+                    self._ledger.set(works)
+                    working = True
+                self._turn_began = env.now
+                yield env.timeout(self.slowness * host.begin(env.now))
+                if env.now < self._stalled_until:
+                    yield from self._stand_still()
+                host.end(env.now)
+                self._turn_began = None
+            else:
                 self._ledger.clear(works)
+                working = False
                 self._awake = env.event()
                 yield self._awake
-                yield from self._stand_still()
-                continue
-            self._ledger.set(works)
-            self._turn_began = env.now
-            yield env.timeout(self.slowness * host.begin(env.now))
-            yield from self._stand_still()
-            host.end(env.now)
-            self._turn_began = None
+                if env.now < self._stalled_until:
+                    yield from self._stand_still()
 
     def _stand_still(self) -> Process:
         """While it is stalled, nothing comes of anything."""

@@ -7,6 +7,7 @@ the accounts of a device sum to the length of the run by construction.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final, final
 
 import msgspec
@@ -53,7 +54,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def total(self) -> float:
         """The length of the run."""
-        return sum(getattr(self, name) for name in self.__struct_fields__)
+        return math.fsum(getattr(self, name) for name in self.__struct_fields__)
 
 
 @final

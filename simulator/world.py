@@ -21,7 +21,6 @@ import msgspec
 import simpy
 
 from decoding.messages import (
-    Command,
     Device,
     DeviceBack,
     DeviceLost,
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
 
     from simulator.acceptance import Text
 
+ANSWERS: Final = (Proposed, Judged)
 DRAFT_PATIENCE_S: Final = 1.0  # as the real scheduler's: then requests go on without the draft
 
 
@@ -288,16 +288,16 @@ class World:
     def _deliver(self, decoding: Decoding, event: Event) -> None:
         """The heart, as in `actors.scheduler`."""
         schedule, now = decoding.schedule, self.env.now
-        answer = isinstance(event, Proposed | Judged)
-        wanted = not answer or schedule.awaits(event)
+        answer = event if isinstance(event, ANSWERS) else None
+        wanted = answer is None or schedule.awaits(answer)
         tokens = schedule.receive(event)
         if schedule.epoch != decoding.epoch:
             decoding.count_runs()
         if self._records is not None:
             self._records.append(_received(decoding, event, now, tokens, wanted=wanted))
         self._send(decoding)
-        if answer:
-            decoding.meter.add(event, wanted=wanted)
+        if answer is not None:
+            decoding.meter.add(answer, wanted=wanted)
         if tokens:
             decoding.meter.commit(now)
 
