@@ -17,6 +17,7 @@ from decoding.errors import PearlError, UsageError
 VERBS: Final = {
     "generate": "Generate text with a target, a draft and a schedule.",
     "demo": "Decode with the embedded pair by AR, SD and PEARL, side by side.",
+    "simulate": "Answer a what-if on virtual devices: speed, waiting, waste, with intervals.",
     "doctor": "Print what a bug report needs, and whether a pair fits together.",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -15,7 +16,7 @@ from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.verification import VerifierName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from actors.engine import EngineSettings
 
@@ -104,3 +105,16 @@ def check_writable(file: str) -> pathlib.Path:
         message = f"{file} cannot be written; name a file in a folder that exists"
         raise SettingError(message)
     return path
+
+
+@contextlib.contextmanager
+def bar(total: int, what: str) -> Iterator[Callable[[], None]]:
+    """A progress bar on standard error where somebody is looking; called once a step."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), what, TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as p:
+        task = p.add_task(what, total=total)
+        yield lambda: p.advance(task)

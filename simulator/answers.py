@@ -154,11 +154,7 @@ def simulate(
         workers: processes that share the replications.
         progress: called after each run.
     """
-    alone = _alone(scenario)
-    jobs = [(scenario, seed, n) for n in range(replications)]
-    if scenario.settings.schedule is not ScheduleName.AR:
-        # Where nothing but the draft is left to chance, the target alone always does the same.
-        jobs += [(alone, seed, n) for n in range(1 if _is_certain(alone) else replications)]
+    jobs = _jobs(scenario, seed, replications)
     runs = []
     for run in spread(_run, jobs, workers):
         runs.append(run)
@@ -167,6 +163,21 @@ def simulate(
     if len(others) < replications:
         others *= replications
     return summarise(scenario, mine, others)
+
+
+def runs_of(scenario: Scenario, replications: int) -> int:
+    """How many runs `simulate` makes."""
+    return len(_jobs(scenario, 0, replications))
+
+
+def _jobs(scenario: Scenario, seed: int, replications: int) -> list[tuple[Scenario, int, int]]:
+    """The runs of the scenario, then those of the target alone."""
+    jobs = [(scenario, seed, n) for n in range(replications)]
+    if scenario.settings.schedule is ScheduleName.AR:
+        return jobs
+    alone = _alone(scenario)
+    # Where nothing but the draft is left to chance, the target alone always does the same.
+    return jobs + [(alone, seed, n) for n in range(1 if _is_certain(alone) else replications)]
 
 
 def run(scenario: Scenario, *, seed: int = 0, replication: int = 0, trace: bool = False) -> Run:

@@ -23,6 +23,11 @@ class Fixed(msgspec.Struct, frozen=True, tag=True):
         """Refuse what is no length."""
         refuse_unless(self, "tokens", "1 or more", fine=self.tokens >= 1)
 
+    @property
+    def expected(self) -> float:
+        """The mean."""
+        return float(self.tokens)
+
     def draw(self, rng: np.random.Generator, count: int) -> list[int]:  # noqa: ARG002 - no chance in it
         """`count` lengths."""
         return [self.tokens] * count
@@ -39,6 +44,11 @@ class Uniform(msgspec.Struct, frozen=True, tag=True):
         fine = 1 <= self.low <= self.high
         refuse_unless(self, "low", f"from 1 to high, {self.high}", fine=fine)
 
+    @property
+    def expected(self) -> float:
+        """The mean."""
+        return (self.low + self.high) / 2
+
     def draw(self, rng: np.random.Generator, count: int) -> list[int]:
         """`count` lengths."""
         return list(rng.integers(self.low, self.high, count, endpoint=True).tolist())
@@ -52,6 +62,11 @@ class Geometric(msgspec.Struct, frozen=True, tag=True):
     def __post_init__(self) -> None:
         """Refuse what is no mean."""
         refuse_unless(self, "mean", "1 or more", fine=1 <= self.mean < math.inf)
+
+    @property
+    def expected(self) -> float:
+        """The mean."""
+        return self.mean
 
     def draw(self, rng: np.random.Generator, count: int) -> list[int]:
         """`count` lengths."""
@@ -74,6 +89,11 @@ class LogNormal(msgspec.Struct, frozen=True, tag=True):
         refuse_unless(self, "mean", "1 or more", fine=1 <= self.mean < math.inf)
         refuse_unless(self, "variation", "more than 0", fine=0 < self.variation < math.inf)
 
+    @property
+    def expected(self) -> float:
+        """The mean."""
+        return self.mean
+
     def draw(self, rng: np.random.Generator, count: int) -> list[int]:
         """`count` lengths, rounded, at least 1."""
         s2 = math.log1p(self.variation**2)
@@ -90,6 +110,11 @@ class Recorded(msgspec.Struct, frozen=True, tag=True):
         """Refuse what is no list of lengths."""
         fine = len(self.lengths) > 0 and min(self.lengths) >= 1
         refuse_unless(self, "lengths", "one or more, each 1 or more", fine=fine)
+
+    @property
+    def expected(self) -> float:
+        """The mean."""
+        return sum(self.lengths) / len(self.lengths)
 
     def draw(self, rng: np.random.Generator, count: int) -> list[int]:  # noqa: ARG002 - no chance in it
         """`count` lengths."""

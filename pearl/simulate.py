@@ -1,0 +1,184 @@
+"""`pearl simulate`: one what-if, answered by the schedules themselves on a virtual clock."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pearl import what_if
+from pearl.options import bar, check_writable, options
+
+if TYPE_CHECKING:
+    from decoding.estimates import Estimate
+    from simulator.answers import Answer, Waiting
+    from simulator.world import Scenario
+
+WORTH_SPREADING: Final = 100_000  # tokens: about two seconds
+FIGURE_TOKENS: Final = 400  # enough for the rounds that a figure shows
+
+
+@click.command(name="simulate")
+@options(what_if.SCHEDULE, what_if.PAIR, what_if.LOAD, what_if.REPLICATIONS)
+@click.option("--trace", "trace_file", metavar="FILE",
+              help="Write the first replication as a Chrome trace.")  # fmt: skip
+@click.option("--figure", "figure_file", metavar="FILE",
+              help="Draw its first rounds: .png or .svg.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    *,
+    trace_file: str | None,
+    figure_file: str | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Simulate draft and target; what is not named is left out (links, control, load)."""
+    scenario = what_if.scenario(given)
+    what_if.check_number(given["replications"], "replications", "1 or more", lambda n: n >= 1)
+    what_if.check_number(given["seed"], "seed", "0 or more", lambda n: n >= 0)
+    trace_path = None if trace_file is None else check_writable(trace_file)
+    figure_path = None if figure_file is None else _figure_path(figure_file)
+    answer = _answer(scenario, given)
+    if trace_path is not None:
+        _write_trace(trace_path, scenario, given["seed"])
+    if figure_path is not None:
+        _draw(figure_path, scenario, given["seed"])
+    if as_json:
+        click.echo(msgspec.json.encode(answer.as_json()))
+    else:
+        _show(answer)
+
+
+def _figure_path(file: str) -> pathlib.Path:
+    from analysis.figures import check_figure_path
+
+    check_writable(file)
+    return check_figure_path(file)
+
+
+def _answer(scenario: Scenario, given: dict[str, Any]) -> Answer:
+    """The answer, with the time it took and a bar while it takes it."""
+    from simulator.answers import runs_of, simulate
+
+    began = time.perf_counter()
+    replications = given["replications"]
+    with bar(runs_of(scenario, replications), "replications") as advance:
+        answer = simulate(
+            scenario,
+            seed=given["seed"],
+            replications=replications,
+            workers=_workers(scenario, replications),
+            progress=advance,
+        )
+    return msgspec.structs.replace(answer, wall_s=time.perf_counter() - began)
+
+
+def _workers(scenario: Scenario, replications: int) -> int:
+    """All cores, where there is more to do than to start them."""
+    from simulator.parallel import cores
+
+    tokens = scenario.workload.requests * scenario.workload.output.expected
+    return cores() if tokens * replications > WORTH_SPREADING else 1
+
+
+def _write_trace(path: pathlib.Path, scenario: Scenario, seed: int) -> None:
+    from decoding import trace
+    from simulator.answers import run
+
+    records = run(scenario, seed=seed, trace=True).records
+    trace.write(path, records, simulated=True, settings=msgspec.to_builtins(scenario.settings))
+
+
+def _draw(path: pathlib.Path, scenario: Scenario, seed: int) -> None:
+    """The first rounds of the first request, of a run that goes no further."""
+    from analysis import figures
+    from simulator.answers import run
+    from simulator.workload import Fixed
+
+    short = msgspec.structs.replace(scenario.workload, output=Fixed(FIGURE_TOKENS))
+    begun = msgspec.structs.replace(scenario, workload=short)
+    records = [r for r in run(begun, seed=seed, trace=True).records if r.request == 0]
+    title = f"{_title(scenario)}, seed {seed}"
+    figures.save(path, lambda axes: figures.timeline(axes, records, title=title))
+
+
+def _title(scenario: Scenario) -> str:
+    settings = scenario.settings
+    gamma = f", gamma {settings.gamma}" if settings.widest else ""
+    ahead = f", head start {settings.head_start}" if settings.head_start else ""
+    ratio, rate = scenario.pair.speed_ratio, scenario.acceptance.mean
+    return f"{settings.schedule.upper()}{gamma}{ahead}: speed ratio {ratio:.3g}, alpha {rate:.3g}"
+
+
+# -- the readable answer -----------------------------------------------------------------------
+
+
+def _show(answer: Answer) -> None:
+    """Two tables: the figures with their intervals, and who waited for whom."""
+    console = Console()
+    head_start = f", head start {answer.head_start}" if answer.head_start else ""
+    gamma = f", gamma {answer.gamma}{head_start}" if answer.gamma else ""
+    console.print(
+        f"{answer.schedule.upper()}{gamma}: alpha {answer.alpha:.4g}, "
+        f"speed ratio {answer.speed_ratio:.4g}, {answer.replications} replications"
+    )
+    figures = Table(box=box.SIMPLE_HEAD)
+    for name in ("", "mean", "95 % interval"):
+        figures.add_column(name, justify="left" if not name else "right")
+    for name, estimate in _figures(answer):
+        figures.add_row(name, *_cells(estimate))
+    console.print(figures)
+    console.print(_waiting(answer))
+
+
+def _figures(answer: Answer) -> list[tuple[str, Estimate]]:
+    """The figures that say something of this run."""
+    runs, requests = answer.run_length, answer.requests
+    rows = [
+        ("speed over AR", answer.speedup_over_ar),
+        ("tokens per target pass", answer.tokens_per_target_pass),
+        ("tokens per second", requests.tokens_per_s),
+        ("acceptance rate", answer.acceptance_rate),
+        ("draft tokens wasted", answer.wasted),
+        ("run length, accepted", runs.accepted),
+        ("run length, emitted", runs.emitted),
+        ("run length, emitted given pre-verify", runs.emitted_given_preverify),
+        ("target passes", answer.target_passes),
+        ("draft steps", answer.draft_steps),
+        ("seconds", answer.seconds),
+    ]
+    if requests.served > 1:
+        rows += [
+            ("seconds of a request", requests.latency_s),
+            ("the slowest in twenty", requests.latency_p95_s),
+            ("seconds in the queue", requests.queue_s),
+            ("seconds to the first token", requests.first_token_s),
+        ]
+    return rows
+
+
+def _cells(estimate: Estimate) -> tuple[str, str]:
+    if estimate.value is None:
+        return "–", ""
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.4g}", ""
+    return f"{estimate.value:.4g}", f"{estimate.low:.4g} to {estimate.high:.4g}"
+
+
+def _waiting(answer: Answer) -> Table:
+    """Shares of the run, a column a device."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("share of the time")
+    table.add_column("draft", justify="right")
+    table.add_column("target", justify="right")
+    for part in answer.target.__struct_fields__:
+        accounts: list[Waiting] = [answer.draft, answer.target]
+        shares = [float(getattr(a, part)) / float(answer.seconds) for a in accounts]
+        table.add_row(part.replace("_", " "), *(f"{share:.1%}" for share in shares))
+    return table
