@@ -6,9 +6,9 @@ PearlError
 │   ├── PromptError            "the prompt has 2100 tokens; this pair leaves room for 1920"
 │   ├── ModelError             "models/x holds only pickled weights; convert them to safetensors"
 │   ├── PairError              "draft has 32000 tokens in its vocabulary, target 151936; ..."
-│   └── PlacementError         "2 GPUs asked for, 0 present; ..."
+│   ├── PlacementError         "2 GPUs asked for, 0 present; ..."
+│   └── MalformedTraceError    "run.json, line 7: not a trace event: JSON is malformed: ..."
 ├── ProtocolError              local misuse: the caller broke the order of the protocol
-│   ├── MalformedTraceError    "run.json, line 7: not a trace event"
 │   └── ImpossibleDraftError   "token 17 has draft probability 0.0; it cannot have been drafted"
 └── PeerError                  the other side failed: a device or the scheduler died or timed out
 
@@ -47,12 +47,12 @@ class PlacementError(UsageError):
     """The machine or the cluster lacks what was asked for."""
 
 
+class MalformedTraceError(UsageError):
+    """A file is not a trace, or a trace does not say what it is read for."""
+
+
 class ProtocolError(PearlError):
     """The caller broke the order of the protocol."""
-
-
-class MalformedTraceError(ProtocolError):
-    """A line of a trace file is not an event of a trace."""
 
 
 class ImpossibleDraftError(ProtocolError):

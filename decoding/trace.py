@@ -9,6 +9,7 @@ was given, from silicon and from simulation alike.
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -84,26 +85,56 @@ def read(path: pathlib.Path) -> tuple[Header, list[Record], bool]:
     """The header, the records, and whether the file is whole (a run may have been cut off).
 
     Raises:
-        MalformedTraceError: the file is no trace of this project, or of another version.
+        MalformedTraceError: the file cannot be read, is no trace of this project, or is one of
+            another version.
     """
-    text = path.read_text(encoding="utf-8")
-    events = [event for event in map(_parse, text.splitlines()) if event is not None]
-    headers = [event["args"]["header"] for event in events if "header" in event.get("args", {})]
-    if not headers or headers[0].get("version") != TRACE_VERSION:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}"
+        raise MalformedTraceError(message) from None
+    *lines, rest = data.removesuffix(END.encode()).split(b"\n")
+    found = _parsed(path, lines)
+    header = next(found, _NOTHING).header if lines and lines[0] == b"[" else None
+    if header is None or header.version != TRACE_VERSION:
         message = f"{path} is not a trace of version {TRACE_VERSION} of this project"
         raise MalformedTraceError(message)
-    found = [event["args"]["record"] for event in events if "record" in event.get("args", {})]
-    records = [msgspec.convert(record, Record) for record in found]
-    return msgspec.convert(headers[0], Header), records, text.endswith(END)
+    records = [args.record for args in found if args.record is not None]
+    with contextlib.suppress(*_UNREADABLE):  # whatever was cut off; of a whole file nothing
+        if (last := _args(rest).record) is not None:
+            records.append(last)
+    return header, records, data.endswith(END.encode())
 
 
-def _parse(line: str) -> dict[str, Any] | None:
-    """One line of the file; None for brackets and for a line that was cut off."""
-    try:
-        event = msgspec.json.decode(line.rstrip().removesuffix(","))
-    except msgspec.DecodeError:
-        return None
-    return event if isinstance(event, dict) else None
+class _Args(msgspec.Struct, frozen=True):
+    """What a line carries for us; the rest of it is for those who look at it."""
+
+    header: Header | None = None
+    record: Record | None = None
+
+
+_NOTHING: Final = _Args()
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class _Line(msgspec.Struct, frozen=True):
+    args: _Args = _NOTHING
+
+
+def _args(line: bytes) -> _Args:
+    return msgspec.json.decode(line.removesuffix(b","), type=_Line).args
+
+
+def _parsed(path: pathlib.Path, lines: list[bytes]) -> Iterator[_Args]:
+    """The header, then whatever else the lines below the opening bracket carry."""
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            args = _args(line)
+        except _UNREADABLE as error:
+            message = f"{path}, line {number}: not a trace event: {error}"
+            raise MalformedTraceError(message) from None
+        if args != _NOTHING:
+            yield args
 
 
 def _events(records: list[Record], header: Header) -> Iterator[dict[str, Any]]:

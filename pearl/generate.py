@@ -24,6 +24,7 @@ from pearl.options import (
 
 if TYPE_CHECKING:
     from actors.engine import EngineSettings, Generation, Result
+    from decoding.messages import TokenId
     from decoding.settings import Settings
 
 
@@ -48,10 +49,7 @@ def command(
     engine = engine_settings(given)
     text = _read_prompt(prompt, prompt_file)
     path = None if trace_file is None else check_writable(trace_file)
-    result = asyncio.run(_generate(text, settings, engine, show=not as_json, trace=path))
-    if path is not None:
-        about = {"settings": msgspec.to_builtins(settings)}
-        trace.write(path, result.trace, **about)
+    result = asyncio.run(_generate(text, settings, engine, show=not as_json, trace_file=path))
     click.echo(_as_json(result) if as_json else f"\n{_summary(result)}", err=not as_json)
     return 0 if result.finish_reason is not None else 130
 
@@ -81,19 +79,35 @@ def _read(prompt_file: str | None) -> str:
 
 
 async def _generate(
-    prompt: str, settings: Settings, engine_settings: EngineSettings, *, show: bool, trace: Any
+    prompt: str,
+    settings: Settings,
+    engine_settings: EngineSettings,
+    *,
+    show: bool,
+    trace_file: pathlib.Path | None,
 ) -> Result:
     from actors.engine import Engine, Fitted
 
     fitted = Fitted(engine_settings)
     fitted.encode(prompt, settings)  # what cannot be done is told before anything is started
     async with await Engine.start_fitted(fitted) as engine:
-        generation = engine.generate(prompt, settings, trace=trace is not None)
+        generation = engine.generate(prompt, settings, trace=trace_file is not None)
         _end_on_signal(generation)
         async for piece in generation:
             if show:
                 click.echo(piece.text, nl=False)
-        return generation.result
+    result = generation.result
+    if trace_file is not None:
+        _write_trace(trace_file, result, settings, fitted.eos)
+    return result
+
+
+def _write_trace(
+    path: pathlib.Path, result: Result, settings: Settings, eos: tuple[TokenId, ...]
+) -> None:
+    """With all that `simulator.recording` needs to run it again."""
+    about = {"settings": settings, "eos": eos, "finish_reason": result.finish_reason}
+    trace.write(path, result.trace, **msgspec.to_builtins(about))
 
 
 def _end_on_signal(generation: Generation) -> None:

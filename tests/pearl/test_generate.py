@@ -127,6 +127,8 @@ def test_a_trace_is_written_where_it_is_asked_for(
     assert whole
     assert records
     assert header.about["settings"]["max_new_tokens"] == 24
+    assert header.about["eos"] == []
+    assert header.about["finish_reason"] == "length"
 
 
 @pytest.mark.parametrize("verb", ["generate", "demo", "doctor"])

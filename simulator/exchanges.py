@@ -1,0 +1,132 @@
+"""What was said in a recorded run: every job with its answer, and the luck that they show.
+
+Nothing here trusts a schedule: whether the draft agreed with the target is read from what it wrote
+and from the text that was committed in the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
+
+from decoding.messages import Command, Device, Event, Judge, Judged, Propose, Proposed
+from decoding.trace import Received, Record, Sent
+
+Place: TypeAlias = tuple[Device, int, int, int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Heard:
+    """An event as it was recorded: record number `index` of the trace."""
+
+    index: int
+    at: float
+    event: Event
+
+
+@dataclasses.dataclass(slots=True)
+class Exchange:
+    """A command that was sent, and what was heard of it, if anything."""
+
+    at: float
+    command: Command
+    answer: Heard | None = None
+
+    @property
+    def device(self) -> Device:
+        """Whose it is."""
+        return device_of(self.command)
+
+
+def device_of(command: Command) -> Device:
+    """Who a command is for."""
+    return Device.TARGET if isinstance(command, Judge) else Device.DRAFT
+
+
+def exchanges(records: Iterable[Record]) -> list[Exchange]:
+    """All that was sent in one request, in this order.
+
+    An answer belongs to the last job it fits: a device that came back was sent it once more.
+    """
+    found: list[Exchange] = []
+    waiting: defaultdict[Place, list[Exchange]] = defaultdict(list)
+    for index, record in enumerate(records):
+        if isinstance(record, Sent):
+            found.append(Exchange(record.at, record.command))
+            if (place := _place(record.command)) is not None:
+                waiting[place].append(found[-1])
+        elif (place := _place(record.event)) is not None and waiting[place]:
+            waiting[place].pop().answer = Heard(index, record.at, record.event)
+    return found
+
+
+def windows(records: Iterable[Record]) -> Iterator[tuple[Exchange, Propose, Proposed]]:
+    """The draft's jobs that were answered, also those that were cut short."""
+    for exchange in exchanges(records):
+        if isinstance(exchange.command, Propose) and exchange.answer is not None:
+            assert isinstance(exchange.answer.event, Proposed)
+            yield exchange, exchange.command, exchange.answer.event
+
+
+def passes(records: Iterable[Record]) -> Iterator[tuple[Exchange, Judge, Judged]]:
+    """The target's jobs that were answered."""
+    for exchange in exchanges(records):
+        if isinstance(exchange.command, Judge) and exchange.answer is not None:
+            assert isinstance(exchange.answer.event, Judged)
+            yield exchange, exchange.command, exchange.answer.event
+
+
+def _place(message: Command | Event) -> Place | None:
+    """What a job and its answer have in common; None for what is neither."""
+    match message:
+        case Propose(epoch=epoch, base=base, pending=pending):
+            return Device.DRAFT, epoch, base + len(pending), 0
+        case Proposed(epoch=epoch, start=start):
+            return Device.DRAFT, epoch, start, 0
+        case Judge(epoch=epoch, base=base, pending=pending):
+            return Device.TARGET, epoch, base, len(pending)
+        case Judged(epoch=epoch, base=base, judged=judged):
+            return Device.TARGET, epoch, base, judged
+        case _:
+            return None
+
+
+def agreement(records: Iterable[Record]) -> dict[int, str]:
+    """Where the draft agreed with the target's text, request by request.
+
+    A character a position of the committed text: `1` the draft wrote that token there, `0` it
+    wrote another one, `?` nobody knows. Every window that stands on the committed text counts,
+    wanted or not, up to its first token that differs.
+    """
+    by_request: defaultdict[int, list[Record]] = defaultdict(list)
+    for record in records:
+        by_request[record.request].append(record)
+    return {number: _agreement(own) for number, own in by_request.items()}
+
+
+def _agreement(records: Sequence[Record]) -> str:
+    known: dict[int, str] = {}
+    for start, same in comparisons(records):
+        for place, agreed in enumerate(same, start=start):
+            known.setdefault(place, "1" if agreed else "0")
+    return "".join(known.get(place, "?") for place in range(len(_text(records))))
+
+
+def comparisons(records: Sequence[Record]) -> Iterator[tuple[int, list[bool]]]:
+    """Each window that stands on the committed text: where it begins, and what agreed.
+
+    Up to the first token that does not: what follows stands on a text that never was.
+    """
+    text = _text(records)
+    for _, job, window in windows(records):
+        if job.pending == tuple(text[job.base : window.start]):
+            pairs = zip(window.drafted.tokens, text[window.start :], strict=False)
+            same = [token == truth for token, truth in pairs]
+            yield window.start, same[: same.index(False) + 1] if False in same else same
+
+
+def _text(records: Iterable[Record]) -> list[int]:
+    """What was committed."""
+    return [token for r in records if isinstance(r, Received) for token in r.tokens]

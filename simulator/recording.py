@@ -1,0 +1,335 @@
+"""A recorded run once more, on a virtual clock.
+
+`replay` drives a fresh schedule with two devices that answer every job as they did. A job's way:
+
+    Sent.at  --out-->  began  --service-->  ended  --back-->  Received.at
+
+With the delays of each job the replay must be the recorded run: the same commands, commits and
+epochs, in the same time. With the mean delays of each device it shows how well one number
+describes the links; what the devices took stays as it was, one job after the other.
+
+An answer carries its own times, so that `gamma="auto"` decides as it did, provided that it had
+learned nothing before: of the requests of an engine, the first with `auto` can be replayed.
+
+May import: simpy, decoding.  Must never: know torch, Ray, or the wall clock.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, final
+
+import msgspec
+import simpy
+
+from decoding import trace
+from decoding.errors import MalformedTraceError, SettingError
+from decoding.messages import (
+    Command,
+    Device,
+    DeviceBack,
+    DeviceLost,
+    Event,
+    Judged,
+    Propose,
+    Proposed,
+    TokenId,
+)
+from decoding.settings import Settings
+from decoding.stopping import FinishReason, StopRules
+from decoding.trace import Received, Record, Sent
+from simulator.exchanges import Exchange, Heard, device_of, exchanges
+
+if TYPE_CHECKING:
+    import pathlib
+
+Delays: TypeAlias = Literal["exact", "mean"]
+Way: TypeAlias = Callable[[Exchange, Heard, int], int]
+
+TICKS: Final = 2**80  # a second: any float from 10 ns on is a whole number of them
+LATEST_S: Final = 1e12  # no clock shows more
+
+
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a run that was run again.
+
+    Args:
+        same_commands, same_commits, same_epochs: whether the schedule gave the same commands,
+            committed the same tokens together, and was in the same epoch after each event; all
+            of it in order.
+        commands: how many there were in the recorded run.
+        recorded_s, simulated_s: from the first record to the last.
+        whole: whether the recorded run was there to its end. Otherwise the replay went as far as
+            the records go.
+        records: of the replay.
+    """
+
+    same_commands: bool
+    same_commits: bool
+    same_epochs: bool
+    commands: int
+    recorded_s: float
+    simulated_s: float
+    whole: bool
+    records: tuple[Record, ...]
+
+
+def replay_file(path: pathlib.Path, *, delays: Delays = "exact") -> Replayed:
+    """Run again what `pearl generate --trace` has written.
+
+    Raises:
+        MalformedTraceError: the file is no trace, or does not say how it was run.
+        SettingError: the run cannot be replayed; see `replay`.
+    """
+    header, records, whole = trace.read(path)
+    try:
+        about = msgspec.convert(header.about, About)
+    except msgspec.ValidationError as error:
+        message = f"{path} does not say how it was run: {error}"
+        raise MalformedTraceError(message) from None
+    if about.finish_reason is FinishReason.STOP:
+        message = f"{path} was ended by a stop string, which takes a tokenizer; record without stop"
+        raise SettingError(message)
+    stop = StopRules(limit=about.settings.max_new_tokens, eos=frozenset(about.eos))
+    return replay(records, about.settings, stop, whole=whole, delays=delays)
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """What the header of a trace must say for a replay."""
+
+    settings: Settings
+    eos: tuple[TokenId, ...]
+    finish_reason: FinishReason | None
+
+
+def replay(
+    records: Sequence[Record],
+    settings: Settings,
+    stop: StopRules,
+    *,
+    whole: bool = True,
+    delays: Delays = "exact",
+) -> Replayed:
+    """Run a recorded request again, with a fresh schedule on a virtual clock.
+
+    Args:
+        records: of one request.
+        settings, stop: those of the recorded run.
+        whole: False if the records may end before the run did.
+        delays: of each message as it was, or the mean of those of its device.
+
+    Raises:
+        MalformedTraceError: the records are none of one request, or their times make no sense.
+        SettingError: with `gamma="auto"`, earlier requests had already taught the plan, or the
+            delays are not exact: then the plan would choose other windows than were recorded.
+    """
+    _check(records)
+    learns = settings.gamma == "auto" and settings.widest > 0
+    if learns and delays == "mean":
+        message = "delays is mean; with gamma auto it must be exact, for the times decide there"
+        raise SettingError(message)
+    again = _Run(records, settings, stop, delays).records()
+    if learns:
+        _check_unlearned(records, again)
+    length = None if whole else len(_commands(records))  # what followed the last event is cut off
+    return Replayed(
+        same_commands=_commands(again)[:length] == _commands(records),
+        same_commits=_commits(again) == _commits(records),
+        same_epochs=_epochs(again) == _epochs(records),
+        commands=len(_commands(records)),
+        recorded_s=records[-1].at - records[0].at,
+        simulated_s=again[-1].at - again[0].at if again else 0.0,
+        whole=whole,
+        records=again,
+    )
+
+
+def _commands(records: Iterable[Record]) -> list[Command]:
+    return [record.command for record in records if isinstance(record, Sent)]
+
+
+def _commits(records: Iterable[Record]) -> list[tuple[TokenId, ...]]:
+    return [r.tokens for r in records if isinstance(r, Received) and r.tokens]
+
+
+def _epochs(records: Iterable[Record]) -> list[int]:
+    return [record.epoch for record in records if isinstance(record, Received)]
+
+
+def _check(records: Sequence[Record]) -> None:
+    """Refuse what cannot have been recorded."""
+    requests = sorted({record.request for record in records})
+    if len(requests) != 1:
+        found = f"requests {', '.join(map(str, requests))}" if requests else "no request"
+        message = f"the trace has records of {found}; a replay takes one"
+        raise MalformedTraceError(message)
+    times = [record.at for record in records]
+    events = [record.event for record in records if isinstance(record, Received)]
+    jobs = [event for event in events if isinstance(event, Proposed | Judged)]
+    clocks = [time for job in jobs for time in (job.began, job.ended)]
+    if times != sorted(times) or not all(0 <= time <= LATEST_S for time in times + clocks):
+        message = "the times in the trace are no clock's: they must ascend, from 0 s on"
+        raise MalformedTraceError(message)
+
+
+def _check_unlearned(recorded: Sequence[Record], again: Sequence[Record]) -> None:
+    """Refuse a first window that a fresh plan would not have asked for."""
+    first, fresh = (
+        next((command.count for command in _commands(run) if isinstance(command, Propose)), None)
+        for run in (recorded, again)
+    )
+    if first is not None and fresh is not None and first != fresh:
+        message = (
+            f"gamma auto began with {first} tokens here and begins with {fresh} where it has "
+            "learned nothing; replay the first request of an engine"
+        )
+        raise SettingError(message)
+
+
+@final
+class _Run:
+    """A schedule, and two devices that do as they did.
+
+    The clock counts ticks, and within a tick the records of the trace: sums are exact, and
+    whatever was recorded has an instant of its own, so that what came at once keeps its order.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], settings: Settings, stop: StopRules, delays: Delays
+    ) -> None:
+        self._recorded = records
+        self._records: list[Record] = []
+        self._schedule = settings.start(stop)
+        jobs = exchanges(records)
+        self._way: Way = _MeanWay(jobs) if delays == "mean" else _as_recorded
+        self._answers = {job.answer.index for job in jobs if job.answer is not None}
+        self._sent = {(_ticks(job.at), job.command) for job in jobs}
+        self._absent = _absences(records)
+        self._jobs: defaultdict[Command, deque[Exchange]] = defaultdict(deque)
+        for job in jobs:
+            self._jobs[job.command].append(job)
+        self._env = simpy.Environment(_ticks(records[0].at) * len(records))
+
+    def records(self) -> tuple[Record, ...]:
+        """Run to the end, or until nobody has anything more to say."""
+        for index, record in enumerate(self._recorded):
+            if isinstance(record, Received) and index not in self._answers:  # the driver's news
+                self._deliver_at(_ticks(record.at), Heard(index, record.at, record.event))
+        if isinstance(self._recorded[0], Sent):  # otherwise the first news lets them go
+            self._send()
+        self._env.run()
+        return tuple(self._records)
+
+    @property
+    def _now(self) -> int:
+        """In ticks."""
+        return int(self._env.now) // len(self._recorded)
+
+    def _deliver_at(self, ticks: int, heard: Heard) -> None:
+        instant = ticks * len(self._recorded) + heard.index
+        arrival = self._env.timeout(max(0, instant - int(self._env.now)))
+        arrival.callbacks.append(lambda _: self._deliver(heard))
+
+    def _deliver(self, heard: Heard) -> None:
+        """The heart, as in `actors.scheduler` and `simulator.world`."""
+        schedule = self._schedule
+        if schedule.finish_reason is not None:
+            return
+        event = _later(heard.event, (self._now - _ticks(heard.at)) / TICKS)
+        wanted = not isinstance(event, Proposed | Judged) or schedule.awaits(event)
+        tokens = schedule.receive(event)
+        counts = schedule.counts
+        self._records.append(
+            Received(
+                at=self._now / TICKS,
+                request=self._recorded[0].request,
+                event=event,
+                wanted=wanted,
+                tokens=tokens,
+                epoch=schedule.epoch,
+                kept=counts.kept,
+                rejections=counts.rejections,
+            )
+        )
+        self._send()
+
+    def _send(self) -> None:
+        """Carry the schedule's commands to the devices; what they will say is known."""
+        now, request = self._now, self._recorded[0].request
+        for command in self._schedule.commands():
+            if (now, command) not in self._sent and self._is_absent(command, now):
+                continue
+            self._records.append(Sent(at=now / TICKS, request=request, command=command))
+            job = self._jobs[command].popleft() if self._jobs[command] else None
+            if job is not None and job.answer is not None:
+                self._deliver_at(self._way(job, job.answer, now), job.answer)
+
+    def _is_absent(self, command: Command, now: int) -> bool:
+        absences = self._absent[device_of(command)]
+        return any(lost <= now < back for lost, back in absences)
+
+
+def _later(event: Event, seconds: float) -> Event:
+    """The event of a device that was so much later."""
+    if not isinstance(event, Proposed | Judged):
+        return event
+    began, ended = event.began + seconds, event.ended + seconds
+    return msgspec.structs.replace(event, began=began, ended=ended)
+
+
+def _absences(records: Sequence[Record]) -> dict[Device, list[tuple[int, int]]]:
+    """From when to when each device was away, in ticks: in that time jobs may be lost."""
+    absences: dict[Device, list[tuple[int, int]]] = {device: [] for device in Device}
+    for record in records:
+        match record:
+            case Received(at=at, event=DeviceLost(device=device)):
+                absences[device].append((_ticks(at), _ticks(LATEST_S)))
+            case Received(at=at, event=DeviceBack(device=device)) if absences[device]:
+                absences[device][-1] = absences[device][-1][0], _ticks(at)
+            case _:
+                pass
+    return absences
+
+
+# -- ways ------------------------------------------------------------------------------------------
+
+
+def _as_recorded(job: Exchange, answer: Heard, now: int) -> int:
+    """When the answer to a job arrives that is sent now: after as long as it took."""
+    return now + _ticks(answer.at) - _ticks(job.at)
+
+
+@final
+class _MeanWay:
+    """Every message takes the mean of its device's; a device does one job after the other."""
+
+    def __init__(self, jobs: Sequence[Exchange]) -> None:
+        out: defaultdict[Device, list[int]] = defaultdict(list)
+        back: defaultdict[Device, list[int]] = defaultdict(list)
+        free: defaultdict[Device, int] = defaultdict(int)
+        for job in jobs:
+            if job.answer is not None:
+                began, ended = _times(job.answer.event)
+                out[job.device].append(began - max(_ticks(job.at), free[job.device]))
+                back[job.device].append(_ticks(job.answer.at) - ended)
+                free[job.device] = ended
+        self._out = {device: sum(ticks) // len(ticks) for device, ticks in out.items()}
+        self._back = {device: sum(ticks) // len(ticks) for device, ticks in back.items()}
+        self._free: defaultdict[Device, int] = defaultdict(int)
+
+    def __call__(self, job: Exchange, answer: Heard, now: int) -> int:
+        began, ended = _times(answer.event)
+        begin = max(now, self._free[job.device]) + self._out[job.device]
+        self._free[job.device] = begin + ended - began
+        return self._free[job.device] + self._back[job.device]
+
+
+def _times(event: Event) -> tuple[int, int]:
+    """When the job began and ended, in ticks."""
+    assert isinstance(event, Proposed | Judged)
+    return _ticks(event.began), _ticks(event.ended)
+
+
+def _ticks(seconds: float) -> int:
+    return int(seconds * TICKS)
