@@ -18,6 +18,11 @@ VERBS: Final = {
     "generate": "Generate text with a target, a draft and a schedule.",
     "demo": "Decode with the embedded pair by AR, SD and PEARL, side by side.",
     "simulate": "Answer a what-if on virtual devices: speed, waiting, waste, with intervals.",
+    "replay": "Run a recorded trace again on a virtual clock: does it come out the same?",
+    "profile": "Measure a real pair: times, links, acceptance; the file that what-ifs read.",
+    "predict": "Forecast a measured pair under settings that were not measured.",
+    "sweep": "Answer a grid of what-ifs: a table, and a map of which schedule is the fastest.",
+    "optimise": "Find the best schedule, gamma, head start and draft, and what else would cost.",
     "doctor": "Print what a bug report needs, and whether a pair fits together.",
 }
 

@@ -26,7 +26,7 @@ PACKAGES: Final = (
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(*, as_json: bool, **given: Any) -> int:
     """Print what a bug report needs, and check that draft and target fit together."""
-    report = {"machine": _machine(), "packages": _packages(), "pair": _pair(given)}
+    report = {"machine": machine(), "packages": packages(), "pair": _pair(given)}
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
     else:
@@ -34,7 +34,8 @@ def command(*, as_json: bool, **given: Any) -> int:
     return 2 if "problem" in report["pair"] else 0
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What it runs on."""
     from actors.threads import available_cores
 
     return {
@@ -61,7 +62,8 @@ def _hardware() -> dict[str, Any]:
     }
 
 
-def _packages() -> dict[str, str]:
+def packages() -> dict[str, str]:
+    """Versions of what matters."""
     found = {}
     for name in PACKAGES:
         try:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from decoding.errors import SettingError
+from decoding.errors import PromptError, SettingError
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.verification import VerifierName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from actors.engine import EngineSettings
 
@@ -33,14 +34,7 @@ ENGINE = [
     click.option("--trust-remote-code", is_flag=True, help="Let models bring code of their own."),
 ]  # fmt: skip
 
-DECODING = [
-    click.option("--schedule", type=click.Choice([str(name) for name in ScheduleName]),
-                 default="pearl", show_default=True, help="Who works when."),
-    click.option("--gamma", default="auto", show_default=True, metavar="N|auto",
-                 help="Tokens in a draft window; auto follows what is measured."),
-    click.option("--head-start", type=int, default=0, show_default=True, metavar="K",
-                 help="PEARL: tokens the draft writes before the first pass after a rejection."),
-    click.option("--strict", is_flag=True, help="PEARL exactly as in the paper: with a barrier."),
+SAMPLING = [
     click.option("--verifier", type=click.Choice([str(name) for name in VerifierName]),
                  help="Default: greedy at temperature 0, coupled above."),
     click.option("--temperature", type=float, default=0.0, show_default=True, metavar="T",
@@ -54,8 +48,26 @@ DECODING = [
     click.option("--seed", type=int, default=0, show_default=True,
                  help="The same seed gives the same tokens."),
     click.option("--max-new-tokens", type=int, default=128, show_default=True, metavar="N"),
+]  # fmt: skip
+
+DECODING = [
+    click.option("--schedule", type=click.Choice([str(name) for name in ScheduleName]),
+                 default="pearl", show_default=True, help="Who works when."),
+    click.option("--gamma", default="auto", show_default=True, metavar="N|auto",
+                 help="Tokens in a draft window; auto follows what is measured."),
+    click.option("--head-start", type=int, default=0, show_default=True, metavar="K",
+                 help="PEARL: tokens the draft writes before the first pass after a rejection."),
+    click.option("--strict", is_flag=True, help="PEARL exactly as in the paper: with a barrier."),
+    *SAMPLING,
     click.option("--stop", multiple=True, metavar="TEXT",
                  help="End before this text; can be given more than once."),
+]  # fmt: skip
+
+PROMPTS = [
+    click.option("--prompts", "prompts_file", metavar="FILE.jsonl",
+                 help="Prompts, one JSON object a line; default: the demo's."),
+    click.option("--field", default="prompt", show_default=True, help="Which of its fields."),
+    click.option("--count", type=int, default=12, show_default=True, help="How many of them."),
 ]  # fmt: skip
 
 
@@ -118,3 +130,29 @@ def bar(total: int, what: str) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as p:
         task = p.add_task(what, total=total)
         yield lambda: p.advance(task)
+
+
+def read_prompts(given: Mapping[str, Any]) -> list[str]:
+    """The prompts that the options name, at most `count` of them.
+
+    Raises:
+        PromptError: the file cannot be read, or has no such field.
+    """
+    file, field, count = given["prompts_file"], given["field"], given["count"]
+    if count < 1:
+        message = f"count is {count}; it must be 1 or more"
+        raise SettingError(message)
+    if file is None:
+        from pearl.demo import PROMPTS as OWN
+
+        return list(OWN[:count])
+    try:
+        lines = pathlib.Path(file).read_text(encoding="utf-8").splitlines()[:count]
+        found = [json.loads(line)[field] for line in lines if line.strip()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"no prompts in field {field} of {file}: {error}"
+        raise PromptError(message) from None
+    if not found:
+        message = f"{file} has no prompts; one JSON object a line, with a field {field}"
+        raise PromptError(message)
+    return [str(prompt) for prompt in found]

@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from decoding.stopping import FinishReason
 from pearl import what_if
 from pearl.options import bar, check_writable, options
 
@@ -88,11 +89,15 @@ def _workers(scenario: Scenario, replications: int) -> int:
 
 
 def _write_trace(path: pathlib.Path, scenario: Scenario, seed: int) -> None:
+    """With all that `simulator.recording` needs to run it again, where it is of one request."""
     from decoding import trace
     from simulator.answers import run
 
-    records = run(scenario, seed=seed, trace=True).records
-    trace.write(path, records, simulated=True, settings=msgspec.to_builtins(scenario.settings))
+    done = run(scenario, seed=seed, trace=True)
+    length = done.served[0].metrics.tokens
+    settings = msgspec.structs.replace(scenario.settings, max_new_tokens=length)
+    about = {"settings": settings, "eos": (), "finish_reason": FinishReason.LENGTH}
+    trace.write(path, done.records, simulated=True, **msgspec.to_builtins(about))
 
 
 def _draw(path: pathlib.Path, scenario: Scenario, seed: int) -> None:

@@ -279,7 +279,7 @@ def _replay(file: str) -> Acceptance:
     """The luck of a recorded run; of a file that was cut off, what can be read."""
     from decoding import trace
     from simulator.acceptance import Replay
-    from simulator.recording import agreement
+    from simulator.exchanges import agreement
 
     _, records, whole = trace.read(pathlib.Path(file))
     if not whole:

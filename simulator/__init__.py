@@ -1,8 +1,81 @@
-"""Virtual execution: the protocol of `decoding` on a simulated clock.
+"""Virtual execution: the very schedules of `decoding` on SimPy's clock.
 
-This floor answers "what if" without a GPU: devices, links, acceptance and load are models, and the
-schedules that run on them are the very ones that drive real devices.
+    from simulator import Independent, Pair, Scenario, Settings, simulate
 
-It may import `decoding`, simpy, numpy and the standard library; never `actors`, `analysis`, torch
-or ray. It is empty until its first release.
+    for gamma in (3, 5, 8):
+        what_if = Scenario(
+            settings=Settings(gamma=gamma, strict=True),
+            pair=Pair.of(speed_ratio=5),
+            acceptance=Independent(0.8),
+        )
+        print(gamma, simulate(what_if).speedup_over_ar)
+
+What a scenario is made of (each part can be swapped):
+
+    costs        how long a forward takes      acceptance   how often the draft agrees
+    links        what a message takes          workload     which requests come, and when
+    faults       what goes wrong
+
+What is made of it:
+
+    world        one run, event by event       answers      many runs, figures with intervals
+    twin         the same in numpy             sweep, optimise    many scenarios
+    recording    a recorded run, once more     profiles, profiling, forecast    a measured pair
+
+Rule: no second implementation of any schedule, and no chance but from `streams`.
+May import: decoding, simpy, numpy, scipy.  Must never: know torch, Ray, actors or analysis.
 """
+
+from __future__ import annotations
+
+from decoding.settings import Settings
+from simulator.acceptance import Bursts, Independent, Mixture, Positions, Replay
+from simulator.answers import Answer, run, simulate
+from simulator.costs import Affine, Constant, Measured, Roofline, Spread
+from simulator.faults import Fault, FaultKind
+from simulator.links import Link, Network
+from simulator.workload import (
+    ClosedLoop,
+    Fixed,
+    Geometric,
+    LogNormal,
+    Poisson,
+    Recorded,
+    Times,
+    Uniform,
+    Workload,
+)
+from simulator.world import Pair, Run, Scenario
+
+__all__ = [
+    "Affine",
+    "Answer",
+    "Bursts",
+    "ClosedLoop",
+    "Constant",
+    "Fault",
+    "FaultKind",
+    "Fixed",
+    "Geometric",
+    "Independent",
+    "Link",
+    "LogNormal",
+    "Measured",
+    "Mixture",
+    "Network",
+    "Pair",
+    "Poisson",
+    "Positions",
+    "Recorded",
+    "Replay",
+    "Roofline",
+    "Run",
+    "Scenario",
+    "Settings",
+    "Spread",
+    "Times",
+    "Uniform",
+    "Workload",
+    "run",
+    "simulate",
+]

@@ -1,0 +1,232 @@
+"""A profile of a simulated pair says what the pair was made of.
+
+So one of a real pair can be believed: the measurement is tested where the truth is known.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from decoding.errors import SettingError
+from decoding.sampling import Sampling
+from decoding.settings import ScheduleName, Settings
+from decoding.verification import VerifierName
+from simulator import profiles, profiling
+from simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions, Replay
+from simulator.answers import run
+from simulator.costs import Affine, Measured
+from simulator.forecast import explain, forecast
+from simulator.links import Link, Network
+from simulator.profiles import Profile
+from simulator.profiling import Recording
+from simulator.workload import ClosedLoop, Fixed, Workload
+from simulator.world import Pair, Scenario
+
+PROMPT = 40
+DRAFT = Affine(base=1e-3, per_token=20e-6, per_row=0.2e-3, per_position=1e-6)
+TARGET = Affine(base=4e-3, per_token=0.2e-3, per_row=0.5e-3, per_position=2e-6)
+NETWORK = Network(draft=Link(latency_s=60e-6), target=Link(latency_s=90e-6))
+
+
+def recorded(
+    settings: Settings,
+    acceptance: Acceptance | None = None,
+    *,
+    requests: int = 1,
+    users: int = 1,
+    tokens: int = 96,
+) -> list[Recording]:
+    """The requests of one run, each with its trace."""
+    scenario = Scenario(
+        settings=settings,
+        pair=Pair(draft=DRAFT, target=TARGET),
+        acceptance=acceptance or Independent(0.8),
+        network=NETWORK,
+        workload=Workload(
+            requests=requests,
+            arrivals=ClosedLoop(users),
+            prompt=Fixed(PROMPT),
+            output=Fixed(tokens),
+        ),
+    )
+    records = run(scenario, seed=1, trace=True).records
+    return [
+        Recording(prompt=PROMPT, records=tuple(r for r in records if r.request == number))
+        for number in range(requests)
+    ]
+
+
+@functools.cache
+def measured_profile() -> Profile:
+    """What `pearl profile` does to a real pair, done to the simulated one."""
+    sizes = [Settings(schedule=ScheduleName.SD, gamma=gamma) for gamma in (1, 2, 4, 6, 8)]
+    sizes += [Settings(gamma=gamma) for gamma in (2, 4, 6, 8)]
+    luck = recorded(Settings(gamma=4), requests=12)
+    groups = [[recording] for recording in luck]
+    groups += [recorded(settings) for settings in [*sizes, Settings(schedule=ScheduleName.AR)]]
+    groups += [recorded(Settings(schedule=ScheduleName.SD, gamma=4), requests=4, users=4)]
+    return profiling.profile(
+        groups, luck=luck, settings=Settings(gamma=4), machine={}, models={"draft": "simulated"}
+    )
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 5, 8])
+def test_a_profile_finds_the_time_of_a_pass_by_its_tokens(tokens: int) -> None:
+    found = measured_profile().pair.target.seconds(tokens, 1, 100)
+
+    assert found == pytest.approx(TARGET.seconds(tokens, 1, 100), rel=0.01)
+
+
+def test_a_profile_finds_the_time_of_a_draft_step() -> None:
+    """A step is never seen alone: windows are taken apart."""
+    found = measured_profile().pair.draft.seconds(1, 1, 100)
+
+    assert found == pytest.approx(DRAFT.seconds(1, 1, 100), rel=0.01)
+
+
+def test_a_profile_finds_how_much_longer_a_long_context_takes() -> None:
+    pair = measured_profile().pair
+    assert isinstance(pair.draft, Measured)
+    assert isinstance(pair.target, Measured)
+
+    assert pair.draft.per_position == pytest.approx(DRAFT.per_position, rel=0.1)
+    assert pair.target.per_position == pytest.approx(TARGET.per_position, rel=0.1)
+
+
+def test_a_profile_finds_the_time_of_a_pass_over_several_requests() -> None:
+    found = measured_profile().pair.target.seconds(5, 4, 100)
+
+    assert found == pytest.approx(TARGET.seconds(5, 4, 100), rel=0.05)
+
+
+def test_a_profile_finds_what_reading_a_prompt_takes() -> None:
+    found = measured_profile().pair.target.seconds(PROMPT, 1, PROMPT)
+
+    assert found == pytest.approx(TARGET.seconds(PROMPT, 1, PROMPT), rel=0.05)
+
+
+def test_a_profile_finds_the_ways_of_messages() -> None:
+    network = measured_profile().network
+
+    assert network.draft.latency_s == pytest.approx(60e-6, rel=1e-6)
+    assert network.target.latency_s == pytest.approx(90e-6, rel=1e-6)
+
+
+def test_a_profile_finds_the_acceptance_rate_and_that_it_is_independent() -> None:
+    """12 requests of 96 tokens; four standard errors on each side."""
+    luck = measured_profile().luck
+    positions = sum(len(text.replace("?", "")) for text in luck.texts)
+
+    assert luck.rate == pytest.approx(0.8, abs=4 * math.sqrt(0.16 / positions))
+    assert luck.correlation_within == pytest.approx(0.0, abs=4 / math.sqrt(positions))
+
+
+def test_bursts_and_prompts_that_differ_are_told_apart() -> None:
+    """Both correlate neighbours; only bursts do so around each text's own mean."""
+    settings = Settings(gamma=4)
+    bursts = profiling.luck_of(recorded(settings, Bursts(0.7, 0.5), requests=20))
+    prompts = profiling.luck_of(recorded(settings, Mixture((0.3, 0.95), (1.0, 1.0)), requests=20))
+
+    assert bursts.correlation_within == pytest.approx(0.5, abs=0.1)
+    assert prompts.correlation > 0.3
+    assert prompts.correlation_within == pytest.approx(0.0, abs=0.1)
+
+
+def test_acceptance_by_position_is_that_of_the_window() -> None:
+    rates = (0.9, 0.7, 0.5)
+
+    luck = profiling.luck_of(
+        recorded(Settings(schedule=ScheduleName.SD, gamma=3), Positions(rates), requests=30)
+    )
+
+    assert luck.by_position == pytest.approx(rates, abs=0.06)
+
+
+def test_too_few_recordings_are_refused_in_words() -> None:
+    with pytest.raises(SettingError, match="record more"):
+        profiling.fit([])
+
+
+def test_a_profile_is_the_same_after_its_file(tmp_path: Path) -> None:
+    profiles.write(tmp_path / "pair.json", measured_profile())
+
+    assert profiles.read(tmp_path / "pair.json") == measured_profile()
+
+
+UNSEEN = [
+    Settings(schedule=ScheduleName.AR),
+    Settings(schedule=ScheduleName.SD, gamma=3),
+    Settings(schedule=ScheduleName.SD, gamma=7),
+    Settings(gamma=3),
+    Settings(gamma=7),
+    Settings(gamma=5, head_start=2),
+    Settings(gamma=6, strict=True),
+]
+
+
+@pytest.mark.parametrize("settings", UNSEEN, ids=str)
+def test_a_forecast_of_settings_that_were_not_measured_is_what_happens(settings: Settings) -> None:
+    """The same prompts under other settings: only times between the measured sizes are guessed."""
+    truth = speed_of_the_same_prompts(settings)
+
+    found = forecast(measured_profile(), settings).tokens_per_s
+
+    assert float(found) == pytest.approx(truth, rel=0.01)
+
+
+def speed_of_the_same_prompts(settings: Settings) -> float:
+    """Tokens per second of the requests whose luck the profile has recorded."""
+    scenario = Scenario(
+        settings=settings,
+        pair=Pair(draft=DRAFT, target=TARGET),
+        acceptance=Independent(0.8),
+        network=NETWORK,
+        workload=Workload(requests=12, prompt=Fixed(PROMPT), output=Fixed(96)),
+    )
+    metrics = [served.metrics for served in run(scenario, seed=1).served]
+    return sum(m.tokens for m in metrics) / sum(m.seconds for m in metrics)
+
+
+def test_a_forecast_for_several_users_shares_the_passes() -> None:
+    settings = Settings(schedule=ScheduleName.SD, gamma=4)
+
+    alone, crowd = (forecast(measured_profile(), settings, users=n) for n in (1, 4))
+
+    assert float(crowd.tokens_per_s) > 2 * float(alone.tokens_per_s)
+    assert float(crowd.target_idle) < float(alone.target_idle)
+
+
+def test_the_parts_of_a_forecasts_error_name_its_cause() -> None:
+    """The profile believes in links ten times as slow: that, and nothing else, is found."""
+    settings = Settings(schedule=ScheduleName.SD, gamma=4)
+    recordings = recorded(settings, requests=12)
+
+    gap = explain(
+        slowed(measured_profile()), settings, recordings, speed_of_the_same_prompts(settings)
+    )
+
+    assert gap.error < -0.1
+    assert gap.ways == pytest.approx(math.log1p(gap.error), abs=0.01)
+    assert [gap.acceptance, gap.times, gap.rest] == pytest.approx([0, 0, 0], abs=0.01)
+
+
+def slowed(profile: Profile) -> Profile:
+    """The same profile with links ten times as slow."""
+    link = Link(latency_s=10 * profile.network.draft.latency_s)
+    return msgspec.structs.replace(profile, network=Network(draft=link, target=link))
+
+
+def test_texts_of_a_rejection_run_can_be_replayed() -> None:
+    """The verifier that holds rows agrees position by position, too."""
+    settings = Settings(
+        gamma=4, verifier=VerifierName.REJECTION, sampling=Sampling(temperature=1.0)
+    )
+
+    luck = profiling.luck_of(recorded(settings, requests=4))
+
+    assert Replay(luck.texts).mean == pytest.approx(0.8, abs=0.1)
