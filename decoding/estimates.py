@@ -56,7 +56,7 @@ def of_ratio(above: ArrayLike, below: ArrayLike) -> Estimate:
     """
     x, y = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
     total = float(y.sum())
-    if total == 0 or not np.isfinite(x).all():
+    if total == 0 or not (np.isfinite(x).all() and math.isfinite(total)):
         return Estimate(None)
     ratio = float(x.sum()) / total
     count = len(x)

@@ -150,14 +150,16 @@ class Bursts(msgspec.Struct, frozen=True, tag=True):
 
     @property
     def after_miss(self) -> float:
-        """The chance to agree where it did not: a (1 - r)."""
-        return self.rate * (1 - self.correlation)
+        """The chance to agree where it did not: a (1 - r); at a = 1 it never did not."""
+        return self.rate * (1 - self.correlation) if self.rate < 1 else 1.0
 
     def text(self, rng: np.random.Generator, number: int = 0) -> Text:  # noqa: ARG002 - all alike
         """A request's luck: runs of agreement, each with the miss that ends it."""
         if self.rate in {0.0, 1.0}:
             return Agreement(lambda: [int(self.rate)] * CHUNK)
-        return Agreement(lambda: _spelled(self.runs(rng, CHUNK)))
+        # As many as make about a chunk of text: a run and its miss have 1 / (1 - a) positions.
+        count = math.ceil(CHUNK * (1 - self.rate))
+        return Agreement(lambda: _spelled(self.runs(rng, count)))
 
     def runs(self, rng: np.random.Generator, count: int) -> Runs:
         """Lengths of runs: empty, or one and then geometric."""

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from decoding.errors import SettingError
 from decoding.estimates import Estimate, of_mean, of_ratio
 from decoding.settings import Gamma, ScheduleName, Settings
 from simulator.costs import Spread
@@ -153,7 +154,12 @@ def simulate(
         replications: independent repetitions; from two on there are intervals.
         workers: processes that share the replications.
         progress: called after each run.
+
+    Raises:
+        SettingError: no replication is asked for.
     """
+    if replications < 1:
+        raise SettingError(f"replications is {replications}; it must be 1 or more")
     jobs = _jobs(scenario, seed, replications)
     runs = []
     for run in spread(_run, jobs, workers):
@@ -162,7 +168,7 @@ def simulate(
     mine, others = runs[:replications], runs[replications:] or runs[:replications]
     if len(others) < replications:
         others *= replications
-    return summarise(scenario, mine, others)
+    return summarise(scenario, mine, others, events=sum(run.events for run in runs))
 
 
 def runs_of(scenario: Scenario, replications: int) -> int:
@@ -211,7 +217,9 @@ def _is_certain(scenario: Scenario) -> bool:
     )
 
 
-def summarise(scenario: Scenario, runs: Sequence[Run], alone: Sequence[Run]) -> Answer:
+def summarise(
+    scenario: Scenario, runs: Sequence[Run], alone: Sequence[Run], *, events: int
+) -> Answer:
     """The answer, from the runs of the scenario and those of the target alone."""
     total = functools.partial(_total, runs)
     kept, rejections, steps = total("kept"), total("rejections"), total("draft_steps")
@@ -245,7 +253,7 @@ def summarise(scenario: Scenario, runs: Sequence[Run], alone: Sequence[Run]) -> 
         draft=_waiting([run.draft for run in runs]),
         target=_waiting([run.target for run in runs]),
         requests=_requests(runs),
-        events=sum(run.events for run in (*runs, *alone)),
+        events=events,
     )
 
 

@@ -143,13 +143,17 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 def _on_line(at: Sequence[int], values: Sequence[float], wanted: int) -> float:
-    """The value at `wanted` of the line through the two points nearest to it."""
+    """The value at `wanted` of the line through the two points nearest to it.
+
+    Before the first point it is flat: smaller forwards are not faster for being smaller.
+    """
     if len(at) == 1 or wanted <= at[0]:
         return values[0]
     right = min(bisect.bisect_left(at, wanted), len(at) - 1)
     left = right - 1
     share = (wanted - at[left]) / (at[right] - at[left])
-    return max(values[left] + share * (values[right] - values[left]), values[0] / 2)
+    value = values[left] + share * (values[right] - values[left])
+    return max(value, values[right] / 2) if wanted > at[right] else value
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -60,7 +60,7 @@ class Host(Protocol):
 class Row:
     """One request on one device."""
 
-    __slots__ = ("cached", "epoch", "held", "prompt", "text")
+    __slots__ = ("cached", "held", "missed", "prompt", "text")
 
     def __init__(self, prompt: int, text: Text) -> None:
         self.prompt = prompt
@@ -70,12 +70,21 @@ class Row:
     def forget(self) -> None:
         """As after a restart."""
         self.cached = 0  # positions that need not be read again
-        self.epoch = 0
+        self.missed: int | None = None  # where the draft first wrote what is not the text
         self.held: int | None = None  # where the row of a verdict that was left open predicts
 
-    def unread(self, end: int) -> int:
-        """Tokens up to position `end` that must be read: one at least, for its logits."""
-        return max(1, end - self.cached)
+    def cut_back(self, job: Propose) -> None:
+        """Forget what the job does not stand on: what is behind it, and what was refused."""
+        pending, end = job.pending, job.base + len(job.pending)
+        if self.missed is not None and self.missed < job.base:
+            end = self.missed
+        self.missed = job.base + pending.index(DIFFERS) if DIFFERS in pending else None
+        self.cached = min(self.cached, self.prompt + end)
+
+    def unread(self, job: Judge) -> int:
+        """Tokens that a pass must read: at least those whose logits it wants."""
+        end = self.prompt + job.base + len(job.pending)
+        return max(len(job.pending) + (self.held != job.base), end - self.cached)
 
 
 @dataclasses.dataclass(slots=True)
@@ -130,7 +139,6 @@ class DraftHost:
         if isinstance(command, Propose):
             self._give_up(request)
             row = self._rows[request]
-            self._cut_back(row, command)
             start = command.base + len(command.pending)
             self._writing[request] = Window(command, row, start, row.prompt + start, began=now)
         elif isinstance(command, Cancel):
@@ -142,6 +150,8 @@ class DraftHost:
         """One forward for all windows."""
         unread, context = 1, 0
         for window in self._writing.values():
+            if not window.written:
+                window.row.cut_back(window.job)
             unread = max(unread, window.end - window.row.cached)
             context = max(context, window.end)
         return self._clock(unread, len(self._writing), context)
@@ -159,13 +169,6 @@ class DraftHost:
         for request in whole:
             self._answer(request, self._writing.pop(request))
 
-    def _cut_back(self, row: Row, job: Propose) -> None:
-        """Forget what is no longer the text: a new epoch begins with a token of the target."""
-        end = row.prompt + job.base
-        end += len(job.pending) if job.epoch == row.epoch else -1
-        row.cached = min(row.cached, max(end, 0))
-        row.epoch = job.epoch
-
     def _give_up(self, request: int) -> None:
         """Answer with what there is, so that work in vain is counted too."""
         window = self._writing.pop(request, None)
@@ -173,7 +176,9 @@ class DraftHost:
             self._answer(request, window)
 
     def _answer(self, request: int, window: Window) -> None:
-        tokens = window.row.text.window(window.start, window.written)
+        row, tokens = window.row, window.row.text.window(window.start, window.written)
+        if row.missed is None and DIFFERS in tokens:
+            row.missed = window.start + tokens.index(DIFFERS)
         self._reply(
             request,
             Proposed(
@@ -234,10 +239,9 @@ class TargetHost:
             row = self._rows[request]
             if _decided(row, job):
                 continue
-            end = row.prompt + job.base + len(job.pending)
             batch += 1
-            unread = max(unread, row.unread(end))
-            context = max(context, end)
+            unread = max(unread, row.unread(job))
+            context = max(context, row.prompt + job.base + len(job.pending))
         return self._clock(unread, batch, context) if batch else 0.0
 
     def end(self, now: float) -> None:
@@ -250,9 +254,9 @@ class TargetHost:
 
 
 def _decided(row: Row, job: Judge) -> bool:
-    """Whether the held row refuses the first pending token, so that no pass is needed."""
+    """Whether the held row is all that is needed: it refuses the first token, or there is none."""
     tokens = job.pending.tokens
-    return row.held == job.base and len(tokens) > 0 and tokens[0] == DIFFERS
+    return row.held == job.base and (not tokens or tokens[0] == DIFFERS)
 
 
 def _verdict(row: Row, job: Judge, began: float, ended: float) -> Judged:
@@ -285,6 +289,7 @@ class Worker:
         self._packets: deque[tuple[int, Command | None]] = deque()
         self._awake = env.event()
         self._stalled_until = 0.0
+        self._owed = 0.0  # seconds that a stall took from the turn under way
         self._turn_began: float | None = None
         self.host = host
         self.slowness = 1.0
@@ -300,8 +305,10 @@ class Worker:
             self._awake.succeed()
 
     def stall(self, seconds: float) -> None:
-        """Stand still for so long."""
+        """Stand still for so long; a turn under way goes on afterwards where it was."""
         self._stalled_until = self._env.now + seconds
+        if self._turn_began is not None:
+            self._owed = seconds
 
     def crash(self) -> None:
         """Forget everything and do nothing until `restart`."""
@@ -337,22 +344,18 @@ class Worker:
                     working = True
                 self._turn_began = env.now
                 yield env.timeout(self.slowness * host.begin(env.now))
-                if env.now < self._stalled_until:
-                    yield from self._stand_still()
-                host.end(env.now)
+                while self._owed:
+                    owed, self._owed = self._owed, 0.0
+                    yield env.timeout(owed)
                 self._turn_began = None
+                host.end(env.now)
             else:
                 self._ledger.clear(works)
                 working = False
                 self._awake = env.event()
                 yield self._awake
                 if env.now < self._stalled_until:
-                    yield from self._stand_still()
-
-    def _stand_still(self) -> Process:
-        """While it is stalled, nothing comes of anything."""
-        while self._env.now < self._stalled_until:
-            yield self._env.timeout(self._stalled_until - self._env.now)
+                    yield env.timeout(self._stalled_until - env.now)
 
     def _lie_down(self) -> Process:
         """Between a crash and the restart."""
@@ -360,6 +363,7 @@ class Worker:
         if self._turn_began is not None:
             self._ledger.cut_short(device, self._env.now - self._turn_began)
             self._turn_began = None
+            self._owed = 0.0
         self._ledger.clear(WORKS[device])
         self._ledger.set(DOWN[device])
         self._packets.clear()

@@ -5,6 +5,7 @@ Like TCP, a link keeps the order of its messages: none arrives before one that w
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, final
 
@@ -27,7 +28,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         latency_s: seconds a message takes at least.
         jitter_s: mean of an exponential time on top of it.
-        bandwidth: bytes per second; 0 stands for more than anybody can fill.
+        bandwidth: bytes per second of all requests together; 0 stands for more than they can fill.
         law_bytes: of one distribution, where the verifier needs those (rejection).
     """
 
@@ -73,7 +74,9 @@ class Line:
         self._env = env
         self._link = link
         self._rng = rng
-        self._latest = 0.0  # arrival of the last message
+        self._free = 0.0  # when the last message will have been put on the line
+        self._latest = 0.0  # when it will arrive
+        self._under_way: deque[Callable[[], None]] = deque()
         self._instant = link.latency_s == link.jitter_s == link.bandwidth == 0
 
     def carry(
@@ -84,18 +87,26 @@ class Line:
             deliver()
             return
         now = self._env.now
-        arrival = max(now + delay_s + self._seconds(message), self._latest)
-        self._latest = arrival
-        self._env.timeout(arrival - now).callbacks.append(lambda _: deliver())
+        self._latest = max(self._sent(message, now + delay_s) + self._latency(), self._latest)
+        # Each arrival delivers the oldest message: rounded, an arrival may come before another.
+        self._under_way.append(deliver)
+        self._env.timeout(self._latest - now).callbacks.append(
+            lambda _: self._under_way.popleft()()
+        )
 
-    def _seconds(self, message: Command | Event) -> float:
+    def _sent(self, message: Command | Event, ready: float) -> float:
+        """When the last byte leaves: one message at a time."""
+        if not self._link.bandwidth:
+            return ready
+        seconds = _size(message, self._link.law_bytes) / self._link.bandwidth
+        self._free = max(ready, self._free) + seconds
+        return self._free
+
+    def _latency(self) -> float:
         link = self._link
-        seconds = link.latency_s
-        if link.jitter_s:
-            seconds += link.jitter_s * self._rng.standard_exponential()
-        if link.bandwidth:
-            seconds += _size(message, link.law_bytes) / link.bandwidth
-        return seconds
+        if not link.jitter_s:
+            return link.latency_s
+        return link.latency_s + link.jitter_s * self._rng.standard_exponential()
 
 
 def _size(message: Command | Event, law_bytes: int) -> int:

@@ -7,6 +7,7 @@ import concurrent.futures
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -34,7 +35,7 @@ def spread(
     # A fresh interpreter for each worker: a copy of this one could inherit a lock in use.
     context = multiprocessing.get_context("spawn")
     executor = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=context, initializer=_end_on_interrupt
+        min(workers, len(jobs)), mp_context=context, initializer=_end_with_the_parent
     )
     try:
         yield from _ordered(executor, function, jobs, AHEAD * workers)
@@ -57,6 +58,14 @@ def _ordered(
         yield waiting.popleft().result()
 
 
-def _end_on_interrupt() -> None:
-    """Ctrl-C ends a worker at once and in silence; the main process says what there is to say."""
+def _end_with_the_parent() -> None:
+    """Ctrl-C ends a worker at once and in silence, and it outlives no parent that was killed."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_watch_parent, daemon=True).start()
+
+
+def _watch_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

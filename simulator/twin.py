@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from decoding.errors import SettingError
 from decoding.estimates import Estimate, of_ratio
+from decoding.sampling import refuse_unless
 from decoding.settings import ScheduleName
 from simulator.acceptance import (
     LONGEST,
@@ -53,6 +54,12 @@ class Scheme(msgspec.Struct, frozen=True):
     gamma: int = 0
     head_start: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse windows of nothing."""
+        fine = self.gamma >= 1 or self.schedule is ScheduleName.AR
+        refuse_unless(self, "gamma", f"1 or more with schedule {self.schedule}", fine=fine)
+        refuse_unless(self, "head_start", "0 or more", fine=self.head_start >= 0)
+
     @property
     def parallel(self) -> bool:
         """Whether windows are written beside the passes."""
@@ -80,6 +87,7 @@ class Times:
         self._context = context
         self.speed_ratio = pair.speed_ratio
         self.step = pair.draft.seconds(1, 1, context)
+        self.catching_up = pair.draft.seconds(2, 1, context) - self.step
         self.to_draft, self.to_target = (network.control_s + 2 * link.latency_s for link in links)
 
     def work(self, tokens: int) -> float:
@@ -196,7 +204,8 @@ class Rounds:
         passes: of the target.
         steps: tokens the draft wrote.
         kept, rejections: of the draft's tokens that were compared.
-        seconds: the time of the run; `working` is the target's part of it.
+        seconds: the time of the run; `writing` and `working` are the draft's and the target's
+            part of it.
     """
 
     tokens: Array
@@ -205,6 +214,7 @@ class Rounds:
     kept: Array
     rejections: Array
     seconds: Array
+    writing: Array
     working: Array
 
 
@@ -230,6 +240,7 @@ def _alone(runs: Runs, times: Times) -> Rounds:
         kept=nothing,
         rejections=nothing,
         seconds=tokens * times.judge(1),
+        writing=nothing,
         working=tokens * times.work(1),
     )
 
@@ -238,14 +249,18 @@ def _in_turns(runs: Runs, g: int, times: Times) -> Rounds:
     """A window of g, then a pass over it; a window that is kept yields a bonus token."""
     whole, rest = np.divmod(runs, g + 1)
     passes = whole + 1.0
+    # With g tokens left the last window is kept too, and its bonus token ends the run.
+    rejections = (rest < g).astype(float)
+    # Behind a window that was kept, the draft has two tokens to read: its last and the bonus.
+    catching_up = (passes - rejections) * times.catching_up
     return Rounds(
         tokens=runs + 1.0,
         passes=passes,
         steps=g * passes,
         kept=(runs - whole).astype(float),
-        # With g tokens left the last window is kept too, and its bonus token ends the run.
-        rejections=(rest < g).astype(float),
-        seconds=passes * (times.write(g) + times.judge(g + 1)),
+        rejections=rejections,
+        seconds=passes * (times.write(g) + times.judge(g + 1)) + catching_up,
+        writing=passes * g * times.step + catching_up,
         working=passes * times.work(g + 1),
     )
 
@@ -256,13 +271,15 @@ def _at_once(runs: Runs, g: int, k: int, times: Times) -> Rounds:
     later = np.where(runs > k, (runs - (k + 1)) // g + 1, 0)
     first_s = max(times.write(g), times.judge(k + 1))
     later_s = max(times.write(g), times.judge(g))
+    steps = k + g * (later + 1.0)
     return Rounds(
         tokens=runs + 1.0,
         passes=later + 1.0,
-        steps=k + g * (later + 1.0),
+        steps=steps,
         kept=runs.astype(float),
         rejections=np.ones(len(runs)),
         seconds=times.write(k) + first_s + later * later_s,
+        writing=steps * times.step,
         working=times.work(k + 1) + later * times.work(g),
     )
 
@@ -325,7 +342,7 @@ def figures(luck: Luck, scheme: Scheme, times: Times, *, alpha: float) -> Point:
         speedup_over_ar=ratio(tokens * times.judge(1), seconds),
         tokens_per_target_pass=ratio(tokens, sums["passes"]),
         acceptance_rate=ratio(kept, kept + sums["rejections"]),
-        draft_idle=ratio(np.maximum(seconds - steps * times.step, 0.0), seconds),
+        draft_idle=ratio(np.maximum(seconds - sums["writing"], 0.0), seconds),
         target_idle=ratio(np.maximum(seconds - sums["working"], 0.0), seconds),
         wasted=ratio(steps - kept, steps) if scheme.gamma else Estimate(0.0),
         accepted=ratio(kept, sums["rejections"]),

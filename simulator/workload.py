@@ -151,8 +151,9 @@ class Times(msgspec.Struct, frozen=True, tag=True):
 
     def __post_init__(self) -> None:
         """Refuse a clock that runs backwards."""
-        fine = len(self.seconds) > 0 and self.seconds[0] >= 0
-        fine = fine and list(self.seconds) == sorted(self.seconds) and self.seconds[-1] < math.inf
+        fine = len(self.seconds) > 0
+        fine = fine and all(0 <= second < math.inf for second in self.seconds)
+        fine = fine and list(self.seconds) == sorted(self.seconds)
         refuse_unless(self, "seconds", "one or more, from 0 on, ascending", fine=fine)
 
 

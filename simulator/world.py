@@ -35,7 +35,7 @@ from decoding.settings import Settings
 from decoding.stopping import StopRules
 from decoding.trace import Received, Record, Sent
 from simulator.acceptance import Acceptance, Independent
-from simulator.costs import AnyCost, Constant, clock
+from simulator.costs import Affine, AnyCost, Constant, clock
 from simulator.devices import DraftHost, Process, TargetHost, Worker
 from simulator.faults import Fault, FaultKind, check_apart
 from simulator.ledger import SERVING, Account, Ledger
@@ -59,9 +59,14 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     target: AnyCost
 
     @classmethod
-    def of(cls, speed_ratio: float, target_s: float = 1 / 32) -> Pair:
-        """Constant times: a target pass, and a draft step `speed_ratio` times as fast."""
-        return cls(draft=Constant(target_s / speed_ratio), target=Constant(target_s))
+    def of(cls, speed_ratio: float, target_s: float = 1 / 32, growth: float = 0.0) -> Pair:
+        """A target pass, and a draft step `speed_ratio` times as fast.
+
+        Times are constant, unless every further token of a pass takes the share `growth` more.
+        """
+        grown = Affine(base=target_s, per_token=growth * target_s)
+        target = grown if growth else Constant(target_s)
+        return cls(draft=Constant(target_s / speed_ratio), target=target)
 
     @property
     def speed_ratio(self) -> float:
@@ -233,9 +238,9 @@ class World:
 
     def _fill(self) -> None:
         """Let the workload begin, and whatever will go wrong."""
-        load, rng = self.scenario.workload, self._stream(Purpose.LENGTHS)
-        prompts = load.prompt.draw(rng, load.requests)
-        outputs = load.output.draw(rng, load.requests)
+        load = self.scenario.workload
+        prompts = load.prompt.draw(self._stream(Purpose.LENGTHS, 0), load.requests)
+        outputs = load.output.draw(self._stream(Purpose.LENGTHS, 1), load.requests)
         coming = deque(self._life(n, prompts[n], outputs[n]) for n in range(load.requests))
         match load.arrivals:
             case ClosedLoop(users=users):
@@ -246,12 +251,12 @@ class World:
                 self.env.process(self._arrive(coming, gaps.cumsum().tolist()))
             case Times(seconds=seconds):
                 self.env.process(self._arrive(coming, seconds))
-        for fault in self.scenario.faults:
-            self.env.process(self._suffer(fault))
+        for device in Device:
+            self.env.process(self._suffer([f for f in self.scenario.faults if f.device is device]))
 
     def _arrive(self, coming: deque[Process], times: Sequence[float]) -> Process:
         for request, at in zip(coming, times, strict=False):
-            yield self.env.timeout(at - self.env.now)
+            yield self._until(at)
             self.env.process(request)
 
     def _life(self, number: int, prompt: int, length: int) -> Process:
@@ -351,15 +356,19 @@ class World:
 
     # -- faults --------------------------------------------------------------------------------
 
-    def _suffer(self, fault: Fault) -> Process:
-        """One fault, from its beginning to its end."""
+    def _suffer(self, faults: Sequence[Fault]) -> Process:
+        """The faults of one device, each from its beginning to its end."""
+        for fault in sorted(faults, key=lambda fault: fault.at):
+            yield self._until(fault.at)
+            yield from self._bear(fault)
+
+    def _bear(self, fault: Fault) -> Process:
         env, worker = self.env, self._workers[fault.device]
-        yield env.timeout(fault.at)
         match fault.kind:
             case FaultKind.SLOW:
-                worker.slowness *= fault.factor
+                worker.slowness = fault.factor
                 yield env.timeout(fault.seconds)
-                worker.slowness /= fault.factor
+                worker.slowness = 1.0
             case FaultKind.CRASH:
                 worker.crash()
                 self._lose(fault.device)
@@ -374,6 +383,10 @@ class World:
                 self._lose(fault.device)
                 yield env.timeout(fault.seconds - DRAFT_PATIENCE_S)
                 self._regain(fault.device)
+
+    def _until(self, at: float) -> simpy.Event:
+        """A moment, or this one: sums of differences may be a little ahead of it."""
+        return self.env.timeout(max(0.0, at - self.env.now))
 
     def _lose(self, device: Device) -> None:
         self._usable.discard(device)

@@ -1,0 +1,287 @@
+"""A grid of what-ifs, each point answered by the vectorised twin.
+
+    grid = Sweep(alphas=(0.6, 0.8), speed_ratios=(5.0, 10.0), schedules=("ar", "pearl"))
+    for row in run(grid):
+        print(dict(zip(COLUMNS, row)))
+
+A *place* is a combination of everything but the schedule and its numbers. All schemes of a place
+are answered together, with the same luck; places are answered in chunks, in a fixed order, so
+that neither the number of processes nor an interruption changes a digit of the result.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, TypeAlias, final
+
+import msgspec
+import numpy as np
+
+from decoding.estimates import Estimate
+from decoding.sampling import refuse_unless
+from decoding.settings import Gamma, ScheduleName
+from simulator.acceptance import Acceptance, Independent, Positions
+from simulator.links import Link, Network
+from simulator.optimise import best
+from simulator.parallel import spread
+from simulator.streams import Purpose, stream
+from simulator.twin import RUNS, Luck, Point, Scheme, Times, drawn, exact, figures
+from simulator.world import Pair
+
+CHUNK: Final = 256  # points, about
+Value: TypeAlias = str | float | bool | None
+Row: TypeAlias = list[Value]
+
+WHERE: Final = ("growth", "link_ms", "control_ms")
+FIGURES: Final = tuple(f.name for f in msgspec.structs.fields(Point) if f.type is Estimate)
+COLUMNS: Final = (
+    *("schedule", "alpha", "speed_ratio", "gamma", "gamma_auto", "head_start", *WHERE),
+    *(name + end for name in FIGURES for end in ("", "_low", "_high")),
+)
+"""Of a table of rows. `gamma_auto` says that gamma was left to be chosen; what was not varied but
+measured (`pair`, `network`) is None."""
+
+
+class Sweep(msgspec.Struct, frozen=True, kw_only=True):
+    """A question with many values of everything; a point for each combination that differs.
+
+    Args:
+        alphas: acceptance rates, independent from token to token.
+        acceptance: in place of them.
+        speed_ratios, growths: of a target whose pass takes `target_ms` and, for every further
+            token, the share `growth` of it more.
+        links_ms, controls_ms: latency of every message, and what the scheduler takes.
+        pair, network: measured ones, in place of the two lines above; with the `context` behind
+            the tokens.
+        schedules: AR has no gamma, and only PEARL has a head start.
+        gammas: `auto` takes the best one of the point (`simulator.optimise`).
+        runs: drawn for each point; 0 takes their law itself, in which there is no chance.
+    """
+
+    alphas: tuple[float, ...] = ()
+    acceptance: Acceptance | None = None
+    speed_ratios: tuple[float, ...] = ()
+    growths: tuple[float, ...] = (0.0,)
+    target_ms: float = 31.25
+    pair: Pair | None = None
+    links_ms: tuple[float, ...] = (0.0,)
+    controls_ms: tuple[float, ...] = (0.0,)
+    network: Network | None = None
+    context: int = 1
+    schedules: tuple[ScheduleName, ...] = tuple(ScheduleName)
+    gammas: tuple[Gamma, ...] = ("auto",)
+    head_starts: tuple[int, ...] = (0,)
+    runs: int = RUNS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Take names for what they name, and refuse a grid without points."""
+        schedules = tuple(map(ScheduleName, self.schedules))
+        msgspec.structs.force_setattr(self, "schedules", schedules)
+        either = bool(self.alphas) != (self.acceptance is not None)
+        refuse_unless(self, "alphas", "given, or else acceptance", fine=either)
+        either = bool(self.speed_ratios) != (self.pair is not None)
+        refuse_unless(self, "speed_ratios", "given, or else pair", fine=either)
+        for name in ("schedules", "gammas", "head_starts", "growths", "links_ms", "controls_ms"):
+            refuse_unless(self, name, "one value or more", fine=len(getattr(self, name)) > 0)
+        refuse_unless(self, "runs", "0, or 2 or more", fine=self.runs >= 0 and self.runs != 1)
+
+    @property
+    def places(self) -> int:
+        """How many there are."""
+        return math.prod(map(len, _axes(self)))
+
+    @property
+    def points(self) -> int:
+        """How many rows the table has."""
+        return self.places * len(_numbers(self))
+
+
+class Place(msgspec.Struct, frozen=True):
+    """One combination of everything but the schedule; None is what was measured."""
+
+    alpha: float | None
+    speed_ratio: float | None
+    growth: float | None
+    link_ms: float | None
+    control_ms: float | None
+
+
+class Job(msgspec.Struct, frozen=True):
+    """The places of a chunk, by number."""
+
+    sweep: Sweep
+    places: range
+
+
+def run(sweep: Sweep, workers: int = 1) -> Iterator[Row]:
+    """The rows, on so many processes."""
+    return itertools.chain.from_iterable(spread(compute, jobs(sweep), workers))
+
+
+def jobs(sweep: Sweep) -> list[Job]:
+    """The chunks, in the order of the rows."""
+    size = max(1, CHUNK // len(_numbers(sweep)))
+    starts = range(0, sweep.places, size)
+    return [Job(sweep, range(start, min(start + size, sweep.places))) for start in starts]
+
+
+def compute(job: Job) -> list[Row]:
+    """The rows of a chunk."""
+    return [row for number in job.places for row in _rows(job.sweep, _place(job.sweep, number))]
+
+
+def _axes(sweep: Sweep) -> list[Sequence[float | None]]:
+    """In the order of the fields of a place, the first varying most slowly."""
+    timed: list[Sequence[float]] = [sweep.speed_ratios, sweep.growths]
+    linked: list[Sequence[float]] = [sweep.links_ms, sweep.controls_ms]
+    return [
+        sweep.alphas or (None,),
+        *(timed if sweep.pair is None else [(None,), (None,)]),
+        *(linked if sweep.network is None else [(None,), (None,)]),
+    ]
+
+
+def _place(sweep: Sweep, number: int) -> Place:
+    axes = _axes(sweep)
+    indices = np.unravel_index(number, [len(axis) for axis in axes])
+    return Place(*(axis[int(index)] for axis, index in zip(axes, indices, strict=True)))
+
+
+def _numbers(sweep: Sweep) -> list[tuple[ScheduleName, Gamma, int]]:
+    """The schemes of every place, `auto` not yet chosen."""
+    found: list[tuple[ScheduleName, Gamma, int]] = []
+    for schedule in sweep.schedules:
+        gammas = (0,) if schedule is ScheduleName.AR else sweep.gammas
+        ahead = sweep.head_starts if schedule is ScheduleName.PEARL else (0,)
+        found += [(schedule, gamma, k) for gamma in gammas for k in ahead]
+    return found
+
+
+def _rows(sweep: Sweep, place: Place) -> Iterator[Row]:
+    acceptance = sweep.acceptance if place.alpha is None else Independent(place.alpha)
+    assert acceptance is not None, "checked when the sweep was made"
+    times = Times(_pair(sweep, place), _network(sweep, place), sweep.context)
+    for schedule, asked, k in _numbers(sweep):
+        gamma = asked
+        if gamma == "auto":
+            gamma = best(acceptance, schedule, times, head_starts=(k,)).gamma
+        scheme = Scheme(schedule, gamma, k)
+        luck = _luck(acceptance, scheme, sweep.seed, sweep.runs)
+        point = figures(luck, scheme, times, alpha=acceptance.mean)
+        yield _row(point, place, auto=asked == "auto")
+
+
+def _pair(sweep: Sweep, place: Place) -> Pair:
+    if place.speed_ratio is None or place.growth is None:
+        assert sweep.pair is not None, "checked when the sweep was made"
+        return sweep.pair
+    return Pair.of(place.speed_ratio, sweep.target_ms / 1e3, place.growth)
+
+
+def _network(sweep: Sweep, place: Place) -> Network:
+    if place.link_ms is None or place.control_ms is None:
+        assert sweep.network is not None, "the axes of a place say so"
+        return sweep.network
+    link = Link(latency_s=place.link_ms / 1e3)
+    return Network(draft=link, target=link, control_s=place.control_ms / 1e3)
+
+
+def _luck(acceptance: Acceptance, scheme: Scheme, seed: int, runs: int) -> Luck:
+    """The same for all schemes of a place, unless rates differ by position in the window."""
+    same = Scheme(ScheduleName.AR)
+    return _drawn(acceptance, scheme if isinstance(acceptance, Positions) else same, seed, runs)
+
+
+@functools.lru_cache(maxsize=16)
+def _drawn(acceptance: Acceptance, scheme: Scheme, seed: int, runs: int) -> Luck:
+    """As `twin.answer` draws it."""
+    if runs == 0:
+        return exact(acceptance, scheme)
+    return drawn(acceptance, scheme, stream(seed, 0, Purpose.ACCEPTANCE), runs)
+
+
+def _row(point: Point, place: Place, *, auto: bool) -> Row:
+    """In the order of `COLUMNS`."""
+    # As it was asked for: the ratio of two rounded times may differ in the last digit.
+    ratio = point.speed_ratio if place.speed_ratio is None else place.speed_ratio
+    row: Row = [str(point.schedule), point.alpha, ratio, point.gamma, auto]
+    row += [point.head_start, place.growth, place.link_ms, place.control_ms]
+    for name in FIGURES:
+        estimate = getattr(point, name)
+        row += (estimate.value, estimate.low, estimate.high)
+    return row
+
+
+# -- a sweep that can be interrupted -----------------------------------------------------------
+
+
+@final
+class Journal:
+    """The chunks that are done, in a file: the question in its first line, then a line a chunk.
+
+    What was written before an interruption is found again, but for a last line that was cut off.
+
+    Args:
+        path: of the file.
+        sweep: the question.
+
+    Attributes:
+        chunks, points: found when the journal was opened.
+        replaced: whether the file held something else, which is gone.
+    """
+
+    def __init__(self, path: pathlib.Path, sweep: Sweep) -> None:
+        self._path = path
+        question = msgspec.json.encode({"about": sweep, "columns": COLUMNS}) + b"\n"
+        self.chunks = self.points = 0
+        self.replaced = False
+        end = len(question)
+        if not self._holds(question):
+            self.replaced = path.exists() and path.stat().st_size > 0
+            path.write_bytes(question)
+        for line in self._lines():
+            end += len(line)
+            self.chunks += 1
+            self.points += len(msgspec.json.decode(line))
+        self._empty = self.chunks == 0
+        self._file = path.open("r+b")
+        self._file.truncate(end)
+        self._file.seek(end)
+
+    def _holds(self, question: bytes) -> bool:
+        if not self._path.exists():
+            return False
+        with self._path.open("rb") as file:
+            return file.readline() == question
+
+    def _lines(self) -> Iterator[bytes]:
+        with self._path.open("rb") as file:
+            file.readline()
+            yield from itertools.takewhile(lambda line: line.endswith(b"\n"), file)
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Remember a chunk."""
+        self._empty = False
+        self._file.write(msgspec.json.encode(rows) + b"\n")
+        self._file.flush()
+
+    def rows(self) -> Iterator[Row]:
+        """All that is remembered."""
+        for line in self._lines():
+            yield from msgspec.json.decode(line)
+
+    def close(self) -> None:
+        """Let go of the file; one that remembers nothing is removed."""
+        self._file.close()
+        if self._empty:
+            self._path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """The sweep is done."""
+        self._empty = True
+        self.close()

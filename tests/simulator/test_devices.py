@@ -1,0 +1,444 @@
+"""The virtual devices keep the rules of the real hosts.
+
+The real hosts run over toy models that say what the virtual devices' texts say: the target
+always says 1, the draft says 1 where the text has it agree and 0 where it does not. So the two
+can be given the same packets and must give the same answers, to the last field, and their
+forwards must have the same rows, the same tokens to read and the same context.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias, cast, final
+
+import numpy as np
+import pytest
+import simpy
+
+from actors import hosts
+from actors.device import Link, serve
+from actors.runners.interface import Feed
+from actors.wire import Alive, Answer, Close, Fault, Hello, Open, Revoke, ToDevice, Work
+from decoding.messages import (
+    Cancel,
+    Command,
+    Device,
+    DeviceBack,
+    DeviceLost,
+    Drafted,
+    Event,
+    Judge,
+    Judged,
+    Propose,
+    Proposed,
+)
+from decoding.plans import Plan, pearl, speculative
+from decoding.sampling import Sampling
+from decoding.schedules import TwoModelSchedule
+from decoding.stopping import StopRules
+from decoding.trace import without_laws
+from decoding.verification import VerifierName
+from simulator.acceptance import Independent, Text
+from simulator.costs import Clock
+from simulator.devices import DraftHost, Process, TargetHost, Worker
+from simulator.ledger import Ledger
+from tests.actors.toys import ToyRunner
+from tests.decoding.toys import Logits, Model, Prefix
+
+SURE: Final = np.array([[0.0, -1e9], [-1e9, 0.0]])
+"""Logits of a model that says 0, and of one that says 1."""
+LIMIT: Final = 40
+
+Forward: TypeAlias = tuple[int, int, int]
+"""Tokens of the longest row, rows, context of the longest row."""
+
+
+@final
+class FakeClock:
+    """Stands still until somebody says otherwise."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def cost(tokens: int, rows: int, context: int) -> float:
+    """Seconds of a forward: no two kinds of forward take the same; sums of them are exact."""
+    return 1 + tokens / 8 + rows / 64 + context / 1024
+
+
+def by_rows(tokens: int, rows: int, context: int) -> float:
+    """Seconds of a forward, where what was read before is of no account."""
+    del tokens, context
+    return 1 + rows / 64
+
+
+@final
+class TimedRunner:
+    """A toy runner whose forwards take time on a fake clock, and are noted."""
+
+    def __init__(self, model: Model, clock: FakeClock, seconds: Clock = cost) -> None:
+        self.forwards: list[Forward] = []
+        self._seconds = seconds
+        self._clock = clock
+        self._inner = ToyRunner(model, vocab_size=2)
+        self.allocate, self.release = self._inner.allocate, self._inner.release
+        self.statistics, self.vocab_size, self.positions = self._inner.statistics, 2, 4096
+
+    def forward(self, feeds: Sequence[Feed]) -> list[Any]:
+        tokens = max(len(feed.tokens) for feed in feeds)
+        context = max(feed.start + len(feed.tokens) for feed in feeds)
+        self.forwards.append((tokens, len(feeds), context))
+        self._clock.now += self._seconds(*self.forwards[-1])
+        return self._inner.forward(feeds)
+
+
+def says_one(prefix: Prefix) -> Logits:
+    """The target, whatever came before."""
+    del prefix
+    row: Logits = SURE[1]
+    return row
+
+
+@dataclasses.dataclass(slots=True)
+class Luck:
+    """The texts of some requests, for both kinds of devices.
+
+    Every request has a prompt of its own length, from which a model can tell which one it is: a
+    prompt is so many tokens 0, and the text begins with its number in tokens 1 and a 0.
+    """
+
+    texts: dict[int, Text]
+    prompts: dict[int, int]
+
+    def draft(self, prefix: Prefix) -> Logits:
+        """The draft agrees where the text of its request says so."""
+        request = prefix.index(0)
+        row: Logits = SURE[self.texts[request].window(len(prefix) - self.prompts[request], 1)[0]]
+        return row
+
+    def prompt(self, request: int) -> Prefix:
+        return (1,) * request + (0,) * (self.prompts[request] - request)
+
+
+def some_luck(rng: random.Random, requests: int) -> Luck:
+    texts: dict[int, Text] = {}
+    for request in range(requests):
+        rate = rng.choice([0.2, 0.6, 0.9])
+        texts[request] = Independent(rate).text(np.random.default_rng(rng.randrange(2**30)))
+    return Luck(texts, {request: rng.randint(request + 1, 9) for request in range(requests)})
+
+
+def open_packet(request: int, luck: Luck, verifier: VerifierName) -> Open:
+    return Open(
+        request=request,
+        prompt=luck.prompt(request),
+        capacity=luck.prompts[request] + LIMIT,
+        verifier=verifier,
+        sampling=Sampling(temperature=1.0),
+        seed=request,
+    )
+
+
+@final
+class Twins:
+    """A real and a virtual host of one device; whatever happens, happens to both."""
+
+    def __init__(self, device: Device, luck: Luck, verifiers: dict[int, VerifierName]) -> None:
+        self.device = device
+        self.packets: deque[ToDevice] = deque()
+        self._luck = luck
+        self._verifiers = verifiers
+        self._clock = FakeClock()
+        self._forwards: list[Forward] = []
+        self._said: list[tuple[int, Proposed | Judged]] = []
+        virtual = DraftHost if device is Device.DRAFT else TargetHost
+        self._virtual = virtual(self._note, lambda *answer: self._said.append(answer))
+        for request, text in luck.texts.items():
+            self._virtual.open(request, luck.prompts[request], text)
+        self._start()
+
+    def _note(self, tokens: int, rows: int, context: int) -> float:
+        self._forwards.append((tokens, rows, context))
+        return cost(tokens, rows, context)
+
+    def _start(self) -> None:
+        """A device that remembers nothing, and is told of all requests."""
+        drafts = self.device is Device.DRAFT
+        self._runner = TimedRunner(self._luck.draft if drafts else says_one, self._clock)
+        self._forwards.clear()
+        real = hosts.DraftHost if drafts else hosts.TargetHost
+        self._real: hosts.Host = real(self._runner, self._clock)
+        for request in self._luck.texts:
+            self._real.take(open_packet(request, self._luck, self._verifiers[request]))
+
+    @property
+    def busy(self) -> bool:
+        assert self._real.busy == self._virtual.busy
+        return self._real.busy
+
+    def crash(self) -> None:
+        self.packets.clear()
+        self._virtual.forget()
+        self._start()
+
+    def take(self) -> list[Answer]:
+        """Both read the next packet."""
+        packet = self.packets.popleft()
+        real = [answer for answer in self._real.take(packet) if isinstance(answer, Answer)]
+        match packet:
+            case Work(request=request, command=job):
+                self._virtual.take(request, job, self._clock.now)
+            case Revoke(request=request, epoch=epoch):
+                self._virtual.take(request, Cancel(epoch=epoch), self._clock.now)
+            case Close(request=request):
+                self._virtual.close(request)
+            case _:
+                pass
+        return self._same(real)
+
+    def turn(self) -> list[Answer]:
+        """Both take a turn."""
+        began = self._clock.now
+        real = self._real.turn()
+        seconds = self._virtual.begin(began)
+
+        assert began + seconds == self._clock.now
+        assert self._forwards == self._runner.forwards
+        self._virtual.end(self._clock.now)
+        return self._same(real)
+
+    def _same(self, real: list[Answer]) -> list[Answer]:
+        """The order within a turn is of no account."""
+        said, self._said[:] = self._said[:], []
+        by_request = sorted(((a.request, without_laws(a.event)) for a in real), key=lambda a: a[0])
+
+        assert sorted(said, key=lambda answer: answer[0]) == by_request
+        return real
+
+
+PLANS: Final[tuple[Plan, ...]] = (
+    pearl(1),
+    pearl(3),
+    pearl(5),
+    pearl(4, 2),
+    speculative(1),
+    speculative(4),
+)
+
+
+@final
+class Decoders:
+    """Requests under way on both devices, driven step by step in any order."""
+
+    def __init__(self, rng: random.Random, requests: int) -> None:
+        self._rng = rng
+        luck = some_luck(rng, requests)
+        kinds = {r: rng.choice([VerifierName.GREEDY, VerifierName.REJECTION]) for r in luck.texts}
+        self._twins = {device: Twins(device, luck, kinds) for device in Device}
+        self._events: dict[int, deque[Event]] = {request: deque() for request in luck.texts}
+        self._schedules = {
+            request: TwoModelSchedule(
+                rng.choice(PLANS),
+                StopRules(limit=LIMIT - 4),
+                hold=kinds[request].carries_law,
+                strict=rng.random() < 0.5,
+            )
+            for request in luck.texts
+        }
+        self._lost: set[Device] = set()
+        for request in luck.texts:
+            self._send(request)
+
+    @property
+    def running(self) -> bool:
+        return any(schedule.finish_reason is None for schedule in self._schedules.values())
+
+    def step(self, *, adversity: bool) -> None:
+        """One thing that can happen next."""
+        if adversity and self._rng.random() < 0.02:
+            self._strike()
+            return
+        device = self._rng.choice(list(Device))
+        twins = self._twins[device]
+        if twins.packets and self._rng.random() < 0.6:
+            self._post(twins.take())
+        elif twins.busy:
+            self._post(twins.turn())
+        for request, events in self._events.items():
+            while events and self._rng.random() < 0.5:
+                self._schedules[request].receive(events.popleft())
+                self._send(request)
+
+    def _strike(self) -> None:
+        """A device crashes or is left behind, or is back; only the draft can be left behind."""
+        device = self._rng.choice(list(Device))
+        if device in self._lost:
+            self._lost.remove(device)
+            self._tell(DeviceBack(device=device))
+            return
+        if device is Device.TARGET or self._rng.random() < 0.5:
+            self._twins[device].crash()
+        self._lost.add(device)
+        self._tell(DeviceLost(device=device))
+
+    def _tell(self, news: DeviceLost | DeviceBack) -> None:
+        for events in self._events.values():
+            events.append(news)
+
+    def _post(self, answers: list[Answer]) -> None:
+        for answer in answers:
+            self._events[answer.request].append(answer.event)
+
+    def _send(self, request: int) -> None:
+        schedule = self._schedules[request]
+        for command in schedule.commands():
+            device = Device.TARGET if isinstance(command, Judge) else Device.DRAFT
+            packets = self._twins[device].packets
+            if isinstance(command, Cancel):
+                packets.append(Revoke(request=request, epoch=command.epoch))
+                continue
+            fresh = tuple(schedule.committed[: command.base])
+            packets.append(Work(request=request, start=0, fresh=fresh, command=command))
+            if self._rng.random() < 0.05:
+                packets.append(packets[-1])  # a job may come twice
+        if schedule.finish_reason is not None:
+            for twins in self._twins.values():
+                twins.packets.append(Close(request=request))
+
+
+@pytest.mark.parametrize("adversity", [False, True])
+@pytest.mark.parametrize("seed", range(60))
+def test_virtual_devices_do_what_real_hosts_do(seed: int, *, adversity: bool) -> None:
+    """Packets, turns and answers in any order, with jobs that come twice and devices that crash.
+
+    `Twins` compares answers, forwards and times of every step.
+    """
+    rng = random.Random(seed)
+    decoders = Decoders(rng, requests=rng.randint(1, 4))
+    steps = 0
+    while decoders.running:
+        decoders.step(adversity=adversity)
+        steps += 1
+
+    assert steps < 20_000
+
+
+# -- the loop around the host ----------------------------------------------------------------------
+
+Script: TypeAlias = list[tuple[float, int, Command | None]]
+"""When which request gets which job; None closes it."""
+Heard: TypeAlias = list[tuple[float, int, Proposed | Judged]]
+
+
+@final
+class ScriptedLink:
+    """A connection on which packets come by a script and the clock is a fake one."""
+
+    def __init__(self, script: Script, clock: FakeClock) -> None:
+        self.open = True
+        self.heard: Heard = []
+        self._coming = deque(script)
+        self._clock = clock
+
+    def receive(self, *, wait: bool) -> list[ToDevice]:
+        if wait and self._coming:
+            self._clock.now = max(self._clock.now, self._coming[0][0])
+        self.open = not wait or bool(self._coming)
+        packets: list[ToDevice] = []
+        while self._coming and self._coming[0][0] <= self._clock.now:
+            _, request, command = self._coming.popleft()
+            packets.append(_packet(request, command))
+        return packets
+
+    def send(self, packets: Sequence[Alive | Answer | Fault | Hello]) -> None:
+        answers = [packet for packet in packets if isinstance(packet, Answer)]
+        self.heard += [(self._clock.now, a.request, without_laws(a.event)) for a in answers]
+
+
+def _packet(request: int, command: Command | None) -> ToDevice:
+    match command:
+        case None:
+            return Close(request=request)
+        case Cancel(epoch=epoch):
+            return Revoke(request=request, epoch=epoch)
+        case Propose() | Judge():
+            return Work(request=request, start=0, fresh=(1,) * command.base, command=command)
+
+
+def some_script(rng: random.Random, device: Device, requests: int) -> Script:
+    """Jobs, cancellations and ends of requests; nothing comes at the very end of a turn."""
+    script: Script = []
+    for request in range(requests):
+        at, base = 0.0, 0
+        for epoch in range(rng.randint(1, 12)):
+            at += rng.expovariate(0.3)
+            script.append((at, request, _some_job(rng, device, epoch, base)))
+            if device is Device.DRAFT and rng.random() < 0.4:
+                script.append((at + rng.expovariate(1), request, Cancel(epoch=epoch + 1)))
+            base = min(base + rng.randint(0, 2), LIMIT - 8)
+        if rng.random() < 0.5:
+            script.append((at + rng.expovariate(1), request, None))
+    script.sort(key=lambda entry: entry[0])
+    return [
+        (math.floor(at * 64) / 64 + number / 2**20, request, command)
+        for number, (at, request, command) in enumerate(script, start=1)
+    ]
+
+
+def _some_job(rng: random.Random, device: Device, epoch: int, base: int) -> Command:
+    if device is Device.DRAFT:
+        return Propose(epoch=epoch, base=base, pending=(), count=rng.randint(1, 6))
+    return Judge(epoch=epoch, base=base, pending=Drafted())
+
+
+def virtual_loop(script: Script, luck: Luck, device: Device) -> Heard:
+    env = simpy.Environment()
+    heard: Heard = []
+
+    def reply(request: int, event: Proposed | Judged) -> None:
+        heard.append((env.now, request, event))
+
+    host = (DraftHost if device is Device.DRAFT else TargetHost)(by_rows, reply)
+    for request, text in luck.texts.items():
+        host.open(request, luck.prompts[request], text)
+    worker = Worker(env, host, Ledger(env))
+
+    def deliver() -> Process:
+        for at, request, command in script:
+            yield env.timeout(at - env.now)
+            worker.take(request, command)
+
+    env.process(deliver())
+    env.run()
+    return heard
+
+
+def real_loop(script: Script, luck: Luck, device: Device) -> Heard:
+    clock, drafts = FakeClock(), device is Device.DRAFT
+    runner = TimedRunner(luck.draft if drafts else says_one, clock, by_rows)
+    host: hosts.Host = (hosts.DraftHost if drafts else hosts.TargetHost)(runner, clock)
+    for request in luck.texts:
+        host.take(open_packet(request, luck, VerifierName.GREEDY))
+    link = ScriptedLink(script, clock)
+    serve(host, cast("Link", link))
+    return link.heard
+
+
+@pytest.mark.parametrize("device", list(Device))
+@pytest.mark.parametrize("seed", range(30))
+def test_a_virtual_device_takes_its_turns_when_a_real_one_does(device: Device, seed: int) -> None:
+    """The loop of `actors.device.serve`: packets are read between two turns, and only then."""
+    rng = random.Random(seed)
+    luck = some_luck(rng, requests=rng.randint(1, 4))
+    script = some_script(rng, device, len(luck.texts))
+
+    heard, expected = virtual_loop(script, luck, device), real_loop(script, luck, device)
+
+    assert heard == expected
