@@ -15,6 +15,7 @@ May import: ray (its only home), the rest of `actors` but for `local`.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import importlib
@@ -25,10 +26,10 @@ import socket
 import tempfile
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from actors.device import DeviceSpec, run_device
@@ -38,7 +39,7 @@ from decoding.errors import PeerError, PlacementError
 from decoding.messages import Device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from actors.wire import Address
     from decoding.stopping import Detokenizer
@@ -46,10 +47,14 @@ if TYPE_CHECKING:
 OBJECT_STORE_BYTES: Final = 80 * 1024**2  # nothing large goes through Ray; this is its minimum
 QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 KNOCK_S: Final = 5.0
+TASKS_AHEAD: Final = 4  # handed out for each core, so that none waits for the next
 REMOVALS: Final = 30
 REMOVAL_S: Final = 0.1
 HTTP2_GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 HTTP2_SETTINGS: Final = 4  # the type of the frame that greets back, after its length of 3 bytes
+
+Job = TypeVar("Job")
+Done = TypeVar("Done")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +234,36 @@ class RayDeployment:
             "scheduling_strategy": strategy,
         }
         return ray.remote(actor).options(**options).remote(spec, self.address)
+
+
+def spread(
+    function: Callable[[Job], Done], jobs: Sequence[Job], address: str | None = None
+) -> Iterator[Done]:
+    """`function` of each job as tasks of a cluster, in the order of the jobs.
+
+    A private cluster ends with the iterator, early or late.
+
+    Raises:
+        PlacementError: no such cluster.
+        PeerError: a task was lost; what the function itself raises comes as it is.
+    """
+    membership = _connect(address)
+    try:
+        task = ray.remote(function)
+        ahead = TASKS_AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        waiting: collections.deque[Any] = collections.deque()
+        for job in jobs:
+            waiting.append(task.remote(job))
+            if len(waiting) >= ahead:
+                yield cast("Done", ray.get(waiting.popleft()))
+        while waiting:
+            yield cast("Done", ray.get(waiting.popleft()))
+    except RayTaskError as error:
+        raise error.cause from None
+    except RayError as error:
+        raise PeerError(_cause(error)) from None
+    finally:
+        membership.end()
 
 
 def _needs(spec: DeviceSpec) -> dict[str, float]:

@@ -148,7 +148,6 @@ def read_profile(file: str | None) -> Profile | None:
 
 def pair(given: Mapping[str, Any], profile: Profile | None) -> Pair:
     """How long forwards take."""
-    from simulator.costs import Affine, Constant
     from simulator.world import Pair
 
     check_number(given["speed_ratio"], "speed-ratio", "more than 0", lambda c: c > 0)
@@ -170,9 +169,8 @@ def pair(given: Mapping[str, Any], profile: Profile | None) -> Pair:
         draft, target = profile.pair.draft, profile.pair.target
     else:
         seconds = (given["target_ms"] or TARGET_MS) / 1e3
-        draft = Constant(seconds / (given["speed_ratio"] or SPEED_RATIO))
-        growth = given["growth"] * seconds
-        target = Affine(base=seconds, per_token=growth) if growth else Constant(seconds)
+        made = Pair.of(given["speed_ratio"] or SPEED_RATIO, seconds, given["growth"])
+        draft, target = made.draft, made.target
     return Pair(draft=_spread(draft, given["jitter"]), target=_spread(target, given["jitter"]))
 
 

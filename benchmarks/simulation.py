@@ -1,0 +1,126 @@
+"""How fast what-ifs are answered on one core: the event simulation, the twin, and a whole sweep.
+
+    python benchmarks/simulation.py --repetitions 7 --json
+
+Seconds are those of the processor, so that other programs on the machine count less; a figure is
+the median of several repetitions with the least and the most. Events are moments at which
+something happened in the event simulation; rounds are passes of the target.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Final
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from decoding.settings import Gamma, ScheduleName, Settings
+from simulator import answers, sweep
+from simulator.acceptance import Independent
+from simulator.streams import Purpose, stream
+from simulator.twin import Scheme, Times, decode, drawn
+from simulator.workload import ClosedLoop, Fixed, Workload
+from simulator.world import Pair, Scenario
+
+ALPHA, SPEED_RATIO, GAMMA = 0.8, 5.0, 5
+REQUESTS: Final = 8
+ALPHAS: Final = tuple(round(0.5 + 0.02 * i, 2) for i in range(25))
+SPEED_RATIOS: Final = tuple(2 + 18 * i / 133 for i in range(134))  # 10,050 points in all
+
+
+def events(schedule: ScheduleName, tokens: int, seed: int) -> int:
+    """Eight requests at once, so long each; how many events that was."""
+    gamma: Gamma = "auto" if schedule is ScheduleName.AR else GAMMA
+    settings = Settings(schedule=schedule, gamma=gamma, strict=schedule is ScheduleName.PEARL)
+    load = Workload(requests=REQUESTS, arrivals=ClosedLoop(REQUESTS), output=Fixed(tokens))
+    scenario = Scenario(
+        settings=settings,
+        pair=Pair.of(SPEED_RATIO),
+        acceptance=Independent(ALPHA),
+        workload=load,
+    )
+    return answers.run(scenario, seed=seed).events
+
+
+def rounds(schedule: ScheduleName, runs: int, seed: int) -> float:
+    """So many runs of agreement, drawn and decoded; how many rounds that was."""
+    scheme = Scheme(schedule, 0 if schedule is ScheduleName.AR else GAMMA)
+    luck = drawn(Independent(ALPHA), scheme, stream(seed, 0, Purpose.ACCEPTANCE), runs)
+    return float(decode(luck.runs, scheme, Times(Pair.of(SPEED_RATIO))).passes.sum())
+
+
+def points(gamma: Gamma, seed: int) -> int:
+    """A grid of rates and ratios by AR, SD and PEARL, with intervals; how many points it has."""
+    grid = sweep.Sweep(alphas=ALPHAS, speed_ratios=SPEED_RATIOS, gammas=(gamma,), seed=seed)
+    return sum(1 for _ in sweep.run(grid))
+
+
+def measured(work: Callable[[int], float], repetitions: int) -> dict[str, float]:
+    """What was done in a second and what it took, each with its extremes; a first one warms up."""
+    work(0)
+    done, seconds = [], []
+    for seed in range(1, repetitions + 1):
+        began = time.process_time()
+        done.append(work(seed))
+        seconds.append(time.process_time() - began)
+    rates = [count / taken for count, taken in zip(done, seconds, strict=True)]
+    return {
+        "per_second": statistics.median(rates),
+        "per_second_least": min(rates),
+        "per_second_most": max(rates),
+        "seconds": statistics.median(seconds),
+        "seconds_least": min(seconds),
+        "seconds_most": max(seconds),
+        "done": statistics.median(done),
+    }
+
+
+def report(tokens: int, runs: int, repetitions: int) -> dict[str, dict[str, float]]:
+    """Every figure, by name."""
+    found = {}
+    for name in ScheduleName:
+        found[f"events, {name}"] = measured(lambda s, n=name: events(n, tokens, s), repetitions)  # type: ignore[misc]
+    for name in ScheduleName:
+        found[f"rounds, {name}"] = measured(lambda s, n=name: rounds(n, runs, s), repetitions)  # type: ignore[misc]
+    found[f"points, gamma {GAMMA}"] = measured(lambda s: points(GAMMA, s), repetitions)
+    found["points, gamma auto"] = measured(lambda s: points("auto", s), repetitions)
+    return found
+
+
+def show(found: dict[str, dict[str, float]]) -> None:
+    """The table for people."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for head in ("", "a second", "least", "most", "seconds"):
+        table.add_column(head, justify="right" if head else "left", no_wrap=True)
+    for name, figures in found.items():
+        rates = [figures[f"per_second{end}"] for end in ("", "_least", "_most")]
+        cells = [f"{rate:,.0f}" for rate in rates]
+        table.add_row(name, *cells, f"{figures['seconds']:.3f}")
+    Console().print(table)
+
+
+@click.command()
+@click.option("--tokens", default=5_000, show_default=True, help="Of each of eight answers.")
+@click.option("--runs", default=1_000_000, show_default=True, help="Drawn for the twin.")
+@click.option("--repetitions", default=5, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def main(tokens: int, runs: int, repetitions: int, *, as_json: bool) -> None:
+    """Measure the event simulation, the twin and a sweep on one core."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    found = report(tokens, runs, repetitions)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        show(found)
+
+
+if __name__ == "__main__":
+    main()
