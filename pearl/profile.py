@@ -34,17 +34,17 @@ from pearl.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from actors.engine import Engine, EngineSettings
     from simulator.profiles import Profile
     from simulator.profiling import Recording
 
-SIZES: Final = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)  # windows whose times are measured
+SIZES: Final = (1, 2, 4, 8, 16)  # windows whose times are measured
 CROWDS: Final = (2, 4, 8)
 CROWD_SIZES: Final = (1, 4, 8)
 TIMED_TOKENS: Final = 64
-TIMED_PROMPTS: Final = 3
+TIMED_PROMPTS: Final = 6
 WARMING_TOKENS: Final = 32
 
 
@@ -115,27 +115,19 @@ class Asked:
 
 
 def plan(settings: Settings, prompts: Sequence[str]) -> list[Asked]:
-    """All runs, shuffled: a machine that slows down does not slow one kind of them."""
-    asked = [
-        *(Asked(settings=settings, prompts=(prompt,), luck=True) for prompt in prompts),
-        *_timed(replace(settings, max_new_tokens=TIMED_TOKENS), prompts),
-    ]
-    random.Random(0).shuffle(asked)  # noqa: S311 - an order, no secret
-    return asked
-
-
-def _timed(settings: Settings, prompts: Sequence[str]) -> Iterator[Asked]:
-    """Passes and windows of every size, and of many rows."""
+    """All runs: single ones shuffled, for a machine that slows down; the crowds last."""
     in_turn = itertools.cycle(prompts)
-    alone = replace(settings, schedule=ScheduleName.AR)
-    parallel = [replace(settings, gamma=size) for size in SIZES]
+    short = replace(settings, max_new_tokens=TIMED_TOKENS)
+    alone = replace(short, schedule=ScheduleName.AR)
+    parallel = [replace(short, gamma=size) for size in SIZES]
     in_turns = [replace(each, schedule=ScheduleName.SD) for each in parallel]
-    for each in [alone, *parallel, *in_turns] * TIMED_PROMPTS:
-        yield Asked(settings=each, prompts=(next(in_turn),))
-    for crowd in CROWDS:
-        several = tuple(itertools.islice(in_turn, crowd))
-        for each in [alone, *(s for s in in_turns if s.gamma in CROWD_SIZES)]:
-            yield Asked(settings=each, prompts=several)
+    timed = [alone, *parallel, *in_turns] * TIMED_PROMPTS
+    single = [Asked(settings=settings, prompts=(prompt,), luck=True) for prompt in prompts]
+    single += [Asked(settings=each, prompts=(next(in_turn),)) for each in timed]
+    random.Random(0).shuffle(single)  # noqa: S311 - an order, no secret
+    crowded = [alone, *(each for each in in_turns if each.gamma in CROWD_SIZES)]
+    crowds = [tuple(itertools.islice(in_turn, crowd)) for crowd in CROWDS]
+    return [*single, *(Asked(settings=s, prompts=crowd) for crowd in crowds for s in crowded)]
 
 
 async def _record(engine: Engine, asked: Asked) -> list[Recording]:

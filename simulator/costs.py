@@ -136,10 +136,14 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     def seconds(self, tokens: int, batch: int = 1, context: int = 0) -> float:
         """Linear in each argument between the points; never below half of the nearest point."""
-        nearest = [_on_line(self.tokens, row, tokens) for row in self.grid]
-        there = _on_line(self.batches, nearest, batch)
+        there = self.measured(tokens, batch)
         behind = self.per_position * batch * (context - self.context)
         return max(there + behind, there / 2)
+
+    def measured(self, tokens: int, batch: int = 1) -> float:
+        """Seconds at the context of the grid."""
+        nearest = [_on_line(self.tokens, row, tokens) for row in self.grid]
+        return _on_line(self.batches, nearest, batch)
 
 
 def _on_line(at: Sequence[int], values: Sequence[float], wanted: int) -> float:

@@ -108,7 +108,7 @@ def explain(
         prompts=tuple(r.prompt for r in recordings),
         outputs=tuple(r.tokens for r in recordings),
     )
-    timed = msgspec.structs.replace(own, pair=own_times(profile.pair, recordings))
+    timed = msgspec.structs.replace(own, pair=own_times(profile.pair, recordings), beside=())
     wired = msgspec.structs.replace(timed, network=network(recordings))
     speeds = [_speed(p, settings) for p in (profile, own, timed, wired)]
     steps = [math.log(a / b) for a, b in zip(speeds, [*speeds[1:], measured], strict=True)]

@@ -12,8 +12,9 @@ from typing import Final
 import msgspec
 
 from decoding.errors import SettingError
-from decoding.settings import Settings
+from decoding.settings import ScheduleName, Settings
 from simulator.acceptance import Replay
+from simulator.costs import AnyCost, Measured
 from simulator.links import Network
 from simulator.workload import ClosedLoop, Recorded, Workload
 from simulator.world import Pair, Scenario
@@ -40,6 +41,13 @@ class Luck(msgspec.Struct, frozen=True, kw_only=True):
     texts: tuple[str, ...]
 
 
+class Beside(msgspec.Struct, frozen=True, kw_only=True):
+    """Passes of the target while the draft writes `window` tokens beside them."""
+
+    window: int
+    target: Measured
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """A pair on a machine.
 
@@ -47,7 +55,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         machine: what it ran on: processors, versions.
         models: draft and target.
         settings: what ran while acceptance was measured.
-        pair: seconds of a draft step and a target pass.
+        pair: seconds of a draft step, and of a target pass while the draft rests.
+        beside: of a target pass while the draft writes, ascending by window. Two busy models
+            share caches, memory and whoever else needs the processors, so a pass takes longer,
+            and how much longer depends on how long the draft is busy.
         network: control and links.
         luck: acceptance.
         prompts, outputs: tokens of each request.
@@ -58,6 +69,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, str]
     settings: Settings
     pair: Pair
+    beside: tuple[Beside, ...] = ()
     network: Network
     luck: Luck
     prompts: tuple[int, ...]
@@ -67,7 +79,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         """The measured requests one after the other, under other settings."""
         return Scenario(
             settings=settings,
-            pair=self.pair,
+            pair=Pair(draft=self.pair.draft, target=self.target(settings)),
             acceptance=Replay(self.luck.texts),
             network=self.network,
             workload=Workload(
@@ -77,6 +89,48 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
                 output=Recorded(self.outputs),
             ),
         )
+
+    def target(self, settings: Settings) -> AnyCost:
+        """The passes of a schedule: where windows are written beside them, between the measured."""
+        alone = self.pair.target
+        if settings.schedule is not ScheduleName.PEARL or not self.beside:
+            return alone
+        windows = [beside.window for beside in self.beside]
+        # An automatic window wanders; the one in the middle stands for it.
+        gamma = windows[len(windows) // 2] if settings.gamma == "auto" else settings.gamma
+        above = next((b for b in self.beside if b.window >= gamma), self.beside[-1])
+        below = next((b for b in reversed(self.beside) if b.window <= gamma), self.beside[0])
+        apart = above.window - below.window
+        share = (gamma - below.window) / apart if apart > 0 else 0.0
+        single = _blended(below.target, above.target, share)
+        return _crowded(single, alone) if isinstance(alone, Measured) else single
+
+
+def _blended(one: Measured, other: Measured, share: float) -> Measured:
+    """The table of single rows that lies so far on the way from one to the other."""
+
+    def between(a: float, b: float) -> float:
+        return (1 - share) * a + share * b
+
+    tokens = tuple(sorted({*one.tokens, *other.tokens}))
+    return Measured(
+        tokens=tokens,
+        batches=(1,),
+        grid=(tuple(between(one.measured(n), other.measured(n)) for n in tokens),),
+        context=between(one.context, other.context),
+        per_position=between(one.per_position, other.per_position),
+    )
+
+
+def _crowded(single: Measured, known: Measured) -> Measured:
+    """Several rows take as many times of one row as they are known to."""
+    grid = tuple(
+        tuple(
+            single.measured(n) * known.measured(n, rows) / known.measured(n) for n in single.tokens
+        )
+        for rows in known.batches
+    )
+    return msgspec.structs.replace(single, batches=known.batches, grid=grid)
 
 
 def write(path: pathlib.Path, profile: Profile) -> None:

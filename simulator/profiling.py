@@ -26,19 +26,20 @@ import msgspec
 import numpy as np
 
 from decoding.errors import SettingError
-from decoding.messages import Judged, Proposed
+from decoding.messages import Judge, Judged, Propose, Proposed
 from decoding.settings import Settings
-from decoding.trace import Received, Record
+from decoding.trace import Received, Record, Sent
 from simulator.acceptance import Replay
 from simulator.costs import Measured
 from simulator.exchanges import Exchange, agreement, comparisons
 from simulator.exchanges import passes as judged_in
 from simulator.exchanges import windows as written_in
 from simulator.links import Link, Network
-from simulator.profiles import Luck, Profile
+from simulator.profiles import Beside, Luck, Profile
 from simulator.world import Pair
 
 FEWEST: Final = 4  # samples of one size that make a point of the table
+ENOUGH: Final = 32  # passes beside windows of one size that make a table of their own
 PROMPT_POINTS: Final = 4  # of the table beyond the windows' sizes
 
 
@@ -70,11 +71,16 @@ def profile(
         settings: what those ran with.
         machine, models: to tell profiles apart.
     """
+    written = [sample for group in groups for sample in windows(group)]
+    judged = [sample for group in groups for sample in passes(group)]
+    alone = [sample for sample in judged if not sample.beside] or judged
+    target = fit([*alone, *(s for s in judged if s.is_prompt and s.beside)])
     return Profile(
         machine=machine,
         models=models,
         settings=settings,
-        pair=pair(groups),
+        pair=Pair(draft=fit(written), target=target),
+        beside=tuple(_beside(judged, slope=target.per_position)),
         network=network([group[0] for group in groups if len(group) == 1]),
         luck=luck_of(luck),
         prompts=tuple(recording.prompt for recording in luck),
@@ -82,12 +88,14 @@ def profile(
     )
 
 
-def pair(groups: Sequence[Sequence[Recording]]) -> Pair:
-    """Times of draft steps and target passes."""
-    return Pair(
-        draft=fit([sample for group in groups for sample in windows(group)]),
-        target=fit([sample for group in groups for sample in passes(group)]),
-    )
+def _beside(judged: Sequence[Sample], slope: float) -> Iterator[Beside]:
+    """A table for each window that was often written beside passes; prompts are in all of them."""
+    prompts = [sample for sample in judged if sample.is_prompt]
+    single = [s for s in judged if s.batch == 1 and s.beside and not s.is_prompt]
+    for window, count in sorted(collections.Counter(s.beside for s in single).items()):
+        if count >= ENOUGH:
+            own = [sample for sample in single if sample.beside == window]
+            yield Beside(window=window, target=fit([*own, *prompts], slope))
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,15 +106,21 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
         forwards: 1 for a pass of the target, the tokens written for a window.
         batch: rows that shared the forwards, about.
         context: positions behind the row at the end.
-        seconds: of the job.
+        beside: tokens that the draft was to write for the same request meanwhile.
     """
 
     tokens: int
     forwards: int
-    batch: int
+    batch: int = 1
     context: int
+    beside: int = 0
     began: float
     ended: float
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether a pass read all there was."""
+        return self.tokens == self.context
 
     @property
     def seconds(self) -> float:
@@ -162,6 +176,8 @@ def windows(together: Sequence[Recording]) -> list[Sample]:
 
 def _passes(recording: Recording) -> Iterator[Sample]:
     cached = 0
+    # A window beside a pass stands on what the pass judges.
+    beside = {(job.epoch, job.base, job.pending): job.count for job in _proposals(recording)}
     for _, job, answer in judged_in(recording.records):
         if not answer.passes:
             continue
@@ -169,12 +185,27 @@ def _passes(recording: Recording) -> Iterator[Sample]:
         yield Sample(
             tokens=max(1, end - cached),
             forwards=1,
-            batch=1,
             context=end,
+            beside=beside.get((job.epoch, job.base, job.pending.tokens), 0),
             began=answer.began,
             ended=answer.ended,
         )
         cached = recording.prompt + job.base + answer.kept
+
+
+def _proposals(recording: Recording) -> Iterator[Propose]:
+    """The draft's jobs but for head starts, which no pass runs beside."""
+    judging = False
+    for record in recording.records:
+        match record:
+            case Sent(command=Judge()):
+                judging = True
+            case Sent(command=Propose() as job) if judging:
+                yield job
+            case Received(event=Judged()):
+                judging = False
+            case _:
+                pass
 
 
 def _windows(recording: Recording) -> Iterator[Sample]:
@@ -187,7 +218,6 @@ def _windows(recording: Recording) -> Iterator[Sample]:
         yield Sample(
             tokens=max(1, end - cached),
             forwards=written,
-            batch=1,
             context=end + written - 1,
             began=answer.began,
             ended=answer.ended,
@@ -213,29 +243,38 @@ class Forward:
         """Whether it read all there was."""
         return self.tokens == self.context
 
+    def at(self, context: float, slope: float) -> float:
+        """Seconds that it would have taken behind so many positions."""
+        return max(self.seconds - slope * self.batch * (self.context - context), self.seconds / 2)
 
-def fit(samples: Sequence[Sample]) -> Measured:
-    """A table of means by tokens and rows, and the slope over the context.
+
+def fit(samples: Sequence[Sample], slope: float | None = None) -> Measured:
+    """A table of means by tokens and rows, all brought to one context.
+
+    Args:
+        samples: of one device.
+        slope: seconds for every further position of context; None finds it in the samples.
 
     Raises:
         SettingError: there are too few samples of single rows.
     """
     forwards = list(_forwards(samples))
-    single = [forward for forward in forwards if forward.batch == 1]
-    points = _points(single)
+    context = _mean_of([(f.context * f.weight, f.weight) for f in forwards if not f.is_prompt])
+    steep = _slope([f for f in forwards if f.batch == 1]) if slope is None else slope
+    level = [dataclasses.replace(f, seconds=f.at(context, steep)) for f in forwards]
+    by_batch = {batch: [f for f in level if f.batch == batch] for batch in {f.batch for f in level}}
+    points = _points(by_batch.pop(1, []))
     if not points:
-        message = f"{len(single)} forwards of one row were recorded; record more"
+        message = f"{len(forwards)} forwards were recorded, too few of one row; record more"
         raise SettingError(message)
-    context, slope = _slope(single, points)
-    batches = [1, *(b for b in sorted({f.batch for f in forwards}) if b > 1)]
-    rows = {b: _row(points, [f for f in forwards if f.batch == b]) for b in batches[1:]}
-    rows = {1: list(points.values())} | {b: row for b, row in rows.items() if row}
+    crowds = {batch: _row(points, found) for batch, found in sorted(by_batch.items())}
+    rows = {1: list(points.values())} | {batch: row for batch, row in crowds.items() if row}
     return Measured(
         tokens=tuple(points),
         batches=tuple(rows),
         grid=tuple(map(tuple, rows.values())),
         context=context,
-        per_position=slope,
+        per_position=steep,
     )
 
 
@@ -283,16 +322,22 @@ def _mean(forwards: Sequence[Forward]) -> float:
     return _mean_of([(f.seconds * f.weight, f.weight) for f in forwards])
 
 
-def _slope(forwards: Sequence[Forward], points: Mapping[int, float]) -> tuple[float, float]:
-    """The mean context, and the seconds that every further position takes."""
-    near = [f for f in forwards if f.tokens in points]
-    weight = np.array([f.weight for f in near])
-    context = np.array([f.context for f in near])
-    rest = np.array([f.seconds - points[f.tokens] for f in near])
-    middle = float(np.average(context, weights=weight))
-    spread = float(weight @ (context - middle) ** 2)
-    slope = float(weight @ ((context - middle) * rest)) / spread if spread else 0.0
-    return middle, max(0.0, slope)
+def _slope(forwards: Sequence[Forward]) -> float:
+    """Seconds that every further position takes: least squares among forwards of one size."""
+    above = below = 0.0
+    by_size = collections.defaultdict(list)
+    for forward in forwards:
+        if not forward.is_prompt:
+            by_size[forward.tokens].append(forward)
+    for found in by_size.values():
+        weight = np.array([f.weight for f in found])
+        context, seconds = (
+            np.array([getattr(f, n) for f in found]) for n in ("context", "seconds")
+        )
+        away = context - np.average(context, weights=weight)
+        above += float(weight @ (away * seconds))
+        below += float(weight @ away**2)
+    return max(0.0, above / below) if below else 0.0
 
 
 def _row(points: Mapping[int, float], forwards: Sequence[Forward]) -> list[float]:

@@ -13,8 +13,10 @@ import msgspec
 import pytest
 
 from decoding.errors import SettingError
+from decoding.messages import Judged
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
+from decoding.trace import Received, Record
 from decoding.verification import VerifierName
 from simulator import profiles, profiling
 from simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions, Replay
@@ -145,6 +147,42 @@ def test_acceptance_by_position_is_that_of_the_window() -> None:
     )
 
     assert luck.by_position == pytest.approx(rates, abs=0.06)
+
+
+@pytest.mark.parametrize(("gamma", "slower"), [(2, 1.1), (5, 1.2), (8, 1.3)])
+def test_passes_beside_a_busy_draft_have_their_own_times(gamma: int, slower: float) -> None:
+    """On one machine a pass takes the longer the more is written beside it; AR knows nothing of it.
+
+    Gamma 5 was not recorded: it lies between.
+    """
+    groups = [recorded(Settings(schedule=ScheduleName.AR))]
+    groups += [slowed_passes(recorded(Settings(gamma=g)), f) for g, f in ((2, 1.1), (8, 1.3))]
+    luck = recorded(Settings(gamma=4))
+
+    profile = profiling.profile(
+        groups, luck=luck, settings=Settings(gamma=4), machine={}, models={}
+    )
+
+    alone = profile.target(Settings(schedule=ScheduleName.AR)).seconds(1, 1, 80)
+    beside = profile.target(Settings(gamma=gamma)).seconds(1, 1, 80)
+    assert alone == pytest.approx(TARGET.seconds(1, 1, 80), rel=0.02)
+    assert beside == pytest.approx(slower * TARGET.seconds(1, 1, 80), rel=0.02)
+
+
+def slowed_passes(recordings: list[Recording], factor: float) -> list[Recording]:
+    """The same recordings by a target that took so much longer."""
+
+    def slow(record: Record) -> Record:
+        if not isinstance(record, Received) or not isinstance(record.event, Judged):
+            return record
+        event = record.event
+        ended = event.began + factor * (event.ended - event.began)
+        return msgspec.structs.replace(record, event=msgspec.structs.replace(event, ended=ended))
+
+    return [
+        msgspec.structs.replace(recording, records=tuple(map(slow, recording.records)))
+        for recording in recordings
+    ]
 
 
 def test_too_few_recordings_are_refused_in_words() -> None:
