@@ -369,7 +369,7 @@ def network(recordings: Sequence[Recording]) -> Network:
 
 def _link(ways: Iterable[Iterable[float]]) -> Link:
     found = list(itertools.chain.from_iterable(ways))
-    return Link(latency_s=statistics.fmean(found) / 2 if found else 0.0)
+    return Link(latency_s=max(0.0, statistics.fmean(found) / 2) if found else 0.0)
 
 
 def _ways(jobs: Iterable[tuple[Exchange, object, Proposed | Judged]]) -> Iterator[float]:

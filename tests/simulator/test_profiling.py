@@ -13,10 +13,8 @@ import msgspec
 import pytest
 
 from decoding.errors import SettingError
-from decoding.messages import Judged
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
-from decoding.trace import Received, Record
 from decoding.verification import VerifierName
 from simulator import profiles, profiling
 from simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions, Replay
@@ -42,11 +40,12 @@ def recorded(
     requests: int = 1,
     users: int = 1,
     tokens: int = 96,
+    target: Affine = TARGET,
 ) -> list[Recording]:
     """The requests of one run, each with its trace."""
     scenario = Scenario(
         settings=settings,
-        pair=Pair(draft=DRAFT, target=TARGET),
+        pair=Pair(draft=DRAFT, target=target),
         acceptance=acceptance or Independent(0.8),
         network=NETWORK,
         workload=Workload(
@@ -156,7 +155,7 @@ def test_passes_beside_a_busy_draft_have_their_own_times(gamma: int, slower: flo
     Gamma 5 was not recorded: it lies between.
     """
     groups = [recorded(Settings(schedule=ScheduleName.AR))]
-    groups += [slowed_passes(recorded(Settings(gamma=g)), f) for g, f in ((2, 1.1), (8, 1.3))]
+    groups += [recorded(Settings(gamma=g), target=slower_by(f)) for g, f in ((2, 1.1), (8, 1.3))]
     luck = recorded(Settings(gamma=4))
 
     profile = profiling.profile(
@@ -169,20 +168,10 @@ def test_passes_beside_a_busy_draft_have_their_own_times(gamma: int, slower: flo
     assert beside == pytest.approx(slower * TARGET.seconds(1, 1, 80), rel=0.02)
 
 
-def slowed_passes(recordings: list[Recording], factor: float) -> list[Recording]:
-    """The same recordings by a target that took so much longer."""
-
-    def slow(record: Record) -> Record:
-        if not isinstance(record, Received) or not isinstance(record.event, Judged):
-            return record
-        event = record.event
-        ended = event.began + factor * (event.ended - event.began)
-        return msgspec.structs.replace(record, event=msgspec.structs.replace(event, ended=ended))
-
-    return [
-        msgspec.structs.replace(recording, records=tuple(map(slow, recording.records)))
-        for recording in recordings
-    ]
+def slower_by(factor: float) -> Affine:
+    """The target, taking so many times as long."""
+    fields = msgspec.structs.asdict(TARGET)
+    return Affine(**{name: factor * seconds for name, seconds in fields.items()})
 
 
 def test_too_few_recordings_are_refused_in_words() -> None:
