@@ -1,9 +1,11 @@
-"""Theory, statistics and the reading of traces.
+"""What to expect, what was measured, and how far the two are apart.
 
-This floor says what to expect (closed forms, each with its assumption and source), what was
-measured (estimates with their intervals), and how far the two are apart, for real runs and
-simulated ones alike.
+Real runs and simulated ones are looked at alike. So far there is one room:
 
-It may import `decoding`, numpy and the standard library, and matplotlib in `analysis.figures`
-only; never `actors`, `simulator`, torch or ray. It is empty until its first release.
+    figures      the rounds of a run, the map of speeds, the bars of waiting
+
+Closed forms, statistics and the validation page are to come.
+
+May import: decoding, numpy, and matplotlib in `analysis.figures` only.
+Must never: know actors, simulator, torch or Ray.
 """

@@ -14,6 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import click
@@ -29,17 +30,18 @@ from simulator.twin import Scheme, Times, decode, drawn
 from simulator.workload import ClosedLoop, Fixed, Workload
 from simulator.world import Pair, Scenario
 
+WIDTH: Final = 96
 ALPHA, SPEED_RATIO, GAMMA = 0.8, 5.0, 5
-REQUESTS: Final = 8
 ALPHAS: Final = tuple(round(0.5 + 0.02 * i, 2) for i in range(25))
 SPEED_RATIOS: Final = tuple(2 + 18 * i / 133 for i in range(134))  # 10,050 points in all
 
 
-def events(schedule: ScheduleName, tokens: int, seed: int) -> int:
-    """Eight requests at once, so long each; how many events that was."""
+def events(schedule: ScheduleName, requests: int, tokens: int, seed: int) -> int:
+    """Requests that run at once, so many tokens in all; how many events that was."""
     gamma: Gamma = "auto" if schedule is ScheduleName.AR else GAMMA
     settings = Settings(schedule=schedule, gamma=gamma, strict=schedule is ScheduleName.PEARL)
-    load = Workload(requests=REQUESTS, arrivals=ClosedLoop(REQUESTS), output=Fixed(tokens))
+    each = Fixed(tokens // requests)
+    load = Workload(requests=requests, arrivals=ClosedLoop(requests), output=each)
     scenario = Scenario(
         settings=settings,
         pair=Pair.of(SPEED_RATIO),
@@ -84,14 +86,14 @@ def measured(work: Callable[[int], float], repetitions: int) -> dict[str, float]
 
 def report(tokens: int, runs: int, repetitions: int) -> dict[str, dict[str, float]]:
     """Every figure, by name."""
-    found = {}
-    for name in ScheduleName:
-        found[f"events, {name}"] = measured(lambda s, n=name: events(n, tokens, s), repetitions)  # type: ignore[misc]
-    for name in ScheduleName:
-        found[f"rounds, {name}"] = measured(lambda s, n=name: rounds(n, runs, s), repetitions)  # type: ignore[misc]
-    found[f"points, gamma {GAMMA}"] = measured(lambda s: points(GAMMA, s), repetitions)
-    found["points, gamma auto"] = measured(lambda s: points("auto", s), repetitions)
-    return found
+    work: dict[str, Callable[[int], float]] = {
+        **{f"events, {n}": partial(events, n, 1, tokens) for n in ScheduleName},
+        **{f"events, {n}, eight at once": partial(events, n, 8, tokens) for n in ScheduleName},
+        **{f"rounds, {n}": partial(rounds, n, runs) for n in ScheduleName},
+        f"points, gamma {GAMMA}": partial(points, GAMMA),
+        "points, gamma auto": partial(points, "auto"),
+    }
+    return {name: measured(each, repetitions) for name, each in work.items()}
 
 
 def show(found: dict[str, dict[str, float]]) -> None:
@@ -103,11 +105,11 @@ def show(found: dict[str, dict[str, float]]) -> None:
         rates = [figures[f"per_second{end}"] for end in ("", "_least", "_most")]
         cells = [f"{rate:,.0f}" for rate in rates]
         table.add_row(name, *cells, f"{figures['seconds']:.3f}")
-    Console().print(table)
+    Console(width=WIDTH).print(table)
 
 
 @click.command()
-@click.option("--tokens", default=5_000, show_default=True, help="Of each of eight answers.")
+@click.option("--tokens", default=40_000, show_default=True, help="Of all answers together.")
 @click.option("--runs", default=1_000_000, show_default=True, help="Drawn for the twin.")
 @click.option("--repetitions", default=5, show_default=True)
 @click.option("--json", "as_json", is_flag=True)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 import msgspec
 
@@ -17,6 +18,8 @@ from decoding.sampling import refuse_unless
 if TYPE_CHECKING:
     import numpy as np
     from simpy import Environment
+
+Deliver: TypeAlias = Callable[[int, Any], None]
 
 MESSAGE_BYTES: Final = 64  # what a job or an answer takes without its tokens
 TOKEN_BYTES: Final = 5
@@ -80,16 +83,16 @@ class Line:
         self._instant = link.latency_s == link.jitter_s == link.bandwidth == 0
 
     def carry(
-        self, message: Command | Event, deliver: Callable[[], None], delay_s: float = 0.0
+        self, number: int, message: Command | Event, deliver: Deliver, delay_s: float = 0.0
     ) -> None:
-        """Deliver a message, so much later than the link alone would."""
+        """Deliver a message of a request, so much later than the link alone would."""
         if self._instant and delay_s == 0:
-            deliver()
+            deliver(number, message)
             return
         now = self._env.now
         self._latest = max(self._sent(message, now + delay_s) + self._latency(), self._latest)
         # Each arrival delivers the oldest message: rounded, an arrival may come before another.
-        self._under_way.append(deliver)
+        self._under_way.append(partial(deliver, number, message))
         self._env.timeout(self._latest - now).callbacks.append(
             lambda _: self._under_way.popleft()()
         )

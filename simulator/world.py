@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 import msgspec
@@ -341,12 +340,12 @@ class World:
                 continue
             if self._records is not None:
                 self._records.append(Sent(at=self.env.now, request=number, command=command))
-            self._out[device].carry(command, partial(worker.take, number, command), control)
+            self._out[device].carry(number, command, worker.take, control)
 
     def _answer(self, number: int, event: Proposed | Judged) -> None:
         """A device has an answer; it travels back."""
         device = Device.DRAFT if isinstance(event, Proposed) else Device.TARGET
-        self._back[device].carry(event, partial(self._hear, number, event))
+        self._back[device].carry(number, event, self._hear)
 
     def _hear(self, number: int, event: Event) -> None:
         """An answer, if its request is still there to hear it."""

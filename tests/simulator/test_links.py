@@ -34,13 +34,13 @@ def arrivals(
     line = Line(env, link, np.random.default_rng(seed))
     heard: list[tuple[float, int]] = []
 
-    def deliver(number: int) -> None:
+    def deliver(number: int, _: object) -> None:
         heard.append((env.now, number))
 
     def send() -> Process:
         for number, (gap, message) in enumerate(sent):
             yield env.timeout(gap)
-            line.carry(message, lambda number=number: deliver(number), delay_s)  # type: ignore[misc]
+            line.carry(number, message, deliver, delay_s)
 
     env.process(send())
     env.run()
