@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from decoding.errors import SettingError
+from decoding.settings import ScheduleName, Settings
 from pearl import what_if
 from pearl.options import options
 from pearl.sweep import halfway
@@ -24,25 +25,7 @@ from pearl.sweep import halfway
 if TYPE_CHECKING:
     from simulator.optimise import Advice, Choice, Means, Placement, Tuning
 
-PAIR = [
-    click.option("--alpha", type=float, metavar="A",
-                 help=f"Acceptance rate, independent from token to token. [default: "
-                 f"{what_if.ALPHA}]"),
-    click.option("--speed-ratio", type=float, metavar="C",
-                 help=f"A target pass over a draft step. [default: {what_if.SPEED_RATIO:g}]"),
-    click.option("--acceptance", metavar="KIND",
-                 help="In place of --alpha: independent:A · positions:A,A,… · "
-                 "bursts:A,CORRELATION · mixture:A*WEIGHT,A*WEIGHT,… · replay:TRACE.json"),
-    click.option("--target-ms", type=float, metavar="MS",
-                 help=f"A target pass over one token. [default: {what_if.TARGET_MS}]"),
-    click.option("--growth", type=float, metavar="G", default=0.0, show_default=True,
-                 help="Every further token of a pass takes this share of a pass more."),
-    click.option("--link-ms", type=float, metavar="MS", default=0.0, show_default=True,
-                 help="Latency of every message between scheduler and device."),
-    click.option("--control-ms", type=float, metavar="MS", default=0.0, show_default=True,
-                 help="What the scheduler takes from an answer to each command."),
-    click.option("--profile", "profile_file", metavar="FILE",
-                 help="Times, links and acceptance as `pearl profile` measured them."),
+CANDIDATES = [
     click.option("--candidates", "candidates_file", metavar="FILE",
                  help="Several drafts for one target, .csv or .json: name, alpha, and draft_ms or "
                  "speed_ratio; if wanted, draft_devices and draft_price."),
@@ -60,7 +43,8 @@ MEANS = [
                  help="Of one of the draft's devices. [default: the target's]"),
 ]  # fmt: skip
 
-NO_SPREAD: Final = {"jitter": 0.0, "link_jitter_ms": 0.0, "draft_time": None, "target_time": None}
+NO_CHANCE: Final = {"jitter": 0.0, "link_jitter_ms": 0.0}
+RESTING: Final = Settings(schedule=ScheduleName.AR)  # a profile's times while the draft rests
 NEEDED: Final = ("name", "alpha")
 COLUMNS: Final = (*NEEDED, "draft_ms", "speed_ratio", "draft_devices", "draft_price")
 
@@ -75,7 +59,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @click.command(name="optimise")
-@options(PAIR, MEANS)
+@options(what_if.CERTAIN, CANDIDATES, MEANS)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(*, as_json: bool, candidates_file: str | None, **given: Any) -> None:
     """Find the best schedule, gamma and head start; with candidates, the best draft.
@@ -121,9 +105,9 @@ def _of_pair(given: Mapping[str, Any], means: Means) -> Found:
     from simulator.twin import Times
 
     profile = what_if.read_profile(given["profile_file"])
-    every = {**given, **NO_SPREAD}
+    every = {**given, **NO_CHANCE}
     context = 1 if profile is None else halfway(profile)
-    times = Times(what_if.pair(every, profile), what_if.network(every, profile), context)
+    times = Times(what_if.pair(every, profile, RESTING), what_if.network(every, profile), context)
     return _found(None, advise(what_if.acceptance(every, profile), times), means)
 
 
@@ -154,8 +138,8 @@ def _of_candidate(candidate: Candidate, given: Mapping[str, Any], means: Means) 
     from simulator.optimise import advise
     from simulator.twin import Times
 
-    every = {**given, **NO_SPREAD, "speed_ratio": candidate.speed_ratio}
-    times = Times(what_if.pair(every, None), what_if.network(every, None))
+    every = {**given, **NO_CHANCE, "speed_ratio": candidate.speed_ratio}
+    times = Times(what_if.pair(every, None, RESTING), what_if.network(every, None))
     own = {"draft_devices": candidate.draft_devices, "draft_price": candidate.draft_price}
     means = msgspec.structs.replace(means, **{k: v for k, v in own.items() if v is not None})
     return _found(candidate.name, advise(Independent(candidate.alpha), times), means)

@@ -44,7 +44,7 @@ SCHEDULE = [
                  "engine does; without it rounds have a barrier, as in the paper."),
 ]  # fmt: skip
 
-PAIR = [
+CERTAIN = [
     click.option("--alpha", type=float, metavar="A",
                  help=f"Acceptance rate, independent from token to token. [default: {ALPHA}]"),
     click.option("--acceptance", metavar="KIND",
@@ -56,21 +56,26 @@ PAIR = [
                  help=f"A target pass over one token. [default: {TARGET_MS}]"),
     click.option("--growth", type=float, metavar="G", default=0.0, show_default=True,
                  help="Every further token of a pass takes this share of a pass more."),
-    click.option("--jitter", type=float, metavar="V", default=0.0, show_default=True,
-                 help="Every forward varies: standard deviation over mean."),
     click.option("--draft-time", metavar="KIND",
                  help="constant:MS · affine:MS,MS_PER_TOKEN[,MS_PER_ROW[,MS_PER_POSITION]] · "
                  "roofline:GB,KB_PER_POSITION,GFLOP_PER_TOKEN,GB_PER_S,TFLOP_PER_S[,LAUNCH_MS]"),
     click.option("--target-time", metavar="KIND", help="The same for the target."),
     click.option("--link-ms", type=float, metavar="MS", default=0.0, show_default=True,
                  help="Latency of every message between scheduler and device."),
-    click.option("--link-jitter-ms", type=float, metavar="MS", default=0.0, show_default=True,
-                 help="Mean of a random time on top of it."),
     click.option("--control-ms", type=float, metavar="MS", default=0.0, show_default=True,
                  help="What the scheduler takes from an answer to each command."),
     click.option("--profile", "profile_file", metavar="FILE",
                  help="Times, links and acceptance as `pearl profile` measured them."),
 ]  # fmt: skip
+
+CHANCE = [
+    click.option("--jitter", type=float, metavar="V", default=0.0, show_default=True,
+                 help="Every forward varies: standard deviation over mean."),
+    click.option("--link-jitter-ms", type=float, metavar="MS", default=0.0, show_default=True,
+                 help="Mean of a random time on top of it."),
+]  # fmt: skip
+
+PAIR = [*CERTAIN, *CHANCE]
 
 LOAD = [
     click.option("--tokens", metavar="N|KIND",
@@ -109,10 +114,10 @@ def scenario(given: Mapping[str, Any]) -> Scenario:
     """
     from simulator.world import Scenario
 
-    profile = read_profile(given["profile_file"])
+    profile, settings = read_profile(given["profile_file"]), schedule_settings(given)
     return Scenario(
-        settings=schedule_settings(given),
-        pair=pair(given, profile),
+        settings=settings,
+        pair=pair(given, profile, settings),
         acceptance=acceptance(given, profile),
         network=network(given, profile),
         workload=workload(given, profile),
@@ -146,8 +151,8 @@ def read_profile(file: str | None) -> Profile | None:
 # -- the pair ----------------------------------------------------------------------------------
 
 
-def pair(given: Mapping[str, Any], profile: Profile | None) -> Pair:
-    """How long forwards take."""
+def pair(given: Mapping[str, Any], profile: Profile | None, settings: Settings) -> Pair:
+    """How long forwards take; measured ones depend on whether the draft works beside them."""
     from simulator.world import Pair
 
     check_number(given["speed_ratio"], "speed-ratio", "more than 0", lambda c: c > 0)
@@ -166,7 +171,7 @@ def pair(given: Mapping[str, Any], profile: Profile | None) -> Pair:
     if timed:
         draft, target = _time(given["draft_time"]), _time(given["target_time"])
     elif profile is not None:
-        draft, target = profile.pair.draft, profile.pair.target
+        draft, target = profile.pair.draft, profile.target(settings)
     else:
         seconds = (given["target_ms"] or TARGET_MS) / 1e3
         made = Pair.of(given["speed_ratio"] or SPEED_RATIO, seconds, given["growth"])

@@ -223,11 +223,14 @@ class Replay(msgspec.Struct, frozen=True, tag=True):
         return agreed / (agreed + sum(text.count("0") for text in self.texts))
 
     def runs(self) -> list[Runs]:
-        """Lengths of the runs of agreement in each text; what was never compared is left out."""
+        """Lengths of the runs of agreement in each text; what was never compared is left out.
+
+        The end of a text cuts its last run short. Its last token then stands for the miss: so
+        every position counts once, and long runs at the end of texts, which are common, stay.
+        """
         texts = [text.replace("?", "") for text in self.texts]
-        found = [np.array([len(run) for run in text.split("0")]) for text in texts if text]
-        # The last run of a text was cut short by its end: no disagreement follows it.
-        return [runs[:-1] if runs[-1] == 0 or len(runs) > 1 else runs for runs in found]
+        found = [[len(run) for run in text.split("0")] for text in texts if text]
+        return [np.array([*full, *([cut - 1] if cut else [])]) for *full, cut in found]
 
     def text(self, rng: np.random.Generator, number: int = 0) -> Text:
         """What was recorded of prompt `number`."""

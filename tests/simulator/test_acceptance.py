@@ -106,17 +106,17 @@ def test_a_replay_draws_what_was_never_compared_with_the_mean_rate() -> None:
 @pytest.mark.parametrize(
     ("texts", "runs"),
     [
-        (("1101",), [[2]]),
+        (("1101",), [[2, 0]]),
         (("11010",), [[2, 1]]),
         (("0",), [[0]]),
-        (("111",), [[3]]),
-        (("1?10?1", "0110"), [[2], [0, 2]]),
+        (("111",), [[2]]),
+        (("1?10?1", "0110"), [[2, 0], [0, 2]]),
     ],
 )
-def test_the_runs_of_a_replay_are_those_that_a_miss_ends(
+def test_the_runs_of_a_replay_count_every_position_once(
     texts: tuple[str, ...], runs: list[list[int]]
 ) -> None:
-    """The last one was cut short, and is used only where there is no other."""
+    """Where the end cuts a run short, its last token stands for the miss."""
     assert [found.tolist() for found in Replay(texts).runs()] == runs
 
 

@@ -22,8 +22,10 @@ from simulator.answers import run
 from simulator.costs import Affine, Measured
 from simulator.forecast import explain, forecast
 from simulator.links import Link, Network
+from simulator.optimise import expected
 from simulator.profiles import Profile
 from simulator.profiling import Recording
+from simulator.twin import Scheme, Times
 from simulator.workload import ClosedLoop, Fixed, Workload
 from simulator.world import Pair, Scenario
 
@@ -217,6 +219,18 @@ def speed_of_the_same_prompts(settings: Settings) -> float:
     )
     metrics = [served.metrics for served in run(scenario, seed=1).served]
     return sum(m.tokens for m in metrics) / sum(m.seconds for m in metrics)
+
+
+@pytest.mark.parametrize("gamma", [2, 5])
+def test_the_twin_answers_for_a_profile_too(gamma: int) -> None:
+    """It leaves out the reading of prompts, and takes one context for all."""
+    profile, settings = measured_profile(), Settings(gamma=gamma, strict=True)
+    times = Times(profile.pair, profile.network, context=PROMPT + 48)
+
+    found = expected(Replay(profile.luck.texts), Scheme(ScheduleName.PEARL, gamma), times)
+
+    forecasted = float(forecast(profile, settings).tokens_per_s)
+    assert found.tokens_per_s == pytest.approx(forecasted, rel=0.05)
 
 
 def test_a_forecast_for_several_users_shares_the_passes() -> None:

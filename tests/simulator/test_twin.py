@@ -110,11 +110,13 @@ def test_the_law_of_the_runs_sums_to_one() -> None:
 
 @pytest.mark.parametrize("gamma", [1, 2, 5])
 @pytest.mark.parametrize("head_start", [0, 3])
-@pytest.mark.parametrize("text", ["1101111101011111111100111110", "0", "10", "11111111110"])
+@pytest.mark.parametrize(
+    "text", ["1101111101011111111100111110", "0", "10", "11111111110", "1", "0111", "1" * 23]
+)
 def test_a_replayed_text_is_decoded_alike(text: str, gamma: int, head_start: int) -> None:
     """Run by run the twin's arithmetic is what the schedule does: exactly, for a given text.
 
-    The last miss is the last token: nobody compares it, and the number of passes is the same.
+    The last token is the target's own: nobody compares it, and it ends a run as a miss would.
     """
     pair = Pair.of(64)
     for settings, scheme in (
