@@ -1,0 +1,88 @@
+"""`pearl profile` on a real, tiny pair: from models to a file that forecasts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from decoding.settings import ScheduleName, Settings
+from pearl import profile as verb
+from pearl.__main__ import run
+from simulator import profiles
+from tests.actors.pairs import SavedPair
+
+TOKENS = 24
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verb, "TIMED_TOKENS", TOKENS)
+    monkeypatch.setattr(verb, "TIMED_PROMPTS", 2)
+
+
+def test_a_pair_is_measured_and_then_forecast(
+    text_pair: SavedPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pair.json"
+    measure = ["profile", "--output", str(file), *text_pair.options(), "--devices", "local"]
+
+    assert run([*measure, "--gamma", "3", "--count", "3", "--max-new-tokens", str(TOKENS)]) == 0
+
+    found = profiles.read(file)
+    assert found.settings.gamma == 3
+    assert found.models == {"draft": text_pair.options()[3], "target": text_pair.options()[1]}
+    assert len(found.prompts) == 3
+    assert all(1 <= tokens <= TOKENS for tokens in found.outputs)
+    assert found.pair.draft.seconds(1) > 0
+    assert found.pair.target.seconds(8, 4) > 0
+    assert found.network.target.latency_s > 0
+    assert "accepted over 3 prompts" in capsys.readouterr().out
+    assert run(["predict", "--profile", str(file), "--gamma", "2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["schedule"] for row in rows] == ["ar", "sd", "pearl"]
+    assert all(row["tokens_per_s"] > 0 for row in rows)
+
+
+def test_the_runs_of_a_profile_are_of_every_kind() -> None:
+    """Acceptance at one gamma only; times of every size; several requests at once."""
+    asked = verb.plan(Settings(gamma=5), ["a", "b"])
+
+    lucky = [each for each in asked if each.luck]
+    assert [each.settings.gamma for each in lucky] == [5, 5]
+    assert {each.prompts for each in lucky} == {("a",), ("b",)}
+    assert {each.settings.schedule for each in asked} == set(ScheduleName)
+    assert {each.settings.gamma for each in asked if not each.luck} == {5, *verb.SIZES}
+    assert {len(each.prompts) for each in asked} == {1, *verb.CROWDS}
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        (["--gamma", "0"], "gamma is 0; it must be a whole number from 1 to 256"),
+        (["--count", "0"], "count is 0; it must be 1 or more"),
+        (["--prompts", "none.jsonl"], "no prompts in field prompt of none.jsonl"),
+        (["--output", "none/pair.json"], "none/pair.json cannot be written"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_measurement_that_cannot_be_is_refused_before_anything_starts(
+    given: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run(["profile", "--output", str(tmp_path / "pair.json"), *given])
+
+    printed = capsys.readouterr()
+    assert code == 2
+    assert complaint in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_profile_needs_a_draft(
+    text_pair: SavedPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--output", str(tmp_path / "pair.json")]
+
+    assert run(["profile", *output, "--target", text_pair.options()[1]]) == 2
+
+    assert "a profile needs a draft beside the target" in capsys.readouterr().err
