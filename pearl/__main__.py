@@ -23,6 +23,7 @@ VERBS: Final = {
     "predict": "Forecast a measured pair under settings that were not measured.",
     "sweep": "Answer a grid of what-ifs: a table, and a map of which schedule is the fastest.",
     "optimise": "Find the best schedule, gamma, head start and draft, and what else would cost.",
+    "theory": "Say what the closed forms say of a pair: speed, waiting, waste, what is best.",
     "doctor": "Print what a bug report needs, and whether a pair fits together.",
 }
 
