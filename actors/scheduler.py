@@ -57,9 +57,9 @@ from decoding.messages import (
     DeviceBack,
     DeviceLost,
     Event,
-    Judge,
     Judged,
     Proposed,
+    device_of,
 )
 from decoding.metrics import Meter
 from decoding.plans import Measured
@@ -216,11 +216,6 @@ class Running:
             metrics=metrics,
             trace=tuple(self.records or ()),
         )
-
-
-def device_of(command: Command) -> Device:
-    """Who a command is for."""
-    return Device.TARGET if isinstance(command, Judge) else Device.DRAFT
 
 
 @final

@@ -146,3 +146,8 @@ class DeviceBack(Message, frozen=True):
 
 Command: TypeAlias = Propose | Judge | Cancel
 Event: TypeAlias = Proposed | Judged | DeviceLost | DeviceBack
+
+
+def device_of(command: Command) -> Device:
+    """Who a command is for."""
+    return Device.TARGET if isinstance(command, Judge) else Device.DRAFT

@@ -281,8 +281,8 @@ def _mixture(text: str) -> Acceptance:
 def _replay(file: str) -> Acceptance:
     """The luck of a recorded run; of a file that was cut off, what can be read."""
     from decoding import trace
+    from decoding.exchanges import agreement
     from simulator.acceptance import Replay
-    from simulator.exchanges import agreement
 
     _, records, whole = trace.read(pathlib.Path(file))
     if not whole:

@@ -26,14 +26,14 @@ import msgspec
 import numpy as np
 
 from decoding.errors import SettingError
+from decoding.exchanges import Exchange, agreement, comparisons
+from decoding.exchanges import passes as judged_in
+from decoding.exchanges import windows as written_in
 from decoding.messages import Judge, Judged, Propose, Proposed
 from decoding.settings import Settings
 from decoding.trace import Received, Record, Sent
 from simulator.acceptance import Replay
 from simulator.costs import Measured
-from simulator.exchanges import Exchange, agreement, comparisons
-from simulator.exchanges import passes as judged_in
-from simulator.exchanges import windows as written_in
 from simulator.links import Link, Network
 from simulator.profiles import Beside, Luck, Profile
 from simulator.world import Pair

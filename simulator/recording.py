@@ -25,6 +25,7 @@ import simpy
 
 from decoding import trace
 from decoding.errors import MalformedTraceError, SettingError
+from decoding.exchanges import Exchange, Heard, exchanges
 from decoding.messages import (
     Command,
     Device,
@@ -35,11 +36,11 @@ from decoding.messages import (
     Propose,
     Proposed,
     TokenId,
+    device_of,
 )
 from decoding.settings import Settings
 from decoding.stopping import FinishReason, StopRules
 from decoding.trace import Received, Record, Sent
-from simulator.exchanges import Exchange, Heard, device_of, exchanges
 
 if TYPE_CHECKING:
     import pathlib

@@ -24,9 +24,9 @@ from decoding.messages import (
     DeviceBack,
     DeviceLost,
     Event,
-    Judge,
     Judged,
     Proposed,
+    device_of,
 )
 from decoding.metrics import Meter, Metrics
 from decoding.plans import Measured
@@ -334,7 +334,7 @@ class World:
         """Carry the schedule's commands to the devices that are there."""
         number, control = decoding.number, self.scenario.network.control_s
         for command in decoding.schedule.commands():
-            device = Device.TARGET if isinstance(command, Judge) else Device.DRAFT
+            device = device_of(command)
             worker = self._workers[device]
             if worker.down:
                 continue

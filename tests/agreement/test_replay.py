@@ -12,13 +12,13 @@ import pytest
 import pytest_asyncio
 
 from actors.engine import Devices, Engine, EngineSettings, Result
+from decoding.exchanges import agreement
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from decoding.stopping import StopRules
 from decoding.verification import VerifierName
 from simulator.acceptance import Replay
 from simulator.answers import run as simulate
-from simulator.exchanges import agreement
 from simulator.recording import Replayed, replay
 from simulator.workload import Fixed, Workload
 from simulator.world import Scenario

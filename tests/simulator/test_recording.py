@@ -10,6 +10,7 @@ import pytest
 
 from decoding import trace
 from decoding.errors import MalformedTraceError, SettingError
+from decoding.exchanges import agreement
 from decoding.messages import (
     Command,
     Device,
@@ -30,7 +31,6 @@ from decoding.verification import VerifierName
 from simulator.acceptance import Bursts, Independent, Replay
 from simulator.answers import run
 from simulator.costs import Constant, Spread
-from simulator.exchanges import agreement
 from simulator.faults import Fault, FaultKind
 from simulator.links import Link, Network
 from simulator.recording import Delays, Replayed, replay, replay_file

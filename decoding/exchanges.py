@@ -11,7 +11,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
-from decoding.messages import Command, Device, Event, Judge, Judged, Propose, Proposed
+from decoding.messages import (
+    Command,
+    Device,
+    Event,
+    Judge,
+    Judged,
+    Propose,
+    Proposed,
+    device_of,
+)
 from decoding.trace import Received, Record, Sent
 
 Place: TypeAlias = tuple[Device, int, int, int]
@@ -38,11 +47,6 @@ class Exchange:
     def device(self) -> Device:
         """Whose it is."""
         return device_of(self.command)
-
-
-def device_of(command: Command) -> Device:
-    """Who a command is for."""
-    return Device.TARGET if isinstance(command, Judge) else Device.DRAFT
 
 
 def exchanges(records: Iterable[Record]) -> list[Exchange]:
