@@ -27,9 +27,10 @@ from schedules import Others, rotated, systems
 from actors.engine import Devices, Engine, EngineSettings
 from decoding.metrics import Metrics
 from decoding.settings import Settings
+from decoding.summaries import over_requests
 from pearl.options import PROMPTS, options, read_prompts
 from simulator import profiles
-from simulator.forecast import Gap, explain, forecast, over_prompts
+from simulator.forecast import Gap, explain, forecast
 from simulator.profiles import Profile
 from simulator.profiling import Recording
 
@@ -58,7 +59,7 @@ def compare(
     profile: Profile, settings: Settings, found: list[tuple[Metrics, Recording]]
 ) -> dict[str, Any]:
     """One system's forecast beside its run."""
-    predicted, real = forecast(profile, settings), over_prompts([metrics for metrics, _ in found])
+    predicted, real = forecast(profile, settings), over_requests([metrics for metrics, _ in found])
     recordings = [recording for _, recording in found]
     gap: Gap = explain(profile, settings, recordings, float(real.tokens_per_s))
     return {

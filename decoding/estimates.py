@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 LEVEL: Final = 0.95
+STRAIGHT: Final = 1e-6  # a skewness below bends nothing
 
 
 class Estimate(msgspec.Struct, frozen=True, order=False):
@@ -43,8 +44,44 @@ class Estimate(msgspec.Struct, frozen=True, order=False):
         return f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g})"
 
 
+def inverse(found: Estimate) -> Estimate:
+    """Of what is not negative, one over it: tokens of a run, from rejections of a token.
+
+    An end at or below 0 has no end as its inverse, and is infinite.
+    """
+
+    def over(value: float | None) -> float | None:
+        if value is None:
+            return None
+        return 1 / value if value > 0 else math.inf
+
+    return Estimate(over(found.value), over(found.high), over(found.low))
+
+
+def shifted(found: Estimate, by: float) -> Estimate:
+    """So much more, the ends too."""
+    low, high = (None if end is None else end + by for end in (found.low, found.high))
+    return Estimate(None if found.value is None else found.value + by, low, high)
+
+
+def of_share(hits: int, misses: int) -> Estimate:
+    """The chance of a hit, from independent tries at one chance.
+
+    Wilson's interval; right also where trying goes on up to a number of hits, or of misses
+    (Wilson 1927; Brown, Cai and DasGupta 2001, Statistical Science 16).
+    """
+    tries = hits + misses
+    if tries == 0:
+        return Estimate(None)
+    z = float(ndtri((1 + LEVEL) / 2))
+    share, weight = hits / tries, z * z / tries
+    middle = (share + weight / 2) / (1 + weight)
+    half = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
+    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
 def of_mean(values: ArrayLike) -> Estimate:
-    """The mean of independent values, with Student's interval."""
+    """The mean of independent values; the interval is that of `of_ratio`."""
     return of_ratio(values, np.ones_like(values, dtype=float))
 
 
@@ -52,7 +89,10 @@ def of_ratio(above: ArrayLike, below: ArrayLike) -> Estimate:
     """The ratio of two sums over independent pairs, each below one not negative.
 
     The interval is the delta method's: the spread of `above - ratio * below`, with Student's
-    quantile (Cochran 1977, Sampling Techniques, section 6.4).
+    quantile (Cochran 1977, Sampling Techniques, section 6.4), bent by the skewness of that spread
+    as Hall's transformation says (Hall 1992, Journal of the Royal Statistical Society B 54): a
+    few prompts on which draft and target rarely agree pull far more to one side than to the
+    other. Values that are not skewed have Student's interval.
     """
     x, y = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
     total = float(y.sum())
@@ -64,5 +104,18 @@ def of_ratio(above: ArrayLike, below: ArrayLike) -> Estimate:
         return Estimate(ratio)
     rest = x - ratio * y
     error = math.sqrt(float(rest @ rest) / (count - 1) * count) / total
-    half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * error
-    return Estimate(ratio, ratio - half, ratio + half)
+    quantile = float(stdtrit(count - 1, (1 + LEVEL) / 2))
+    low, high = (_bend(x, rest) for x in (quantile, -quantile))
+    return Estimate(ratio, ratio - low * error, ratio - high * error)
+
+
+def _bend(quantile: float, rest: NDArray[np.float64]) -> float:
+    """The quantile of a mean whose values are skewed as `rest` is."""
+    count = len(rest)
+    spread = float(rest @ rest / count) ** 1.5
+    skewness = float((rest**3).mean()) / spread if spread else 0.0
+    if abs(skewness) < STRAIGHT:
+        return quantile
+    root = math.sqrt(count)
+    inner = 1 + skewness * (quantile / root - skewness / (6 * count))
+    return 3 * root / skewness * (math.cbrt(inner) - 1)

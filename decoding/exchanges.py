@@ -7,9 +7,12 @@ and from the text that was committed in the end.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
+
+import numpy as np
 
 from decoding.messages import (
     Command,
@@ -129,6 +132,28 @@ def comparisons(records: Sequence[Record]) -> Iterator[tuple[int, list[bool]]]:
             pairs = zip(window.drafted.tokens, text[window.start :], strict=False)
             same = [token == truth for token, truth in pairs]
             yield window.start, same[: same.index(False) + 1] if False in same else same
+
+
+def correlation(texts: Iterable[str], *, around: float | None = None, lag: int = 1) -> float:
+    """Of the luck at positions `lag` apart, over all texts; 0 where nothing varies.
+
+    Args:
+        texts: as `agreement` spells them.
+        around: the mean that luck is compared with; by default each text's own, so that what is
+            left are bursts in a text and not texts that differ.
+        lag: how far apart.
+    """
+    above = below = 0.0
+    for text in texts:
+        if len(text.replace("?", "")) == 0:
+            continue
+        known = np.array([math.nan if c == "?" else float(c) for c in text])
+        away = known - (np.nanmean(known) if around is None else around)
+        first, second = away[:-lag], away[lag:]
+        seen = ~np.isnan(first * second)
+        above += float((first * second)[seen].sum())
+        below += float(((first**2 + second**2) / 2)[seen].sum())
+    return above / below if below else 0.0
 
 
 def _text(records: Iterable[Record]) -> list[int]:

@@ -28,6 +28,8 @@ from decoding.messages import (
     Proposed,
     TokenId,
 )
+from decoding.settings import Settings
+from decoding.stopping import FinishReason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -70,6 +72,36 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = TRACE_VERSION
     about: dict[str, Any] = {}
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """What a header says of a run that is to be replayed or measured.
+
+    Args:
+        settings: of all its requests.
+        eos, finish_reason: why a text may end, and why the first one did.
+        prompts: tokens of each request's prompt, in the order of their numbers; empty if unknown.
+        simulated: whether it ran on a virtual clock.
+    """
+
+    settings: Settings
+    eos: tuple[TokenId, ...]
+    finish_reason: FinishReason | None
+    prompts: tuple[int, ...] = ()
+    simulated: bool = False
+
+
+def about(path: pathlib.Path, header: Header) -> About:
+    """How the run in a file was made.
+
+    Raises:
+        MalformedTraceError: the header does not say it.
+    """
+    try:
+        return msgspec.convert(header.about, About)
+    except msgspec.ValidationError as error:
+        message = f"{path} does not say how it was run: {error}"
+        raise MalformedTraceError(message) from None
 
 
 def write(path: pathlib.Path, records: Iterable[Record], **about: Any) -> None:

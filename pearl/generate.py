@@ -105,8 +105,13 @@ async def _generate(
 def _write_trace(
     path: pathlib.Path, result: Result, settings: Settings, eos: tuple[TokenId, ...]
 ) -> None:
-    """With all that `simulator.recording` needs to run it again."""
-    about = {"settings": settings, "eos": eos, "finish_reason": result.finish_reason}
+    """With all that is needed to replay or measure it."""
+    about = trace.About(
+        settings=settings,
+        eos=eos,
+        finish_reason=result.finish_reason,
+        prompts=(result.prompt_tokens,),
+    )
     trace.write(path, result.trace, **msgspec.to_builtins(about))
 
 

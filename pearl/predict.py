@@ -20,7 +20,7 @@ from pearl.what_if import check_number
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from simulator.forecast import Forecast
+    from decoding.summaries import Figures
 
 WIDTH: Final = 88
 FIGURES: Final = ("tokens_per_s", "tokens_per_target_pass", "acceptance_rate", "draft_idle",
@@ -93,7 +93,7 @@ def _whole(text: str) -> int:
         raise SettingError(message) from None
 
 
-def _row(settings: Settings, figures: Forecast, alone: Forecast) -> dict[str, Any]:
+def _row(settings: Settings, figures: Figures, alone: Figures) -> dict[str, Any]:
     estimates = {name: getattr(figures, name) for name in FIGURES}
     return {
         "schedule": settings.schedule,
@@ -105,7 +105,7 @@ def _row(settings: Settings, figures: Forecast, alone: Forecast) -> dict[str, An
     }
 
 
-def _show(rows: list[tuple[Settings, Forecast]], alone: Forecast) -> None:
+def _show(rows: list[tuple[Settings, Figures]], alone: Figures) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("", "gamma", "ahead", "tokens/s", "over AR", "accepted", "per pass",
                  "idle: draft", "target", "wasted"):  # fmt: skip
@@ -115,7 +115,7 @@ def _show(rows: list[tuple[Settings, Forecast]], alone: Forecast) -> None:
     Console(width=WIDTH).print(table)
 
 
-def _cells(settings: Settings, f: Forecast, alone: Forecast) -> list[str]:
+def _cells(settings: Settings, f: Figures, alone: Figures) -> list[str]:
     """A row for people; what there is none of is a dash."""
     drafts = settings.widest > 0
     return [

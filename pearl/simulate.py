@@ -94,10 +94,16 @@ def _write_trace(path: pathlib.Path, scenario: Scenario, seed: int) -> None:
     from simulator.answers import run
 
     done = run(scenario, seed=seed, trace=True)
-    length = done.served[0].metrics.tokens
-    settings = msgspec.structs.replace(scenario.settings, max_new_tokens=length)
-    about = {"settings": settings, "eos": (), "finish_reason": FinishReason.LENGTH}
-    trace.write(path, done.records, simulated=True, **msgspec.to_builtins(about))
+    served = sorted(done.served, key=lambda each: each.number)
+    length = served[0].metrics.tokens
+    about = trace.About(
+        settings=msgspec.structs.replace(scenario.settings, max_new_tokens=length),
+        eos=(),
+        finish_reason=FinishReason.LENGTH,
+        prompts=tuple(each.prompt for each in served),
+        simulated=True,
+    )
+    trace.write(path, done.records, **msgspec.to_builtins(about))
 
 
 def _draw(path: pathlib.Path, scenario: Scenario, seed: int) -> None:

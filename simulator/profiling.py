@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 
 from decoding.errors import SettingError
-from decoding.exchanges import Exchange, agreement, comparisons
+from decoding.exchanges import Exchange, agreement, comparisons, correlation
 from decoding.exchanges import passes as judged_in
 from decoding.exchanges import windows as written_in
 from decoding.messages import Judge, Judged, Propose, Proposed
@@ -391,23 +391,10 @@ def luck_of(recordings: Sequence[Recording]) -> Luck:
     return Luck(
         rate=replay.mean,
         by_position=_by_position(recordings),
-        correlation=_correlation(texts, replay.mean),
-        correlation_within=_correlation(texts, None),
+        correlation=correlation(texts, around=replay.mean),
+        correlation_within=correlation(texts),
         texts=replay.texts,
     )
-
-
-def _correlation(texts: Sequence[str], mean: float | None) -> float:
-    """Of neighbouring positions; around each text's own mean where none is given."""
-    above = below = 0.0
-    for text in texts:
-        known = np.array([math.nan if c == "?" else float(c) for c in text])
-        around = known - (np.nanmean(known) if mean is None else mean)
-        both = around[:-1] * around[1:]
-        seen = ~np.isnan(both)
-        above += float(both[seen].sum())
-        below += float(((around[:-1] ** 2 + around[1:] ** 2) / 2)[seen].sum())
-    return above / below if below else 0.0
 
 
 def _by_position(recordings: Sequence[Recording]) -> tuple[float, ...]:

@@ -84,24 +84,12 @@ def replay_file(path: pathlib.Path, *, delays: Delays = "exact") -> Replayed:
         SettingError: the run cannot be replayed; see `replay`.
     """
     header, records, whole = trace.read(path)
-    try:
-        about = msgspec.convert(header.about, About)
-    except msgspec.ValidationError as error:
-        message = f"{path} does not say how it was run: {error}"
-        raise MalformedTraceError(message) from None
+    about = trace.about(path, header)
     if about.finish_reason is FinishReason.STOP:
         message = f"{path} was ended by a stop string, which takes a tokenizer; record without stop"
         raise SettingError(message)
     stop = StopRules(limit=about.settings.max_new_tokens, eos=frozenset(about.eos))
     return replay(records, about.settings, stop, whole=whole, delays=delays)
-
-
-class About(msgspec.Struct, frozen=True, kw_only=True):
-    """What the header of a trace must say for a replay."""
-
-    settings: Settings
-    eos: tuple[TokenId, ...]
-    finish_reason: FinishReason | None
 
 
 def replay(

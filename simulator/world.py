@@ -102,10 +102,14 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     """One request that is done, on the run's clock.
 
     Args:
+        number: in the order in which requests came.
+        prompt: its tokens.
         arrived, began, finished: seconds; between the first two it waited for a slot.
         metrics: of the time from `began` on.
     """
 
+    number: int
+    prompt: int
     arrived: float
     began: float
     finished: float
@@ -275,7 +279,7 @@ class World:
         while schedule.finish_reason is None:
             event = yield decoding.mailbox.next()
             self._deliver(decoding, event)
-        self._end(decoding, arrived, began)
+        self._end(decoding, prompt, arrived, began)
 
     def _begin(self, number: int, prompt: int, length: int) -> Decoding:
         decoding = Decoding(self, number, length)
@@ -305,7 +309,7 @@ class World:
         if tokens:
             decoding.meter.commit(now)
 
-    def _end(self, decoding: Decoding, arrived: float, began: float) -> None:
+    def _end(self, decoding: Decoding, prompt: int, arrived: float, began: float) -> None:
         del self._open[decoding.number]
         if not self._open:
             self._ledger.clear(SERVING)
@@ -314,6 +318,8 @@ class World:
         settings, schedule = self.scenario.settings, decoding.schedule
         self._served.append(
             Served(
+                number=decoding.number,
+                prompt=prompt,
                 arrived=arrived,
                 began=began,
                 finished=self.env.now,

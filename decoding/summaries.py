@@ -1,0 +1,52 @@
+"""The figures of several requests together, each with its interval over requests.
+
+    over_requests([result.metrics for result in results]).tokens_per_target_pass
+
+Ratios are ratios of sums, so long requests count for more; intervals are for other requests like
+these. Real and simulated requests are summed up alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from decoding.estimates import Estimate, of_mean, of_ratio
+from decoding.metrics import Metrics
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """What is said of one system; the names are those of `decoding.metrics.Metrics`.
+
+    Args:
+        tokens_per_s: tokens of all requests over their times.
+    """
+
+    tokens_per_s: Estimate
+    time_to_first_token_s: Estimate
+    tokens_per_target_pass: Estimate
+    acceptance_rate: Estimate
+    draft_idle: Estimate
+    target_idle: Estimate
+    wasted: Estimate
+    control_us_per_round: Estimate
+
+
+def over_requests(metrics: Sequence[Metrics]) -> Figures:
+    """The figures of requests that ran one after the other."""
+    seconds = [m.seconds for m in metrics]
+    tokens = [m.tokens for m in metrics]
+    kept = [m.kept for m in metrics]
+    steps = [m.draft_steps for m in metrics]
+    control = [m.control_us_per_round for m in metrics if m.control_us_per_round is not None]
+    return Figures(
+        tokens_per_s=of_ratio(tokens, seconds),
+        time_to_first_token_s=of_mean([m.time_to_first_token_s for m in metrics]),
+        tokens_per_target_pass=of_ratio(tokens, [m.target_passes for m in metrics]),
+        acceptance_rate=of_ratio(kept, [m.kept + m.rejections for m in metrics]),
+        draft_idle=of_ratio([m.draft_idle * m.seconds for m in metrics], seconds),
+        target_idle=of_ratio([m.target_idle * m.seconds for m in metrics], seconds),
+        wasted=of_ratio([m.draft_steps - m.kept for m in metrics], steps),
+        control_us_per_round=of_mean(control),
+    )
