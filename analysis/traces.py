@@ -1,0 +1,217 @@
+"""From the records of a run to its figures, by the same definitions as while it runs.
+
+    requests = traces.read(path)
+    traces.figures(requests).tokens_per_target_pass      # 2.71 (2.43 to 3.02)
+
+What a request was measured to be does not depend on who decoded it, and not on when one looks:
+`metrics` feeds the records to the `Meter` that the scheduler feeds while it decodes.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from decoding import trace
+from decoding.errors import MalformedTraceError
+from decoding.exchanges import agreement
+from decoding.messages import Device, DeviceBack, DeviceLost, Judged, Proposed
+from decoding.metrics import Meter, Metrics
+from decoding.schedules import Counts
+from decoding.settings import Settings
+from decoding.summaries import Figures, over_requests
+from decoding.trace import Received, Record, Sent
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One request of a run.
+
+    Args:
+        name: what to call it: its file, and its number where the file has several.
+        settings: what it was decoded with.
+        prompt: tokens of its prompt; None if nobody wrote it down.
+        records: everything that was sent and received.
+        simulated: whether it ran on a virtual clock.
+    """
+
+    name: str
+    settings: Settings
+    prompt: int | None
+    records: tuple[Record, ...]
+    simulated: bool = False
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """What was generated."""
+        return tuple(token for r in self.records if isinstance(r, Received) for token in r.tokens)
+
+    @property
+    def luck(self) -> str:
+        """Where the draft agreed with the text; see `decoding.exchanges.agreement`."""
+        return next(iter(agreement(self.records).values()), "")
+
+
+def read(path: pathlib.Path) -> list[Request]:
+    """The requests of a trace file, of real devices or simulated ones; also of one cut short.
+
+    Raises:
+        MalformedTraceError: it is no trace, does not say how it was run, or nothing was
+            generated in it.
+    """
+    header, records, _ = trace.read(path)
+    about = trace.about(path, header)
+    by_number: defaultdict[int, list[Record]] = defaultdict(list)
+    for record in records:
+        by_number[record.request].append(record)
+    found = [
+        Request(
+            name=path.stem if len(by_number) == 1 else f"{path.stem} {number}",
+            settings=about.settings,
+            prompt=about.prompts[place] if place < len(about.prompts) else None,
+            records=tuple(own),
+            simulated=about.simulated,
+        )
+        for place, (number, own) in enumerate(sorted(by_number.items()))
+    ]
+    if not any(request.tokens for request in found):
+        message = f"{path} has no token that was generated; it says nothing of any figure"
+        raise MalformedTraceError(message)
+    return [request for request in found if request.tokens]
+
+
+def metrics(request: Request) -> Metrics:
+    """The figures of a request, from its first command to its last token."""
+    return _measured(request, request.records, request.records[0].at, _Seen())
+
+
+def runs(request: Request) -> list[Metrics]:
+    """The same for every run of it, from one rejection to the next; a pass a run without a draft.
+
+    Runs are what repeats itself in a request: of one request alone they give the intervals. The
+    last one is cut short by the end of the text.
+    """
+    since, seen, found = request.records[0].at, _Seen(), []
+    busy = {kind: _jobs(request, kind) for kind in (Proposed, Judged)}
+    for part in _parts(request):
+        until = part[-1].at
+        run = _measured(request, part, since, seen, until=until)
+        # A job goes on from run to run; each has the time that it spent in it.
+        draft, target = (_idle(jobs, since, until) for jobs in busy.values())
+        found.append(msgspec.structs.replace(run, draft_idle=draft, target_idle=target))
+        since = until
+    return found
+
+
+def figures(requests: Sequence[Request]) -> Figures:
+    """Every figure with its interval: over requests, or of a single one over its runs."""
+    if len(requests) > 1:
+        return over_requests([metrics(request) for request in requests])
+    (single,) = requests
+    whole = metrics(single)
+    of_runs = over_requests(runs(single))
+    # A request has one first token, and a median of rounds is no sum of its runs'.
+    alone = over_requests([whole])
+    return msgspec.structs.replace(
+        of_runs,
+        time_to_first_token_s=alone.time_to_first_token_s,
+        control_us_per_round=alone.control_us_per_round,
+    )
+
+
+def _jobs(request: Request, kind: type[Proposed | Judged]) -> NDArray[np.float64]:
+    """When each job of a device began and ended, shape (jobs, 2)."""
+    answers = [r.event for r in request.records if isinstance(r, Received)]
+    times = [(e.began, e.ended) for e in answers if isinstance(e, kind)]
+    return np.array(times, dtype=float).reshape(-1, 2)
+
+
+def _idle(jobs: NDArray[np.float64], since: float, until: float) -> float:
+    """The share of a time in which none of these jobs ran."""
+    if until <= since:
+        return 0.0
+    inside = np.clip(jobs, since, until)
+    return float(1 - (inside[:, 1] - inside[:, 0]).sum() / (until - since))
+
+
+class _Seen(msgspec.Struct):
+    """How far into a request somebody has counted."""
+
+    kept: int = 0
+    rejections: int = 0
+    without_draft: bool = False
+
+
+def _parts(request: Request) -> Iterator[list[Record]]:
+    """The records up to the last token, divided where a rejection was seen; else at each pass."""
+    last = max(n for n, r in enumerate(request.records) if isinstance(r, Received) and r.tokens)
+    part: list[Record] = []
+    rejections = 0
+    for record in request.records[: last + 1]:
+        part.append(record)
+        if not isinstance(record, Received):
+            continue
+        if record.rejections > rejections or (request.settings.widest == 0 and record.tokens):
+            rejections = record.rejections
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _measured(
+    request: Request,
+    records: Sequence[Record],
+    since: float,
+    seen: _Seen,
+    *,
+    until: float | None = None,
+) -> Metrics:
+    """What the meter says of some records, which begin where somebody had counted to."""
+    meter = Meter(since)
+    rounds = tokens = without_draft = 0
+    losses = dict.fromkeys(Device, 0)
+    kept, rejections = seen.kept, seen.rejections
+    window = 0
+    for record in records:
+        if isinstance(record, Sent):
+            window = getattr(record.command, "count", window)
+            continue
+        match record.event:
+            case DeviceLost(device=device):
+                losses[device] += 1
+                seen.without_draft |= device is Device.DRAFT
+            case DeviceBack(device=device):
+                seen.without_draft &= device is not Device.DRAFT
+            case Proposed() | Judged() as answer:
+                meter.add(answer, wanted=record.wanted)
+                if isinstance(answer, Judged) and record.wanted:
+                    rounds += answer.passes
+        seen.kept, seen.rejections = record.kept, record.rejections
+        if record.tokens:
+            meter.commit(record.at)
+            tokens += len(record.tokens)
+            without_draft += len(record.tokens) if seen.without_draft else 0
+    if until is not None:
+        meter.commit(until)
+    settings = request.settings
+    plan = settings.plan()
+    counts = Counts(
+        rounds=rounds,
+        kept=seen.kept - kept,
+        rejections=seen.rejections - rejections,
+        draft_losses=losses[Device.DRAFT],
+        target_losses=losses[Device.TARGET],
+        tokens_without_draft=without_draft,
+    )
+    return meter.metrics(
+        counts,
+        schedule=str(settings.schedule),
+        verifier=str(settings.effective_verifier),
+        gamma=window if settings.gamma == "auto" else plan.beside or plan.before,
+        tokens=tokens,
+    )
