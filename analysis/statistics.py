@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from decoding.estimates import LEVEL, Estimate, inverse, of_ratio, of_share, shifted
+from decoding.estimates import LEVEL, Estimate, inverse, of_part, of_ratio, of_share, shifted
 from decoding.exchanges import correlation
 
 Counts = NDArray[np.int64]
@@ -62,7 +62,7 @@ def acceptance(lucks: Sequence[str]) -> Acceptance:
         kept=int(kept.sum()),
         rejections=int(rejections.sum()),
         independent=of_share(int(kept.sum()), int(rejections.sum())),
-        over_requests=of_ratio(kept, kept + rejections),
+        over_requests=of_part(kept, kept + rejections),
     )
 
 
@@ -111,7 +111,7 @@ def run_length(lucks: Sequence[str]) -> RunLength:
         accepted=inverse(of_ratio(rejections, kept)),
         emitted=inverse(of_ratio(rejections, emitted)),
         emitted_given_preverify=shifted(inverse(of_ratio(ended, further)), 1.0),
-        first_kept=of_ratio(first, begun),
+        first_kept=of_part(first, begun),
     )
 
 

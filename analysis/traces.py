@@ -9,9 +9,11 @@ What a request was measured to be does not depend on who decoded it, and not on 
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -27,12 +29,15 @@ from decoding.settings import Settings
 from decoding.summaries import Figures, over_requests
 from decoding.trace import Received, Record, Sent
 
+PARTS: Final = ("useful", "wasted", "waiting_for_other", "waiting_for_messages")
+
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request of a run.
 
     Args:
         name: what to call it: its file, and its number where the file has several.
+        run: which requests share its clock; those of a file do.
         settings: what it was decoded with.
         prompt: tokens of its prompt; None if nobody wrote it down.
         records: everything that was sent and received.
@@ -40,6 +45,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
+    run: str = ""
     settings: Settings
     prompt: int | None
     records: tuple[Record, ...]
@@ -65,12 +71,14 @@ def read(path: pathlib.Path) -> list[Request]:
     """
     header, records, _ = trace.read(path)
     about = trace.about(path, header)
+    name = path.name.removesuffix(".gz").removesuffix(".json")
     by_number: defaultdict[int, list[Record]] = defaultdict(list)
     for record in records:
         by_number[record.request].append(record)
     found = [
         Request(
-            name=path.stem if len(by_number) == 1 else f"{path.stem} {number}",
+            name=name if len(by_number) == 1 else f"{name} {number}",
+            run=str(path),
             settings=about.settings,
             prompt=about.prompts[place] if place < len(about.prompts) else None,
             records=tuple(own),
@@ -123,6 +131,53 @@ def figures(requests: Sequence[Request]) -> Figures:
     )
 
 
+def shares(requests: Sequence[Request]) -> dict[str, dict[str, float]]:
+    """How draft and target spent the time of requests: by device and part, summing to 1.
+
+    The parts have the names of `analysis.figures.waiting_bars`. A device waits for the other
+    while that one works, and for messages (and the scheduler) while neither does. Of the draft's
+    work so much is wasted as of its tokens; a pass is wasted if nobody wanted its verdict.
+    """
+    parts = {device: dict.fromkeys(PARTS, 0.0) for device in Device}
+    for request in requests:
+        for device, seconds in _spent(request).items():
+            for part, value in seconds.items():
+                parts[device][part] += value
+    return {
+        str(device): {part: value / sum(own.values()) for part, value in own.items()}
+        for device, own in parts.items()
+    }
+
+
+def _spent(request: Request) -> dict[Device, dict[str, float]]:
+    """Seconds of each device in a request, by part."""
+    figures, since = metrics(request), request.records[0].at
+    until = since + figures.seconds
+    passes = [r for r in request.records if isinstance(r, Received) and isinstance(r.event, Judged)]
+    lost = sum(not record.wanted for record in passes) / max(1, len(passes))
+    jobs = {Device.DRAFT: _jobs(request, Proposed), Device.TARGET: _jobs(request, Judged)}
+    either = _busy(np.concatenate(list(jobs.values())), since, until)
+    found = {}
+    for device, wasted in ((Device.DRAFT, figures.wasted), (Device.TARGET, lost)):
+        busy = _busy(jobs[device], since, until)
+        found[device] = {
+            "useful": busy * (1 - wasted),
+            "wasted": busy * wasted,
+            "waiting_for_other": either - busy,
+            "waiting_for_messages": figures.seconds - either,
+        }
+    return found
+
+
+def overlap(requests: Sequence[Request]) -> bool:
+    """Whether some of them ran at the same time, so that one's times are not its own."""
+    spans = sorted((r.run, r.records[0].at, r.records[-1].at) for r in requests)
+    return any(
+        one == other and ended > began
+        for (one, _, ended), (other, began, _) in itertools.pairwise(spans)
+    )
+
+
 def _jobs(request: Request, kind: type[Proposed | Judged]) -> NDArray[np.float64]:
     """When each job of a device began and ended, shape (jobs, 2)."""
     answers = [r.event for r in request.records if isinstance(r, Received)]
@@ -130,12 +185,16 @@ def _jobs(request: Request, kind: type[Proposed | Judged]) -> NDArray[np.float64
     return np.array(times, dtype=float).reshape(-1, 2)
 
 
+def _busy(jobs: NDArray[np.float64], since: float, until: float) -> float:
+    """Seconds of a time in which any of these jobs ran."""
+    inside = np.clip(jobs[np.argsort(jobs[:, 0])], since, until)
+    ended = np.maximum.accumulate(np.append(since, inside[:, 1]))
+    return float(np.maximum(inside[:, 1] - np.maximum(inside[:, 0], ended[:-1]), 0).sum())
+
+
 def _idle(jobs: NDArray[np.float64], since: float, until: float) -> float:
     """The share of a time in which none of these jobs ran."""
-    if until <= since:
-        return 0.0
-    inside = np.clip(jobs, since, until)
-    return float(1 - (inside[:, 1] - inside[:, 0]).sum() / (until - since))
+    return 1 - _busy(jobs, since, until) / (until - since) if until > since else 0.0
 
 
 class _Seen(msgspec.Struct):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LEVEL: Final = 0.95
 STRAIGHT: Final = 1e-6  # a skewness below bends nothing
+FARTHEST: Final = 2.0  # times Student's quantile: the skewness of a few values knows no more
 
 
 class Estimate(msgspec.Struct, frozen=True, order=False):
@@ -92,7 +93,8 @@ def of_ratio(above: ArrayLike, below: ArrayLike) -> Estimate:
     quantile (Cochran 1977, Sampling Techniques, section 6.4), bent by the skewness of that spread
     as Hall's transformation says (Hall 1992, Journal of the Royal Statistical Society B 54): a
     few prompts on which draft and target rarely agree pull far more to one side than to the
-    other. Values that are not skewed have Student's interval.
+    other. Values that are not skewed have Student's interval. Where no `above` is
+    negative, no end of the interval is.
     """
     x, y = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
     total = float(y.sum())
@@ -105,8 +107,14 @@ def of_ratio(above: ArrayLike, below: ArrayLike) -> Estimate:
     rest = x - ratio * y
     error = math.sqrt(float(rest @ rest) / (count - 1) * count) / total
     quantile = float(stdtrit(count - 1, (1 + LEVEL) / 2))
-    low, high = (_bend(x, rest) for x in (quantile, -quantile))
-    return Estimate(ratio, ratio - low * error, ratio - high * error)
+    low, high = (ratio - _bend(q, rest) * error for q in (quantile, -quantile))
+    return Estimate(ratio, max(low, 0.0) if (x >= 0).all() else low, high)
+
+
+def of_part(above: ArrayLike, below: ArrayLike) -> Estimate:
+    """The same where each above is a part of its below: a share, whose interval ends at 1."""
+    found = of_ratio(above, below)
+    return found if found.high is None else Estimate(found.value, found.low, min(found.high, 1.0))
 
 
 def _bend(quantile: float, rest: NDArray[np.float64]) -> float:
@@ -118,4 +126,5 @@ def _bend(quantile: float, rest: NDArray[np.float64]) -> float:
         return quantile
     root = math.sqrt(count)
     inner = 1 + skewness * (quantile / root - skewness / (6 * count))
-    return 3 * root / skewness * (math.cbrt(inner) - 1)
+    bent = 3 * root / skewness * (math.cbrt(inner) - 1)
+    return math.copysign(min(abs(bent), FARTHEST * abs(quantile)), bent)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from decoding.estimates import Estimate, of_mean, of_ratio
+from decoding.estimates import Estimate, of_mean, of_part, of_ratio
 from decoding.metrics import Metrics
 
 
@@ -44,9 +44,9 @@ def over_requests(metrics: Sequence[Metrics]) -> Figures:
         tokens_per_s=of_ratio(tokens, seconds),
         time_to_first_token_s=of_mean([m.time_to_first_token_s for m in metrics]),
         tokens_per_target_pass=of_ratio(tokens, [m.target_passes for m in metrics]),
-        acceptance_rate=of_ratio(kept, [m.kept + m.rejections for m in metrics]),
-        draft_idle=of_ratio([m.draft_idle * m.seconds for m in metrics], seconds),
-        target_idle=of_ratio([m.target_idle * m.seconds for m in metrics], seconds),
-        wasted=of_ratio([m.draft_steps - m.kept for m in metrics], steps),
+        acceptance_rate=of_part(kept, [m.kept + m.rejections for m in metrics]),
+        draft_idle=of_part([m.draft_idle * m.seconds for m in metrics], seconds),
+        target_idle=of_part([m.target_idle * m.seconds for m in metrics], seconds),
+        wasted=of_part([m.draft_steps - m.kept for m in metrics], steps),
         control_us_per_round=of_mean(control),
     )

@@ -24,6 +24,7 @@ VERBS: Final = {
     "sweep": "Answer a grid of what-ifs: a table, and a map of which schedule is the fastest.",
     "optimise": "Find the best schedule, gamma, head start and draft, and what else would cost.",
     "theory": "Say what the closed forms say of a pair: speed, waiting, waste, what is best.",
+    "validate": "Hold theory and simulation against real runs: a table, a page, a verdict.",
     "doctor": "Print what a bug report needs, and whether a pair fits together.",
 }
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from decoding import trace
 from decoding.errors import PromptError
 from pearl.options import (
     DECODING,
@@ -20,11 +19,11 @@ from pearl.options import (
     decoding_settings,
     engine_settings,
     options,
+    write_trace,
 )
 
 if TYPE_CHECKING:
     from actors.engine import EngineSettings, Generation, Result
-    from decoding.messages import TokenId
     from decoding.settings import Settings
 
 
@@ -98,21 +97,8 @@ async def _generate(
                 click.echo(piece.text, nl=False)
     result = generation.result
     if trace_file is not None:
-        _write_trace(trace_file, result, settings, fitted.eos)
+        write_trace(trace_file, result, settings, fitted.eos)
     return result
-
-
-def _write_trace(
-    path: pathlib.Path, result: Result, settings: Settings, eos: tuple[TokenId, ...]
-) -> None:
-    """With all that is needed to replay or measure it."""
-    about = trace.About(
-        settings=settings,
-        eos=eos,
-        finish_reason=result.finish_reason,
-        prompts=(result.prompt_tokens,),
-    )
-    trace.write(path, result.trace, **msgspec.to_builtins(about))
 
 
 def _end_on_signal(generation: Generation) -> None:

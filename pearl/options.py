@@ -19,7 +19,8 @@ from decoding.verification import VerifierName
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from actors.engine import EngineSettings
+    from actors.engine import EngineSettings, Result
+    from decoding.messages import TokenId
 
 ENGINE = [
     click.option("--target", metavar="MODEL", help="Folder or hub name; default: embedded pair."),
@@ -117,6 +118,23 @@ def check_writable(file: str) -> pathlib.Path:
         message = f"{file} cannot be written; name a file in a folder that exists"
         raise SettingError(message)
     return path
+
+
+def write_trace(
+    path: pathlib.Path, result: Result, settings: Settings, eos: tuple[TokenId, ...]
+) -> None:
+    """A request of an engine, with all that is needed to replay or measure it."""
+    import msgspec
+
+    from decoding import trace
+
+    about = trace.About(
+        settings=settings,
+        eos=eos,
+        finish_reason=result.finish_reason,
+        prompts=(result.prompt_tokens,),
+    )
+    trace.write(path, result.trace, **msgspec.to_builtins(about))
 
 
 @contextlib.contextmanager

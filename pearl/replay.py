@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
+if TYPE_CHECKING:
+    from simulator.recording import Delays
+
 
 @click.command(name="replay")
 @click.argument("file", metavar="TRACE.json")
-@click.option("--delays", type=click.Choice(["exact", "mean"]), default="exact", show_default=True,
-              help="Of messages: each as it was, or one number for each device.")  # fmt: skip
+@click.option("--delays", type=click.Choice(["exact", "mean", "none"]), default="exact",
+              show_default=True,
+              help="Of messages: each as it was, one number for each device, or none.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(*, file: str, delays: str, as_json: bool) -> int:
+def command(*, file: str, delays: Delays, as_json: bool) -> int:
     """Drive a fresh schedule with the answers of a run that `generate --trace` has recorded.
 
     Exit code 1 where commands, commits or epochs differ.
     """
     from simulator.recording import replay_file
 
-    done = replay_file(pathlib.Path(file), delays="mean" if delays == "mean" else "exact")
+    done = replay_file(pathlib.Path(file), delays=delays)
     same = done.same_commands and done.same_commits and done.same_epochs
     if not done.whole:
         click.echo(f"pearl: {file} is cut off; it is replayed as far as it goes", err=True)

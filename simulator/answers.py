@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decoding.errors import SettingError
-from decoding.estimates import Estimate, of_mean, of_ratio
+from decoding.estimates import Estimate, of_mean, of_part, of_ratio
 from decoding.settings import Gamma, ScheduleName, Settings
 from simulator.costs import Spread
 from simulator.ledger import Account
@@ -240,10 +240,10 @@ def summarise(
         seconds=of_mean(seconds),
         speedup_over_ar=of_ratio(_latency(alone), _latency(runs)),
         tokens_per_target_pass=of_ratio(tokens, passes),
-        acceptance_rate=of_ratio(kept, kept + rejections),
-        draft_idle=of_ratio(seconds - _busy(runs, "draft"), seconds),
-        target_idle=of_ratio(seconds - _busy(runs, "target"), seconds),
-        wasted=of_ratio(steps - kept, steps) if steps.any() else Estimate(0.0),
+        acceptance_rate=of_part(kept, kept + rejections),
+        draft_idle=of_part(seconds - _busy(runs, "draft"), seconds),
+        target_idle=of_part(seconds - _busy(runs, "target"), seconds),
+        wasted=of_part(steps - kept, steps) if steps.any() else Estimate(0.0),
         run_length=RunLength(
             accepted=of_ratio(kept, rejections),
             emitted=of_ratio(tokens, rejections),

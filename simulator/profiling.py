@@ -29,7 +29,7 @@ from decoding.errors import SettingError
 from decoding.exchanges import Exchange, agreement, comparisons, correlation
 from decoding.exchanges import passes as judged_in
 from decoding.exchanges import windows as written_in
-from decoding.messages import Judge, Judged, Propose, Proposed
+from decoding.messages import DeviceLost, Judge, Judged, Propose, Proposed
 from decoding.settings import Settings
 from decoding.trace import Received, Record, Sent
 from simulator.acceptance import Replay
@@ -53,6 +53,12 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     def tokens(self) -> int:
         """How many were generated."""
         return sum(len(record.tokens) for record in self.records if isinstance(record, Received))
+
+    @property
+    def losses(self) -> int:
+        """How often a device was lost."""
+        events = [record.event for record in self.records if isinstance(record, Received)]
+        return sum(isinstance(event, DeviceLost) for event in events)
 
 
 def profile(

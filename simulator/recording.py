@@ -45,7 +45,7 @@ from decoding.trace import Received, Record, Sent
 if TYPE_CHECKING:
     import pathlib
 
-Delays: TypeAlias = Literal["exact", "mean"]
+Delays: TypeAlias = Literal["exact", "mean", "none"]
 Way: TypeAlias = Callable[[Exchange, Heard, int], int]
 
 TICKS: Final = 2**80  # a second: any float from 10 ns on is a whole number of them
@@ -106,20 +106,17 @@ def replay(
         records: of one request.
         settings, stop: those of the recorded run.
         whole: False if the records may end before the run did.
-        delays: of each message as it was, or the mean of those of its device.
+        delays: of each message as it was, the mean of those of its device, or none. Only with
+            exact ones must the commands be the same: `gamma="auto"` decides by what it hears
+            first.
 
     Raises:
         MalformedTraceError: the records are none of one request, or their times make no sense.
-        SettingError: with `gamma="auto"`, earlier requests had already taught the plan, or the
-            delays are not exact: then the plan would choose other windows than were recorded.
+        SettingError: with `gamma="auto"`, earlier requests had already taught the plan.
     """
     _check(records)
-    learns = settings.gamma == "auto" and settings.widest > 0
-    if learns and delays == "mean":
-        message = "delays is mean; with gamma auto it must be exact, for the times decide there"
-        raise SettingError(message)
     again = _Run(records, settings, stop, delays).records()
-    if learns:
+    if settings.gamma == "auto" and settings.widest > 0:
         _check_unlearned(records, again)
     length = None if whole else len(_commands(records))  # what followed the last event is cut off
     return Replayed(
@@ -191,7 +188,7 @@ class _Run:
         self._records: list[Record] = []
         self._schedule = settings.start(stop)
         jobs = exchanges(records)
-        self._way: Way = _MeanWay(jobs) if delays == "mean" else _as_recorded
+        self._way: Way = _as_recorded if delays == "exact" else _MeanWay(jobs, delays)
         self._answers = {job.answer.index for job in jobs if job.answer is not None}
         self._sent = {(_ticks(job.at), job.command) for job in jobs}
         self._absent = _absences(records)
@@ -291,20 +288,20 @@ def _as_recorded(job: Exchange, answer: Heard, now: int) -> int:
 
 @final
 class _MeanWay:
-    """Every message takes the mean of its device's; a device does one job after the other."""
+    """Every message takes the mean of its device's, or no time; a device does job after job."""
 
-    def __init__(self, jobs: Sequence[Exchange]) -> None:
+    def __init__(self, jobs: Sequence[Exchange], delays: Delays) -> None:
         out: defaultdict[Device, list[int]] = defaultdict(list)
         back: defaultdict[Device, list[int]] = defaultdict(list)
         free: defaultdict[Device, int] = defaultdict(int)
-        for job in jobs:
+        for job in jobs if delays == "mean" else ():
             if job.answer is not None:
                 began, ended = _times(job.answer.event)
                 out[job.device].append(began - max(_ticks(job.at), free[job.device]))
                 back[job.device].append(_ticks(job.answer.at) - ended)
                 free[job.device] = ended
-        self._out = {device: sum(ticks) // len(ticks) for device, ticks in out.items()}
-        self._back = {device: sum(ticks) // len(ticks) for device, ticks in back.items()}
+        self._out = {device: _mean(out[device]) for device in Device}
+        self._back = {device: _mean(back[device]) for device in Device}
         self._free: defaultdict[Device, int] = defaultdict(int)
 
     def __call__(self, job: Exchange, answer: Heard, now: int) -> int:
@@ -312,6 +309,10 @@ class _MeanWay:
         begin = max(now, self._free[job.device]) + self._out[job.device]
         self._free[job.device] = begin + ended - began
         return self._free[job.device] + self._back[job.device]
+
+
+def _mean(ticks: Sequence[int]) -> int:
+    return sum(ticks) // len(ticks) if ticks else 0
 
 
 def _times(event: Event) -> tuple[int, int]:

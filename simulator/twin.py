@@ -16,7 +16,7 @@ Notation: L agreed tokens in a run, g gamma, k head start.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias, final
 
 import msgspec
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decoding.errors import SettingError
-from decoding.estimates import Estimate, of_ratio
+from decoding.estimates import Estimate, of_part, of_ratio
 from decoding.sampling import refuse_unless
 from decoding.settings import ScheduleName
 from simulator.acceptance import (
@@ -43,6 +43,7 @@ from simulator.streams import Purpose, stream
 from simulator.world import Pair
 
 Array: TypeAlias = NDArray[Any]
+Of: TypeAlias = Callable[[Array, Array], Estimate]
 RUNS: Final = 4096  # drawn for one answer
 UNLIKELY: Final = 1e-12  # runs beyond are counted as the longest one
 
@@ -328,8 +329,8 @@ def figures(luck: Luck, scheme: Scheme, times: Times, *, alpha: float) -> Point:
     sums = {f.name: _by_group(luck, getattr(rounds, f.name)) for f in dataclasses.fields(rounds)}
     tokens, seconds, steps, kept = (sums[n] for n in ("tokens", "seconds", "steps", "kept"))
 
-    def ratio(above: Array, below: Array) -> Estimate:
-        found = of_ratio(above, below)
+    def ratio(above: Array, below: Array, of: Of = of_ratio) -> Estimate:
+        found = of(above, below)
         return Estimate(found.value) if luck.exact else found
 
     return Point(
@@ -341,10 +342,10 @@ def figures(luck: Luck, scheme: Scheme, times: Times, *, alpha: float) -> Point:
         tokens_per_s=ratio(tokens, seconds),
         speedup_over_ar=ratio(tokens * times.judge(1), seconds),
         tokens_per_target_pass=ratio(tokens, sums["passes"]),
-        acceptance_rate=ratio(kept, kept + sums["rejections"]),
-        draft_idle=ratio(np.maximum(seconds - sums["writing"], 0.0), seconds),
-        target_idle=ratio(np.maximum(seconds - sums["working"], 0.0), seconds),
-        wasted=ratio(steps - kept, steps) if scheme.gamma else Estimate(0.0),
+        acceptance_rate=ratio(kept, kept + sums["rejections"], of_part),
+        draft_idle=ratio(np.maximum(seconds - sums["writing"], 0.0), seconds, of_part),
+        target_idle=ratio(np.maximum(seconds - sums["working"], 0.0), seconds, of_part),
+        wasted=ratio(steps - kept, steps, of_part) if scheme.gamma else Estimate(0.0),
         accepted=ratio(kept, sums["rejections"]),
         emitted=ratio(tokens, sums["rejections"]),
     )

@@ -151,15 +151,23 @@ def test_one_number_describes_links_that_never_vary(name: str) -> None:
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
 def test_with_mean_delays_the_text_stays_and_the_time_is_near(settings: Settings) -> None:
     """What came at nearly the same time may change places; then a cancellation may come or go."""
-    if settings.gamma == "auto" and settings.widest:
-        with pytest.raises(SettingError, match="delays is mean; with gamma auto"):
-            _replay(_scenario(settings, network=FAR), delays="mean")
-        return
-
     found = _replay(_scenario(settings, pair=NOISY, network=FAR), delays="mean")
 
     assert found.same_commits
     assert found.simulated_s == pytest.approx(found.recorded_s, rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["AR", "SD 5", "PEARL 5 strict"])
+def test_without_delays_a_run_takes_what_its_devices_took(name: str) -> None:
+    """The same scenario without a network, simulated from the start."""
+    far = _scenario(SETTINGS[name], network=FAR)
+    recorded = run(far, trace=True).records
+    near = run(msgspec.structs.replace(far, network=Network()), trace=True).records
+
+    found = replay(recorded, far.settings, STOP, delays="none")
+
+    assert _is_the_same(found)
+    assert found.simulated_s == pytest.approx(near[-1].at - near[0].at)
 
 
 def test_another_schedule_than_the_recorded_one_is_told_apart() -> None:

@@ -1,0 +1,216 @@
+"""Where the time of recorded requests went: from a model of two numbers to the run, step by step.
+
+Every step simulates the same requests with the luck that was recorded, and lets in one thing
+more of what was measured. What a step changes is what that thing costs.
+
+    constant    a draft step and a target pass take one time each; rounds have a barrier
+                (counted: the rounds that were made)
+    free        a verdict that dooms a window does not wait for it
+    grown       forwards take what they took on average, by the tokens they read
+    reading     prompts are read, and contexts grow
+    messages    messages take what they took on average: the simulator's answer
+    own         every job takes its own time (a replay with mean messages)
+    measured    the run itself
+
+What is left between the last two is not explained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from decoding.errors import SettingError
+from decoding.messages import Propose
+from decoding.metrics import Metrics
+from decoding.settings import ScheduleName, Settings
+from decoding.stopping import StopRules
+from decoding.summaries import Figures, over_requests
+from decoding.trace import Sent
+from simulator.acceptance import Independent, Replay
+from simulator.answers import run
+from simulator.costs import Constant, Measured
+from simulator.forecast import own_times
+from simulator.profiling import Recording, Sample, fit, luck_of, network, passes, windows
+from simulator.recording import replay
+from simulator.workload import ClosedLoop, Recorded, Workload
+from simulator.world import Pair, Scenario
+
+
+class Steps(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds of all requests together, step by step; see above.
+
+    None where a step cannot be taken: automatic windows follow times, so other times would make
+    them other windows, and a device that was lost is lost in no scenario. `own` is None where a
+    replay did not commit the same tokens.
+
+    Args:
+        figures: of the step `messages`.
+    """
+
+    constant: float
+    free: float | None = None
+    grown: float | None = None
+    reading: float | None = None
+    messages: float | None = None
+    own: float | None = None
+    measured: float
+    figures: Figures | None = None
+
+
+def steps(recordings: Sequence[Recording], settings: Settings, constant: Pair) -> Steps:
+    """Take every step for requests that ran one after the other.
+
+    Args:
+        recordings: the requests.
+        settings: of all of them.
+        constant: the two numbers to begin with.
+    """
+    own, measured = _replayed(recordings, settings)
+    done = _simulated(recordings, settings, constant) if _can_be(settings, recordings) else {}
+    return Steps(
+        constant=_counted(recordings, settings, constant),
+        **{name: sum(m.seconds for m in metrics) for name, metrics in done.items()},
+        own=own,
+        measured=measured,
+        figures=over_requests(done["messages"]) if done else None,
+    )
+
+
+def _counted(recordings: Sequence[Recording], settings: Settings, constant: Pair) -> float:
+    """The rounds that were made, each as long as its slower half, and what is not beside one."""
+    step, judge = constant.draft.seconds(1), constant.target.seconds(1)
+    beside = [sample.beside for recording in recordings for sample in passes([recording])]
+    asked = sum(
+        record.command.count
+        for recording in recordings
+        for record in recording.records
+        if isinstance(record, Sent) and isinstance(record.command, Propose)
+    )
+    if settings.schedule is not ScheduleName.PEARL:
+        return len(beside) * judge + asked * step
+    rounds = sum(max(window * step, judge) for window in beside)
+    return rounds + (asked - sum(beside)) * step
+
+
+def _can_be(settings: Settings, recordings: Sequence[Recording]) -> bool:
+    lost = any(recording.losses for recording in recordings)
+    return not lost and not (settings.gamma == "auto" and settings.widest > 0)
+
+
+def _simulated(
+    recordings: Sequence[Recording], settings: Settings, constant: Pair
+) -> dict[str, list[Metrics]]:
+    """What each scenario gives; none where too little was recorded to have times."""
+    try:
+        level, own = _level(recordings, constant), own_times(constant, recordings)
+        plain = _plain(recordings, settings, constant)
+    except SettingError:
+        return {}
+    read = _workload(recordings, read=True)
+    scenarios = {
+        "free": plain,
+        "grown": replace(plain, pair=level),
+        "reading": replace(plain, pair=own, workload=read),
+        "messages": replace(plain, pair=own, workload=read, network=network(recordings)),
+    }
+    return {
+        name: [served.metrics for served in run(scenario).served]
+        for name, scenario in scenarios.items()
+    }
+
+
+def _plain(recordings: Sequence[Recording], settings: Settings, pair: Pair) -> Scenario:
+    """The requests with their luck and their lengths, one after the other, without prompts."""
+    return Scenario(
+        settings=settings,
+        pair=pair,
+        acceptance=Replay(luck_of(recordings).texts) if settings.widest else Independent(1.0),
+        workload=_workload(recordings, read=False),
+    )
+
+
+def _workload(recordings: Sequence[Recording], *, read: bool) -> Workload:
+    """The requests; their prompts are read, or have one token."""
+    return Workload(
+        requests=len(recordings),
+        arrivals=ClosedLoop(1),
+        prompt=Recorded(tuple(max(1, r.prompt) if read else 1 for r in recordings)),
+        output=Recorded(tuple(recording.tokens for recording in recordings)),
+    )
+
+
+def constants(*, drafted: Sequence[Recording], judged: Sequence[Recording]) -> Pair:
+    """The two numbers: means of a draft step, and of the smallest passes of the target.
+
+    Where nothing was drafted a step counts as long as a pass; nobody asks for one then.
+
+    Raises:
+        SettingError: the target did nothing but read prompts.
+    """
+    written, read = _later(windows, drafted), _later(passes, judged)
+    smallest = min((sample.tokens for sample in read), default=0)
+    small = [sample for sample in read if sample.tokens == smallest]
+    if not small:
+        message = "the target did nothing but read prompts; record longer runs"
+        raise SettingError(message)
+    target = Constant(_mean(small))
+    return Pair(draft=Constant(_mean(written)) if written else target, target=target)
+
+
+def _mean(samples: Sequence[Sample]) -> float:
+    """Seconds of a forward."""
+    return sum(s.seconds for s in samples) / sum(s.forwards for s in samples)
+
+
+def speeds(
+    recordings: Sequence[Recording], settings: Settings, gammas: Iterable[int]
+) -> dict[int, float]:
+    """Tokens per second of the same requests with other windows; none if too little is known."""
+    try:
+        own = own_times(constants(drafted=recordings, judged=recordings), recordings)
+        plain = _plain(recordings, settings, own)
+    except SettingError:
+        return {}
+    read = _workload(recordings, read=True)
+    scenario = replace(plain, workload=read, network=network(recordings))
+    tokens = sum(recording.tokens for recording in recordings)
+    found = {}
+    for gamma in gammas:
+        asked = replace(scenario, settings=replace(settings, gamma=gamma))
+        found[gamma] = tokens / run(asked).seconds
+    return found
+
+
+def _level(recordings: Sequence[Recording], known: Pair) -> Pair:
+    """Mean times by the tokens that are read, at one context and without prompts."""
+    drafted, judged = _later(windows, recordings), _later(passes, recordings)
+    draft = _table(drafted) if drafted else known.draft
+    return Pair(draft=draft, target=_table(judged))
+
+
+def _table(samples: Sequence[Sample]) -> Measured:
+    return replace(fit(samples), per_position=0.0)
+
+
+def _later(
+    kind: Callable[[Sequence[Recording]], list[Sample]], recordings: Sequence[Recording]
+) -> list[Sample]:
+    """The jobs of a device, request by request, but for the first one: it reads the prompt."""
+    return [sample for recording in recordings for sample in kind([recording])[1:]]
+
+
+def _replayed(recordings: Sequence[Recording], settings: Settings) -> tuple[float | None, float]:
+    """Seconds of the replays, and of the recorded runs."""
+    measured = sum(r.records[-1].at - r.records[0].at for r in recordings)
+    try:
+        found = [
+            replay(recording.records, settings, StopRules(limit=recording.tokens), delays="mean")
+            for recording in recordings
+        ]
+    except SettingError:
+        return None, measured
+    same = all(done.same_commits for done in found)
+    return (sum(done.simulated_s for done in found) if same else None), measured
