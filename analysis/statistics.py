@@ -32,7 +32,7 @@ from decoding.exchanges import correlation
 
 Counts = NDArray[np.int64]
 
-FEWEST: Final = 5  # expected in a cell of a chi-square test
+FEWEST: Final = 5  # expected in a cell of a chi-square test; variance of a count of runs
 LAGS: Final = 8
 
 
@@ -183,19 +183,19 @@ def survival(lucks: Sequence[str]) -> tuple[Estimate, ...]:
 
 def _hazards(lucks: Iterable[str]) -> tuple[Counts, Counts]:
     """For each place in a run: how many runs were compared there, and how many ended there."""
-    reached: list[int] = []
-    ended: list[int] = []
-    for luck in lucks:
-        *whole, cut = luck.replace("?", "").split("0")
-        for length, over in itertools.chain(((len(r), 1) for r in whole), [(len(cut), 0)]):
-            wanted = length + over - len(reached)
-            reached += [0] * wanted
-            ended += [0] * wanted
-            for place in range(length + over):
-                reached[place] += 1
-            if over:
-                ended[length] += 1
-    return np.array(reached, dtype=np.int64), np.array(ended, dtype=np.int64)
+    parts = [luck.replace("?", "").split("0") for luck in lucks]
+    whole = [len(run) for *runs, _ in parts for run in runs]
+    cut = [len(last) for *_, last in parts]
+    places = max([0, *cut, *(length + 1 for length in whole)])
+    ended = np.bincount(whole, minlength=places)
+    # A run is compared in the place where it ends; one that was cut short is not.
+    reached = _at_least(ended) + _at_least(np.bincount(cut, minlength=places + 1))[1:]
+    return reached, ended
+
+
+def _at_least(counts: Counts) -> Counts:
+    """How many are at a place or beyond it, from how many are at each."""
+    return counts[::-1].cumsum()[::-1]
 
 
 # -- independence ------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def _bursts(lucks: Iterable[str]) -> Verdict:
         seen += 1 + sum(a != b for a, b in itertools.pairwise(compared))
         expected += twice / n + 1
         variance += twice * (twice - n) / (n * n * (n - 1))
-    if variance == 0:
+    if variance < FEWEST:  # so few rejections that two in a row are no sign yet
         return Verdict(statistic=None, p=None)
     deviate = (seen - expected) / math.sqrt(variance)
     return Verdict(statistic=deviate, p=2 * float(stats.norm.sf(abs(deviate))))

@@ -247,7 +247,8 @@ class BestWindow(msgspec.Struct, frozen=True, kw_only=True):
     def stated(self) -> tuple[int, ...]:
         """The windows that the theorem allows: c, or the whole numbers around it."""
         c = self.speed_ratio
-        return tuple(sorted({max(1, math.floor(c)), max(1, math.ceil(c))}))
+        whole = {round(c)} if math.isclose(c, round(c), rel_tol=1e-6) else {int(c), int(c) + 1}
+        return tuple(sorted(max(1, gamma) for gamma in whole))
 
     @property
     def lost(self) -> float:
@@ -259,6 +260,24 @@ class BestWindow(msgspec.Struct, frozen=True, kw_only=True):
     def holds(self) -> bool:
         """Whether a stated window is the best."""
         return self.best in self.stated
+
+    @property
+    def sentence(self) -> str:
+        """The verdict, for people."""
+        stated = " or ".join(map(str, self.stated))
+        c = f"{self.speed_ratio:.3g}"
+        if self.holds:
+            verdict = "holds for this run"
+        else:
+            verdict = (
+                "does not hold for this run: the simulation with all that was measured is the "
+                f"fastest at gamma {self.best}, and {self.lost:.1%} slower at {stated}"
+            )
+        return (
+            f"Theorem 1, the best window is c = {c}, so {stated} (the closed form at this "
+            f"acceptance has {self.theory}): {verdict}. It needs passes that take the same time "
+            "whatever they judge, and messages that take none."
+        )
 
 
 def validate(

@@ -426,7 +426,6 @@ def _figure_path(file: str, sweep: Sweep) -> pathlib.Path:
     path = check_figure_path(check_writable(file))
     others = {
         "gamma": sweep.gammas,
-        "head-start": sweep.head_starts,
         "growth": sweep.growths,
         "link-ms": sweep.links_ms,
         "control-ms": sweep.controls_ms,
@@ -447,11 +446,19 @@ def _draw(path: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
     from simulator.sweep import COLUMNS
 
     alphas, ratios = sorted(sweep.alphas), sorted(sweep.speed_ratios)
-    speeds = {str(name): np.full((len(ratios), len(alphas)), np.nan) for name in sweep.schedules}
+    names = [str(name) for name in sweep.schedules]
+    several = len(sweep.head_starts) > 1
+    names += [figures.HEAD_START] if several and ScheduleName.PEARL in sweep.schedules else []
+    speeds = {name: np.full((len(ratios), len(alphas)), np.nan) for name in names}
     for row in rows:
         named: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
         place = ratios.index(named["speed_ratio"]), alphas.index(named["alpha"])
-        speeds[named["schedule"]][place] = named["speedup_over_ar"]
+        schedule, speed = named["schedule"], named["speedup_over_ar"]
+        # Of several head starts the first one is drawn as PEARL, and the best one beside it.
+        if not several or named["head_start"] in {0, sweep.head_starts[0]}:
+            speeds[schedule][place] = speed
+        if several and schedule == ScheduleName.PEARL:
+            speeds[figures.HEAD_START][place] = np.fmax(speeds[figures.HEAD_START][place], speed)
     figures.save(
         path,
         lambda axes: figures.speedup_map(axes, alphas, ratios, speeds, title=_title(sweep)),
@@ -461,9 +468,9 @@ def _draw(path: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
 
 def _title(sweep: Sweep) -> str:
     """What the axes do not say."""
-    (gamma,), (ahead,) = sweep.gammas, sweep.head_starts
+    (gamma,), ahead = sweep.gammas, sweep.head_starts
     words = ["the best gamma of each point" if gamma == "auto" else f"gamma {gamma}"]
-    words += [f"head start {ahead}"] if ahead else []
+    words += [f"head start {', '.join(map(str, ahead))}"] if any(ahead) else []
     named = ("growth", sweep.growths, ""), ("link", sweep.links_ms, " ms")
     for name, (value,), unit in (*named, ("control", sweep.controls_ms, " ms")):
         words += [f"{name} {value:g}{unit}"] if value else []

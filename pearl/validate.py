@@ -434,7 +434,7 @@ def _show(found: Validation) -> None:
     console.print(_gaps(found))
     console.print(_claims(found))
     if found.best_window is not None:
-        console.print(theorem_1(found.best_window))
+        console.print(found.best_window.sentence)
     for note in found.notes:
         console.print(note)
 
@@ -514,18 +514,3 @@ def _claims(found: Validation) -> Table:
                 needs = f"needs {claim.needs}; " if claim.needs else ""
                 table.add_row("", f"[dim]{needs}{claim.why}[/dim]")
     return table
-
-
-def theorem_1(best: BestWindow) -> str:
-    """Whether the best window is c, in a sentence."""
-    stated = " or ".join(map(str, best.stated))
-    verdict = (
-        "holds for this run"
-        if best.holds
-        else f"does not hold for this run: the simulation with what was measured is fastest at "
-        f"gamma {best.best}, and {best.lost:.1%} slower at {stated}"
-    )
-    return (
-        f"Theorem 1, the best window is c = {best.speed_ratio:.3g} ({stated}; the closed form has "
-        f"{best.theory}): {verdict}."
-    )

@@ -18,6 +18,7 @@ What is left between the last two is not explained.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 import msgspec
 from msgspec.structs import replace
@@ -37,6 +38,8 @@ from simulator.profiling import Recording, Sample, fit, luck_of, network, passes
 from simulator.recording import replay
 from simulator.workload import ClosedLoop, Recorded, Workload
 from simulator.world import Pair, Scenario
+
+ENOUGH: Final = 8192  # tokens, to tell windows apart
 
 
 class Steps(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,19 +171,22 @@ def _mean(samples: Sequence[Sample]) -> float:
 def speeds(
     recordings: Sequence[Recording], settings: Settings, gammas: Iterable[int]
 ) -> dict[int, float]:
-    """Tokens per second of the same requests with other windows; none if too little is known."""
+    """Tokens per second of the same requests with other windows; none if too little is known.
+
+    Of long requests their beginnings.
+    """
     try:
         own = own_times(constants(drafted=recordings, judged=recordings), recordings)
         plain = _plain(recordings, settings, own)
     except SettingError:
         return {}
-    read = _workload(recordings, read=True)
+    lengths = Recorded(tuple(min(r.tokens, ENOUGH // len(recordings)) for r in recordings))
+    read = replace(_workload(recordings, read=True), output=lengths)
     scenario = replace(plain, workload=read, network=network(recordings))
-    tokens = sum(recording.tokens for recording in recordings)
     found = {}
     for gamma in gammas:
-        asked = replace(scenario, settings=replace(settings, gamma=gamma))
-        found[gamma] = tokens / run(asked).seconds
+        done = run(replace(scenario, settings=replace(settings, gamma=gamma)))
+        found[gamma] = sum(served.metrics.tokens for served in done.served) / done.seconds
     return found
 
 

@@ -372,7 +372,7 @@ def test_ratios_that_double_stand_at_equal_distances(axes: Axes) -> None:
 
 
 def test_a_map_of_no_schedule_is_refused_in_one_line(axes: Axes) -> None:
-    with pytest.raises(SettingError, match=r"^no schedule to draw; .*ar, sd, pearl$"):
+    with pytest.raises(SettingError, match=r"^no schedule to draw; .*ar, sd, pearl, head start$"):
         speedup_map(axes, ALPHAS, RATIOS, {})
 
 

@@ -1,0 +1,198 @@
+"""The rounds of one request: who worked when, what was thrown away, who waited."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from matplotlib.axes import Axes
+
+from analysis.figures.style import (
+    DRAFT,
+    INK,
+    SMALL,
+    SOFT,
+    TARGET,
+    WAITING,
+    WASTED,
+    Bar,
+    Paint,
+    draw_bars,
+    legend_below,
+    plain,
+    width_in_points,
+)
+from decoding.messages import Device, Judged, Propose, Proposed, TokenId
+from decoding.trace import Received, Record, Sent
+
+SKIP: Final = 2  # passes at the start of a request that may read the prompt
+ROUNDS: Final = 10
+# What a bar of the timeline can be, in the order of its legend.
+PIECES: Final[Mapping[str, Paint]] = {
+    "target pass": TARGET,
+    "draft window, kept": DRAFT,
+    "wasted": WASTED,
+    "waiting": WAITING,
+}
+USEFUL: Final = {Device.TARGET: "target pass", Device.DRAFT: "draft window, kept"}
+ROWS: Final = {Device.TARGET: 1, Device.DRAFT: 0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A device at work, in seconds; of its time this share was of use."""
+
+    began: float
+    ended: float
+    useful: float
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The stretch of time that is shown, in seconds on the devices' clock."""
+
+    since: float
+    until: float
+
+    def shows(self, job: Job) -> bool:
+        return job.ended > self.since and job.began < self.until
+
+    def bar(self, row: int, began: float, ended: float) -> Bar:
+        """On the axes, where time is in milliseconds from the left edge."""
+        return Bar(row, 1e3 * (began - self.since), 1e3 * (ended - began))
+
+
+def timeline(
+    axes: Axes, records: Sequence[Record], *, title: str = "", rounds: int = ROUNDS
+) -> None:
+    """The first rounds of one request: a bar a job, its waste apart, and the waiting between.
+
+    On a pass stands how many tokens were committed because of it. A window's bar is divided as
+    its tokens are, as if each had taken the same time. Below each row: the share of the time
+    shown in which no job ran that came to its end; the device waited then, or was down.
+
+    Args:
+        axes: where to draw.
+        records: the trace of one request.
+        title: which run this is.
+        rounds: how many passes of the target. The first two, which may read the prompt, are left
+            out where enough others follow.
+    """
+    passes, windows = list(_passes(records)), list(_windows(records))
+    axes.set_title(title, loc="left", color=INK)
+    if not any(job.ended > job.began for job in passes):
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no timed pass of the target in this trace", ha="center", color=SOFT)
+        return
+    first = SKIP if len(passes) >= SKIP + rounds else 0
+    view = _view(passes, windows, first, rounds)
+    _draw_rows(axes, view, {Device.TARGET: passes, Device.DRAFT: windows})
+    _write_counts(axes, view, passes[first : first + rounds])
+    axes.set_xlim(0, 1e3 * (view.until - view.since))
+    axes.set_xlabel(f"ms from the start of round {first + 1}", loc="left", color=SOFT)
+    plain(axes)
+    legend_below(axes)
+
+
+def _passes(records: Sequence[Record]) -> Iterator[Job]:
+    """The target's passes, each with the tokens that were committed because of it.
+
+    With a barrier these come when the window beside it is in, and a verdict that took no pass
+    belongs to the pass before; so whatever is committed counts for the latest pass.
+    """
+    passes: list[Received] = []
+    committed: Counter[int] = Counter()
+    latest = -1
+    for record in records:
+        if not isinstance(record, Received):
+            continue
+        if isinstance(record.event, Judged) and record.event.passes:
+            latest = len(passes) if record.wanted else latest
+            passes.append(record)
+        committed[latest] += len(record.tokens)
+    for number, record in enumerate(passes):
+        assert isinstance(record.event, Judged)
+        words = f"+{committed[number]}" if record.wanted else ""
+        times = {"began": record.event.began, "ended": record.event.ended}
+        yield Job(**times, useful=float(record.wanted), words=words)
+
+
+def _windows(records: Sequence[Record]) -> Iterator[Job]:
+    """The draft's windows, with the share of their tokens that the text has."""
+    text = tuple(t for r in records if isinstance(r, Received) for t in r.tokens)
+    stood_on: dict[tuple[int, int], Propose] = {}
+    for record in records:
+        match record:
+            case Sent(command=Propose() as asked):
+                stood_on[asked.epoch, asked.base + len(asked.pending)] = asked
+            case Received(event=Proposed() as window, wanted=wanted):
+                asked_for = stood_on.get((window.epoch, window.start)) if wanted else None
+                kept = _kept(window, asked_for, text)
+                share = kept / len(window.drafted) if kept else 0.0
+                yield Job(began=window.began, ended=window.ended, useful=share)
+            case _:
+                pass
+
+
+def _kept(window: Proposed, asked: Propose | None, text: Sequence[TokenId]) -> int:
+    """How many of a window's tokens the text has; none if the text has not what they stand on."""
+    if asked is None or text[asked.base : window.start] != asked.pending:
+        return 0
+    pairs = zip(window.drafted.tokens, text[window.start :], strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _view(passes: Sequence[Job], windows: Sequence[Job], first: int, rounds: int) -> View:
+    """From the end of the pass before, so that each round is there with its waiting."""
+    begins = min(job.began for job in (*passes, *windows))
+    since = passes[first - 1].ended if first else begins
+    return View(since, passes[first : first + rounds][-1].ended)
+
+
+def _draw_rows(axes: Axes, view: View, jobs: Mapping[Device, Sequence[Job]]) -> None:
+    bars: dict[str, list[Bar]] = {words: [] for words in PIECES}
+    for device, row in ROWS.items():
+        shown = [job for job in jobs[device] if view.shows(job)]
+        gaps = list(_gaps(shown, view)) if jobs[device] else []
+        bars["waiting"] += [view.bar(row, *gap) for gap in gaps]
+        for job in shown:
+            turn = job.began + job.useful * (job.ended - job.began)
+            bars[USEFUL[device]].append(view.bar(row, job.began, turn))
+            bars["wasted"].append(view.bar(row, turn, job.ended))
+        share = sum(ended - began for began, ended in gaps) / (view.until - view.since)
+        words = f"waits {100 * share:.0f} %" if jobs[device] else "not used"
+        axes.text(0, row - 0.36, words, color=SOFT, fontsize=SMALL, va="top")
+    draw_bars(axes, bars, PIECES, height=0.62)
+    axes.set_yticks(list(ROWS.values()), list(ROWS))
+    axes.set_ylim(-0.75, 1.45)
+
+
+def _gaps(jobs: Sequence[Job], view: View) -> Iterator[tuple[float, float]]:
+    """The stretches of the view in which no job runs."""
+    free = view.since
+    for job in sorted(jobs, key=lambda job: job.began):
+        if job.began > free:
+            yield free, job.began
+        free = max(free, job.ended)
+    if free < view.until:
+        yield free, view.until
+
+
+def _write_counts(axes: Axes, view: View, shown: Sequence[Job]) -> None:
+    room = width_in_points(axes) / len(shown) / 2  # half of a round may be waiting
+    for job in filter(view.shows, shown):
+        bar = view.bar(1, job.began, job.ended)
+        axes.text(
+            bar.left + bar.width / 2,
+            bar.row,
+            job.words,
+            ha="center",
+            va="center",
+            color=TARGET.ink,
+            fontsize=min(SMALL, max(5.0, room / 1.6)),
+            clip_on=True,
+        )

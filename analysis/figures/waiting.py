@@ -1,0 +1,118 @@
+"""What draft and target spend their time on, schedule by schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from analysis.figures.style import (
+    DOWN,
+    DRAFT,
+    INK,
+    MESSAGES,
+    NO_WORK,
+    SMALL,
+    SOFT,
+    TARGET,
+    WAITING,
+    WASTED,
+    Bar,
+    Paint,
+    draw_bars,
+    legend_below,
+    plain,
+    width_in_points,
+)
+from decoding.errors import SettingError
+from decoding.messages import Device
+
+WORD: Final = 24  # points that a share needs, in width
+# The parts of a device's time, by the names that `simulator.answers.Waiting` gives them.
+PARTS: Final[Mapping[str, str]] = {
+    "useful": "{device}, useful",
+    "wasted": "wasted",
+    "waiting_for_other": "waiting for the other",
+    "waiting_for_messages": "waiting for messages",
+    "down": "down",
+    "without_work": "without work",
+}
+SHARES: Final[Mapping[str, Paint]] = {
+    "draft, useful": DRAFT,
+    "target, useful": TARGET,
+    "wasted": WASTED,
+    "waiting for the other": WAITING,
+    "waiting for messages": MESSAGES,
+    "down": DOWN,
+    "without work": NO_WORK,
+}
+
+
+def waiting_bars(
+    axes: Axes, shares: Mapping[str, Mapping[str, Mapping[str, float]]], *, title: str = ""
+) -> None:
+    """For each schedule how draft and target spent the run, as shares that sum to 1.
+
+    Args:
+        axes: where to draw.
+        shares: schedule -> device -> part -> share. Devices are `draft` and `target`, parts
+            those of `PARTS`; what is missing is 0.
+        title: which run this is.
+
+    Raises:
+        SettingError: a part has another name.
+    """
+    bars: dict[str, list[Bar]] = {words: [] for words in SHARES}
+    ticks: dict[int, str] = {}
+    for number, (schedule, devices) in enumerate(shares.items()):
+        # Three lines a schedule: its name, then its two devices.
+        axes.text(0, 3 * number + 0.3, schedule.upper(), weight="bold", color=INK, va="center")
+        for line, device in enumerate(Device, start=3 * number + 1):
+            ticks[line] = device
+            for words, bar in _parts(line, device, devices.get(device, {})):
+                bars[words].append(bar)
+    axes.set_title(title, loc="left", color=INK)
+    axes.set_xlim(0, 1)
+    draw_bars(axes, bars, SHARES, height=0.8)
+    _write_shares(axes, bars)
+    axes.set_yticks(list(ticks), list(ticks.values()))
+    axes.set_ylim(3 * len(shares) - 0.4, -0.2)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, 0, " %"))
+    axes.set_xlabel("share of the run", loc="left", color=SOFT)
+    plain(axes)
+    legend_below(axes)
+
+
+def _parts(line: int, device: Device, shares: Mapping[str, float]) -> Iterator[tuple[str, Bar]]:
+    """What a device did, in the order of `PARTS`, one behind the other."""
+    unknown = shares.keys() - PARTS.keys()
+    if unknown:
+        allowed = ", ".join(PARTS)
+        raise SettingError(f"a share is of {min(unknown)!r}; it must be of one of {allowed}")
+    left = 0.0
+    for part, words in PARTS.items():
+        share = shares.get(part, 0.0)
+        yield words.format(device=device), Bar(line, left, share)
+        left += share
+
+
+def _write_shares(axes: Axes, bars: Mapping[str, Sequence[Bar]]) -> None:
+    """On each bar that has room for it, its share."""
+    room = width_in_points(axes)
+    for words, found in bars.items():
+        for bar in found:
+            if bar.width * room > WORD:
+                middle, share = bar.left + bar.width / 2, f"{100 * bar.width:.0f} %"
+                color, box = SHARES[words].ink, {"facecolor": SHARES[words].face, "pad": 1.0}
+                axes.text(
+                    middle,
+                    bar.row,
+                    share,
+                    color=color,
+                    fontsize=SMALL,
+                    ha="center",
+                    va="center_baseline",
+                    bbox=box | {"edgecolor": "none"},
+                )
