@@ -49,6 +49,7 @@ def html(found: Validation, requests: Mapping[str, Sequence[Request]]) -> str:
     return environment.from_string(text).render(
         title=TITLE,
         made=_made(found),
+        verdict=_verdict(found),
         found=found,
         systems=[_row(system) for system in found.systems],
         gap_parts=shown_parts,
@@ -77,6 +78,15 @@ def _made(found: Validation) -> str:
     judged = f", {' and '.join(sorted(verifier))} verifier" if verifier else ""
     names = ", ".join(system.name for system in found.systems)
     return f"{names}; {tokens} tokens of {clock} runs, {drawn}{judged}"
+
+
+def _verdict(found: Validation) -> str:
+    """Whether all bounds hold."""
+    number = len(found.violated)
+    if number == 0:
+        return "No bound of theory is violated."
+    one = "One bound of theory is" if number == 1 else f"{number} bounds of theory are"
+    return f"{one} violated by more than the interval; see below."
 
 
 # -- tables ------------------------------------------------------------------------------------
@@ -247,7 +257,10 @@ def _percent(value: float | None) -> str:
 
 
 def _change(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:+.1f} %".replace("-", "−")
+    if value is None:
+        return ""
+    percent = round(100 * value, 1)
+    return f"{percent:+.1f} %".replace("-", "−") if percent else "0.0 %"
 
 
 def _chance(p: float | None) -> str:

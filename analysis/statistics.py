@@ -101,7 +101,8 @@ def run_length(lucks: Sequence[str]) -> RunLength:
     """The conventions, from the luck of each request.
 
     A place that was not compared (`?`) belongs to the run it stands in: the bonus token of
-    speculative decoding. Intervals are over requests; of a single request, over its runs.
+    speculative decoding. Those at the end of a text do not count: a limit leaves its last token
+    to the target alone. Intervals are over requests; of a single request, over its runs.
     """
     found = np.array(
         [row for luck in lucks for row in _run_counts(luck, apart=len(lucks) == 1)], dtype=float
@@ -135,7 +136,7 @@ class _RunCounts(msgspec.Struct, frozen=True, array_like=True):
 
 def _run_counts(luck: str, *, apart: bool) -> list[tuple[int, ...]]:
     """The counts of each run where they are wanted apart, else of the whole request."""
-    *whole, cut = luck.split("0")
+    *whole, cut = luck.rstrip("?").split("0")
     each = [_of_run(run, ended=True) for run in whole]
     each += [_of_run(cut, ended=False)] if cut else []
     if apart:

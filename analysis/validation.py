@@ -357,7 +357,7 @@ def _theory(settings: Settings, g: int, rate: float | None, constants: Constants
     c, k = constants.speed_ratio, settings.head_start
     a = math.nan if rate is None else rate
     if settings.schedule is ScheduleName.AR:
-        speed, per_pass, wasted, draft, target, length = 1.0, 1.0, 0.0, 1.0, 0.0, None
+        speed, per_pass, wasted, draft, target, length = 1.0, 1.0, math.nan, 1.0, 0.0, None
     elif math.isnan(a):
         speed, per_pass, wasted, draft, target, length = (math.nan,) * 5 + (None,)
     elif settings.schedule is ScheduleName.SD:
