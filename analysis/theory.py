@@ -1,8 +1,9 @@
 """What theory says of the three schedules: closed forms, to be held against what was measured.
 
 Unless it says otherwise a form assumes that each draft token is kept independently with the same
-chance, that a pass of the target takes the same time whatever it judges, that rounds have a
-barrier, and that texts are without end. Numbers and arrays are taken alike and broadcast, but
+chance, that rounds have a barrier, and that texts are without end. Passes of the target take the
+same time whatever they judge, and messages none; speeds, idle shares and what is best can be
+asked for with `growth` and `link` as well. Numbers and arrays are taken alike and broadcast, but
 where a docstring says numbers; the limits a = 0, a = 1 and g = 1 are exact.
 
 A *run* is what lies between two rejections, the replacement that ends it included. Of an average
@@ -13,6 +14,8 @@ Notation, in this file and its callers:
     a   acceptance rate of a draft token           g   gamma, the tokens of a window
     c   speed ratio, a target pass over a step     k   head start, tokens before the first pass
     l   control and communication of each round, in target passes
+    growth   what each further token adds to a pass: T(n) = 1 + growth (n - 1) passes over one
+    link     what each window of the draft waits for its messages, the target's for none; in passes
     p   next-token probabilities of the target     q   those of the draft
 
 Sources: Leviathan et al. 2023, arXiv:2211.17192 (their alpha, gamma and cost c are a, g and 1/c);
@@ -50,7 +53,7 @@ def acceptance_from_distributions(p: ArrayLike, q: ArrayLike) -> Numbers:
         p, q: probabilities of target and draft, shape (..., vocab).
     Source: Leviathan et al. 2023, theorem 3.5 and corollary 3.6.
     """
-    target, draft = _distributions(p, "p"), _distributions(q, "q")
+    target, draft = distributions(p, "p"), distributions(q, "q")
     if target.shape[-1] != draft.shape[-1]:
         message = f"q is over {draft.shape[-1]} tokens; it must be over {target.shape[-1]}, as p is"
         raise SettingError(message)
@@ -195,36 +198,61 @@ def pearl_run_length(a: ArrayLike, g: ArrayLike, k: ArrayLike = 0) -> RunLength:
 # -- speed -------------------------------------------------------------------------------------
 
 
-def speculative_speedup(a: ArrayLike, g: ArrayLike, c: ArrayLike, l: ArrayLike = 0) -> Numbers:
-    """Speed of speculative decoding over AR: tokens of a pass / (g/c + 1 + l).
+def speculative_speedup(
+    a: ArrayLike,
+    g: ArrayLike,
+    c: ArrayLike,
+    l: ArrayLike = 0,
+    *,
+    growth: ArrayLike = 0,
+    link: ArrayLike = 0,
+) -> Numbers:
+    """Speed of speculative decoding over AR: tokens of a pass / (g/c + link + T(g + 1) + l).
 
     Source: Leviathan et al. 2023, theorem 3.8, with l added to each round; AR pays no l.
     """
     tokens = speculative_tokens_per_pass(a, g)
-    return tokens / (np.asarray(g) / _ratio_of_speeds(c) + 1 + _overhead(l))
+    writing, judging = _in_turns(g, c, growth)
+    return (tokens / (writing + _overhead(link, "link") + judging + _overhead(l)))[()]
 
 
 def pearl_speedup(
-    a: ArrayLike, g: ArrayLike, c: ArrayLike, k: ArrayLike = 0, l: ArrayLike = 0
+    a: ArrayLike,
+    g: ArrayLike,
+    c: ArrayLike,
+    k: ArrayLike = 0,
+    l: ArrayLike = 0,
+    *,
+    growth: ArrayLike = 0,
+    link: ArrayLike = 0,
 ) -> Numbers:
     """Speed of PEARL over AR: run_tokens / (k/c + run_passes (max(g/c, 1) + l)).
 
-    Without a head start that is tau / (max(g/c, 1) + l). AR pays no l, and the head start pays
-    none of its own.
+    Without a head start that is tau / (max(g/c, 1) + l). With growth and link the first pass of a
+    run takes max(g/c + link, T(k + 1)), each later one max(g/c + link, T(g)), and the head start
+    k/c + link. AR pays no l, and the head start pays none of its own.
     """
     tokens, passes, ended = _cycle(a, g, k)
-    ahead, round_ = _times(g, c, k, l)
-    return (tokens / (ended * ahead + passes * round_))[()]
+    time = _at_once(passes, ended, g=g, c=c, k=k, growth=growth, link=link)
+    return (tokens / (time.seconds + passes * _overhead(l)))[()]
 
 
-def break_even_overhead(a: ArrayLike, g: ArrayLike, c: ArrayLike, k: ArrayLike = 0) -> Numbers:
+def break_even_overhead(
+    a: ArrayLike,
+    g: ArrayLike,
+    c: ArrayLike,
+    k: ArrayLike = 0,
+    *,
+    growth: ArrayLike = 0,
+    link: ArrayLike = 0,
+) -> Numbers:
     """The l at which PEARL is as fast as AR, in target passes; negative where it never is.
 
-    Without a head start that is tau - max(g/c, 1).
+    Without a head start, growth and link that is tau - max(g/c, 1).
     """
     tokens, passes, ended = _cycle(a, g, k)
-    ahead, round_ = _times(g, c, k, 0)
-    return ((tokens - ended * ahead) / passes - round_)[()]
+    time = _at_once(passes, ended, g=g, c=c, k=k, growth=growth, link=link)
+    return ((tokens - time.seconds) / passes)[()]
 
 
 # -- waste and waiting -------------------------------------------------------------------------
@@ -253,22 +281,35 @@ class Idle:
     target: Numbers
 
 
-def speculative_idle(g: ArrayLike, c: ArrayLike, l: ArrayLike = 0) -> Idle:
+def speculative_idle(
+    g: ArrayLike,
+    c: ArrayLike,
+    l: ArrayLike = 0,
+    *,
+    growth: ArrayLike = 0,
+    link: ArrayLike = 0,
+) -> Idle:
     """Each waits for the other: at l = 0 the draft c/(g + c), the target g/(g + c)."""
-    writing = _whole(g, "g", 1) / _ratio_of_speeds(c)
-    round_ = writing + 1 + _overhead(l)
-    return Idle(draft=(1 - writing / round_)[()], target=(1 - 1 / round_)[()])
+    writing, judging = _in_turns(g, c, growth)
+    round_ = writing + _overhead(link, "link") + judging + _overhead(l)
+    return Idle(draft=(1 - writing / round_)[()], target=(1 - judging / round_)[()])
 
 
 def pearl_idle(
-    a: ArrayLike, g: ArrayLike, c: ArrayLike, k: ArrayLike = 0, l: ArrayLike = 0
+    a: ArrayLike,
+    g: ArrayLike,
+    c: ArrayLike,
+    k: ArrayLike = 0,
+    l: ArrayLike = 0,
+    *,
+    growth: ArrayLike = 0,
+    link: ArrayLike = 0,
 ) -> Idle:
     """At k = l = 0 the draft waits max(0, 1 - g/c), the target max(0, 1 - c/g), whatever a."""
     _, passes, ended = _cycle(a, g, k)
-    ahead, round_ = _times(g, c, k, l)
-    seconds = ended * ahead + passes * round_
-    writing = ended * ahead + passes * np.asarray(g) / np.asarray(c)
-    draft, target = np.maximum(1 - writing / seconds, 0), np.maximum(1 - passes / seconds, 0)
+    time = _at_once(passes, ended, g=g, c=c, k=k, growth=growth, link=link)
+    seconds = time.seconds + passes * _overhead(l)
+    draft, target = (np.maximum(1 - busy / seconds, 0) for busy in (time.writing, time.judging))
     return Idle(draft=draft[()], target=target[()])
 
 
@@ -276,44 +317,57 @@ def pearl_idle(
 
 
 def best_speculative_gamma(
-    a: ArrayLike, c: ArrayLike, l: ArrayLike = 0, *, widest: int = WIDEST_GAMMA
+    a: ArrayLike,
+    c: ArrayLike,
+    l: ArrayLike = 0,
+    *,
+    growth: ArrayLike = 0,
+    link: ArrayLike = 0,
+    widest: int = WIDEST_GAMMA,
 ) -> Numbers:
     """The window from 1 to `widest` with the highest `speculative_speedup`; of equals the least."""
-    return _first_best(
-        lambda n, a, c, l: speculative_speedup(a, n, c, l), range(1, _top(widest, 1)), a, c, l
-    )
+    numbers = range(1, _top(widest, 1))
+    return _first_best(speculative_speedup, "g", numbers, a=a, c=c, l=l, growth=growth, link=link)
 
 
 def best_pearl_gamma(
-    a: ArrayLike, c: ArrayLike, k: ArrayLike = 0, l: ArrayLike = 0, *, widest: int = WIDEST_GAMMA
+    a: ArrayLike,
+    c: ArrayLike,
+    k: ArrayLike = 0,
+    l: ArrayLike = 0,
+    *,
+    growth: ArrayLike = 0,
+    link: ArrayLike = 0,
+    widest: int = WIDEST_GAMMA,
 ) -> Numbers:
     """The window from 1 to `widest` with the highest `pearl_speedup`; of equals the least.
 
-    Theorem 1 of the paper, the best window is c, is the case of whole c, k = 0, l = 0 and
-    0 < a < 1: below c a wider window costs nothing and yields more, above it tau/g falls. For other
-    c it is the whole number below or above; with l, which a wider window shares out among more
-    tokens, it can lie above c.
+    Theorem 1 of the paper, the best window is c, is the case of whole c, 0 < a < 1 and nothing
+    else: below c a wider window costs nothing and yields more, above it tau/g falls. For other c
+    it is the whole number below or above. What moves it: l, which a wider window shares out among
+    more tokens, to above c; growth to above c as well, as far as g/c = T(g), for the draft has
+    time while the longer pass runs, or to below, where a pass gets dearer by more than a window
+    gets longer; a link to below c, for the draft has less time.
 
     Source: Liu et al. 2025, theorem 1.
     """
-
-    def speed(n: Array, a: Array, c: Array, k: Array, l: Array) -> Array:
-        speeds: Array = pearl_speedup(a, n, c, k, l)
-        return speeds
-
-    return _first_best(speed, range(1, _top(widest, 1)), a, c, k, l)
+    numbers = range(1, _top(widest, 1))
+    return _first_best(pearl_speedup, "g", numbers, a=a, c=c, k=k, l=l, growth=growth, link=link)
 
 
 def best_head_start(
-    a: ArrayLike, g: ArrayLike, c: ArrayLike, l: ArrayLike = 0, *, widest: int = WIDEST_GAMMA
+    a: ArrayLike,
+    g: ArrayLike,
+    c: ArrayLike,
+    l: ArrayLike = 0,
+    *,
+    growth: ArrayLike = 0,
+    link: ArrayLike = 0,
+    widest: int = WIDEST_GAMMA,
 ) -> Numbers:
     """The head start from 0 to `widest` with the highest `pearl_speedup`; of equals the least."""
-
-    def speed(n: Array, a: Array, g: Array, c: Array, l: Array) -> Array:
-        speeds: Array = pearl_speedup(a, g, c, n, l)
-        return speeds
-
-    return _first_best(speed, range(_top(widest, 0)), a, g, c, l)
+    numbers = range(_top(widest, 0))
+    return _first_best(pearl_speedup, "k", numbers, a=a, g=g, c=c, l=l, growth=growth, link=link)
 
 
 def head_start_criterion(a: ArrayLike, g: ArrayLike, c: ArrayLike, k: ArrayLike) -> Numbers:
@@ -329,11 +383,17 @@ def head_start_criterion(a: ArrayLike, g: ArrayLike, c: ArrayLike, k: ArrayLike)
     return ((slower * rate ** (np.asarray(k) + 1) <= tokens * (1 + SAME)) | (rate == 1))[()]
 
 
-def _first_best(speed: Callable[..., Array], numbers: range, *given: ArrayLike) -> Numbers:
-    """The first of these numbers whose speed is the highest; one for each point given."""
-    arrays = np.broadcast_arrays(*(np.asarray(value, dtype=float) for value in given))
+def _first_best(
+    speed: Callable[..., Array], name: str, numbers: range, **given: ArrayLike
+) -> Numbers:
+    """The first of these numbers whose speed is the highest; one for each point given.
+
+    Args:
+        speed: a function of `name`, the number, and of everything given.
+    """
+    arrays = np.broadcast_arrays(*(np.asarray(value, dtype=float) for value in given.values()))
     tried = np.array(numbers).reshape(-1, *[1] * arrays[0].ndim)
-    speeds = speed(tried, *arrays)
+    speeds = speed(**{name: tried}, **dict(zip(given, arrays, strict=True)))
     return (speeds >= speeds.max(axis=0) * (1 - SAME)).argmax(axis=0)[()] + numbers.start
 
 
@@ -353,15 +413,22 @@ def speculative_tokens_by_position(rates: Sequence[float], g: int) -> float:
     return 1 + float(_kept_to(rates, g).sum())
 
 
-def pearl_tokens_by_position(rates: Sequence[float], g: int) -> float:
-    """The same for PEARL, whose run goes from window to window: (1 - R + W) / (1 - R + r1).
+def pearl_tokens_by_position(rates: Sequence[float], g: int, k: int = 0) -> float:
+    """The same for PEARL, whose run goes from window to window; places begin anew in each.
 
-    Here R is the chance to keep a whole window, W the mean number kept of it, and r1 the first of
-    the rates: in a run 1 + W / (1 - R) tokens, and 1 + r1 / (1 - R) passes.
+    With R_n the chance to keep the first n of a window: a head start is a window of k, the first
+    pass of a run settles 1 + R_1 + … + R_k tokens and goes on with R_k R_1; a later one settles
+    1 + (R_2 + … + R_g) / R_1 and goes on with R_g. Without a head start that is
+    (1 - R_g + R_1 + … + R_g) / (1 - R_g + R_1) tokens of a pass.
     """
-    kept = _kept_to(rates, g)
-    ended = 1 - kept[-1]
-    return float((ended + kept.sum()) / (ended + kept[0]))
+    ahead = int(_whole(k, "k", 0))
+    kept = _kept_to(rates, max(int(_whole(g, "g", 1)), ahead))
+    window, start = kept[:g], kept[:ahead]
+    ended = 1 - window[-1]
+    # R_1 is taken into the chance to go on: it may be 0.
+    begun = float(start[-1]) if ahead else 1.0
+    tokens = ended * (1 + start.sum()) + begun * window.sum()
+    return float(tokens / (ended + begun * window[0]))
 
 
 def _kept_to(rates: Sequence[float], g: int) -> Array:
@@ -387,11 +454,12 @@ def speculative_tokens_in_bursts(a: ArrayLike, r: ArrayLike, g: ArrayLike) -> Nu
     return (tokens * (1 - stay + begin) / ((1 - stay) * tokens + begin * stay**window))[()]
 
 
-def pearl_tokens_in_bursts(a: ArrayLike, r: ArrayLike, g: ArrayLike) -> Numbers:
-    """The same for PEARL: 1 / (1 - a) tokens in 1 + a (1 - r) / (1 - b^g) passes."""
+def pearl_tokens_in_bursts(a: ArrayLike, r: ArrayLike, g: ArrayLike, k: ArrayLike = 0) -> Numbers:
+    """The same for PEARL: 1 / (1 - a) tokens in 1 + a (1 - r) b^k / (1 - b^g) passes."""
     stay, begin, window = _bursts(a, r, g)
     tokens = _sum_of_powers(stay, window)
-    return (tokens * (1 - stay + begin) / ((1 - stay) * tokens + begin))[()]
+    on = begin * stay ** _whole(k, "k", 0)
+    return (tokens * (1 - stay + begin) / ((1 - stay) * tokens + on))[()]
 
 
 def _bursts(a: ArrayLike, r: ArrayLike, g: ArrayLike) -> tuple[Array, Array, Array]:
@@ -440,24 +508,47 @@ def mixture(
 # -- texts that end ----------------------------------------------------------------------------
 
 
-def speculative_passes(a: float, g: int, tokens: int) -> float:
-    """Mean passes for a text of so many tokens, by dynamic programming; exact; numbers."""
-    rate, window, length = float(_rate(a)), int(_whole(g, "g", 1)), _length(tokens)
-    left = np.zeros(length + 1)
-    for n in range(1, length + 1):
+def speculative_passes(a: float, g: int, tokens: ArrayLike) -> Numbers:
+    """Mean passes for a text of so many tokens, by dynamic programming; exact.
+
+    Args:
+        a, g: numbers.
+        tokens: of one text, or of several.
+    """
+    rate, window, lengths = float(_rate(a)), int(_whole(g, "g", 1)), _lengths(tokens)
+    left = np.zeros(lengths.max() + 1)
+    for n in range(1, len(left)):
         left[n] = 1 + _missed(left, rate, n, window) + rate**window * left[max(n - window - 1, 0)]
-    return float(left[length])
+    return left[lengths][()]
 
 
-def pearl_passes(a: float, g: int, tokens: int, k: int = 0) -> float:
+def pearl_passes(a: float, g: int, tokens: ArrayLike, k: int = 0) -> Numbers:
     """The same for PEARL: its first pass settles k + 1 tokens, and each later one of a run g."""
-    rate, window, length = float(_rate(a)), int(_whole(g, "g", 1)), _length(tokens)
+    rate, window, lengths = float(_rate(a)), int(_whole(g, "g", 1)), _lengths(tokens)
     first = int(_whole(k, "k", 0)) + 1
-    pre, post = np.zeros(length + 1), np.zeros(length + 1)
-    for n in range(1, length + 1):
+    pre, post = np.zeros(lengths.max() + 1), np.zeros(lengths.max() + 1)
+    for n in range(1, len(pre)):
         pre[n] = 1 + _missed(pre, rate, n, first) + rate**first * post[max(n - first, 0)]
         post[n] = 1 + _missed(pre, rate, n, window) + rate**window * post[max(n - window, 0)]
-    return float(pre[length])
+    return pre[lengths][()]
+
+
+def tokens_per_pass_of_lengths(
+    passes: Callable[[NDArray[np.int64]], Array], lengths: ArrayLike, weights: ArrayLike
+) -> float:
+    """Tokens of a pass over texts whose length is left to chance: mean tokens over mean passes.
+
+    Args:
+        passes: as a function of the length, such as `lambda n: pearl_passes(0.8, 5, n)`.
+        lengths: that can be, each 1 or more.
+        weights: the chance of each, in any unit; of texts that end behind each token with chance e
+            that is e (1 - e)^(n - 1) for n = 1, 2, …, as far as anything is left.
+    """
+    known = _lengths(lengths)
+    shares = _array(weights, "weights", "0 or more", lambda w: (w >= 0) & np.isfinite(w))
+    if shares.shape != known.shape or not shares.sum() > 0:
+        raise SettingError(f"weights is {weights!r}; it must be one for each length, not all 0")
+    return float((shares * known).sum() / (shares * passes(known)).sum())
 
 
 def _missed(left: Array, a: float, n: int, judged: int) -> float:
@@ -466,8 +557,8 @@ def _missed(left: Array, a: float, n: int, judged: int) -> float:
     return float((1 - a) * a ** np.arange(len(behind)) @ behind)
 
 
-def _length(tokens: int) -> int:
-    return int(_whole(tokens, "tokens", 0))
+def _lengths(tokens: ArrayLike) -> NDArray[np.int64]:
+    return np.asarray(_whole(tokens, "tokens", 0), dtype=np.int64)
 
 
 # -- spread ------------------------------------------------------------------------------------
@@ -526,10 +617,43 @@ def _cycle(a: ArrayLike, g: ArrayLike, k: ArrayLike) -> tuple[Array, Array, Arra
     return tokens, ended + rate ** (ahead + 1), ended
 
 
-def _times(g: ArrayLike, c: ArrayLike, k: ArrayLike, l: ArrayLike) -> tuple[Array, Array]:
-    """The head start and a round of PEARL, in target passes."""
-    ratio = _ratio_of_speeds(c)
-    return np.asarray(k) / ratio, np.maximum(np.asarray(g) / ratio, 1) + _overhead(l)
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Time:
+    """A run of PEARL times 1 - a^g, in passes and without l: all of it, and each device's work."""
+
+    seconds: Array
+    writing: Array
+    judging: Array
+
+
+def _at_once(
+    passes: Array,
+    ended: Array,
+    *,
+    g: ArrayLike,
+    c: ArrayLike,
+    k: ArrayLike,
+    growth: ArrayLike,
+    link: ArrayLike,
+) -> _Time:
+    """The head start, the first pass over k + 1 tokens, and the later ones over g."""
+    step, ahead = 1 / _ratio_of_speeds(c), np.asarray(k)
+    grows, wire = _overhead(growth, "growth"), _overhead(link, "link")
+    first, later = 1 + grows * ahead, 1 + grows * (np.asarray(g) - 1)
+    window = np.asarray(g) * step + wire
+    begun = ahead * step + np.where(ahead > 0, wire, 0.0)
+    more = passes - ended
+    return _Time(
+        seconds=ended * (begun + np.maximum(window, first)) + more * np.maximum(window, later),
+        writing=ended * ahead * step + passes * np.asarray(g) * step,
+        judging=ended * first + more * later,
+    )
+
+
+def _in_turns(g: ArrayLike, c: ArrayLike, growth: ArrayLike) -> tuple[Array, Array]:
+    """A window of speculative decoding, and the pass over it and one token more."""
+    window = _whole(g, "g", 1)
+    return window / _ratio_of_speeds(c), 1 + _overhead(growth, "growth") * window
 
 
 def _ratio(above: Array, below: Array) -> Array:
@@ -554,11 +678,11 @@ def _ratio_of_speeds(c: ArrayLike) -> Array:
     return _array(c, "c", "more than 0", lambda x: (x > 0) & np.isfinite(x))
 
 
-def _overhead(l: ArrayLike) -> Array:
-    return _array(l, "l", "0 or more", lambda x: (x >= 0) & np.isfinite(x))
+def _overhead(l: ArrayLike, name: str = "l") -> Array:
+    return _array(l, name, "0 or more", lambda x: (x >= 0) & np.isfinite(x))
 
 
-def _distributions(p: ArrayLike, name: str) -> Array:
+def distributions(p: ArrayLike, name: str) -> Array:
     """Probabilities, each row summing to 1."""
     known = _array(p, name, "probabilities, 0 or more", lambda x: (x >= 0) & np.isfinite(x))
     if known.ndim == 0:

@@ -390,14 +390,26 @@ def _theory(settings: Settings, g: int, rate: float | None, constants: Constants
 def _expected_s(settings: Settings, g: int, a: float, tokens: int, constants: Constants) -> float:
     """Mean seconds of a text of so many tokens, with rounds that take the two times."""
     step, judge, k = constants.step_s, constants.pass_s, settings.head_start
+    rounds = _expected_passes(settings, g, a, tokens)
     match settings.schedule:
         case ScheduleName.AR:
-            return tokens * judge
+            return rounds * judge
         case ScheduleName.SD:
-            return theory.speculative_passes(a, g, tokens) * (g * step + judge)
+            return rounds * (g * step + judge)
         case ScheduleName.PEARL:
             begun = 1 + (tokens - 1) * (1 - a)  # a head start for each run
-            return theory.pearl_passes(a, g, tokens, k) * max(g * step, judge) + begun * k * step
+            return rounds * max(g * step, judge) + begun * k * step
+
+
+def _expected_passes(settings: Settings, g: int, a: float, tokens: int) -> float:
+    """Mean passes of a text of so many tokens."""
+    match settings.schedule:
+        case ScheduleName.AR:
+            return float(tokens)
+        case ScheduleName.SD:
+            return float(theory.speculative_passes(a, g, tokens))
+        case ScheduleName.PEARL:
+            return float(theory.pearl_passes(a, g, tokens, settings.head_start))
 
 
 # -- the gap -----------------------------------------------------------------------------------
@@ -468,7 +480,7 @@ def _claims(system: System, group: Group, alone: Group | None) -> Sequence[Claim
         return ()
     found = [_most_tokens(system), *_lossless(group, alone)]
     if system.acceptance.independent.value is not None:
-        found += [_tokens_per_pass(system)]
+        found += [_tokens_per_pass(system), _tokens_in_bursts(system, group)]
         if schedule is ScheduleName.PEARL:
             found += _theorem_2(system)
     if alone is not None and not traces.overlap(group.requests):
@@ -529,6 +541,38 @@ def _tokens_per_pass(system: System) -> Claim:
         why=f"correlation of neighbours {luck.correlation:+.2f}, "
         f"{luck.correlation_within:+.2f} within requests; the gap has the parts",
     )
+
+
+def _tokens_in_bursts(system: System, group: Group) -> Claim:
+    """The same with what theory knows beyond independence, at what was measured of it."""
+    settings, g = system.settings, system.gamma
+    r = min(max(system.independence.correlation_within, 0.0), 1 - SLACK)
+    pooled = float(system.acceptance.independent)
+    tokens = passes = 0.0
+    for request in group.requests:
+        rate = acceptance([request.luck]).independent.value
+        a, n = pooled if rate is None else rate, len(request.tokens)
+        tokens += n
+        # Passes of a text that ends, times what bursts change in one without end.
+        passes += _expected_passes(settings, g, a, n) * (
+            _per_pass(settings, g, a, 0.0) / _per_pass(settings, g, a, r)
+        )
+    return Claim(
+        name="tokens per target pass, bursts included",
+        convention="with each request's own rate and length, and one correlation for all",
+        relation=Relation.EQUAL,
+        stated=tokens / passes,
+        measured=system.measured.tokens_per_target_pass,
+        needs="luck that is a chain of two states",
+        why="luck has a longer memory than one token",
+    )
+
+
+def _per_pass(settings: Settings, g: int, a: float, r: float) -> float:
+    """Tokens of a pass where luck is a chain of correlation r, in texts without end."""
+    if settings.schedule is ScheduleName.SD:
+        return float(theory.speculative_tokens_in_bursts(a, r, g))
+    return float(theory.pearl_tokens_in_bursts(a, r, g, settings.head_start))
 
 
 def _most_tokens(system: System) -> Claim:

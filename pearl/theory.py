@@ -26,6 +26,10 @@ QUESTION = [
                  help="PEARL: tokens the draft writes before the first pass after a rejection."),
     click.option("--overhead", type=float, metavar="L", default=0.0, show_default=True,
                  help="Control and communication of each round, in target passes."),
+    click.option("--growth", type=float, metavar="G", default=0.0, show_default=True,
+                 help="Every further token of a pass takes this share of a pass more."),
+    click.option("--link", type=float, metavar="L", default=0.0, show_default=True,
+                 help="What each window of the draft waits for its messages, in target passes."),
 ]  # fmt: skip
 
 COLUMNS: Final = ("tokens per pass", "speed over AR", "over SD", "draft idle", "target idle",
@@ -70,6 +74,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     gamma: int
     head_start: int
     overhead: float
+    growth: float
+    link: float
     tokens_per_target_pass: float
     speedup_over_ar: float
     speedup_over_sd: float
@@ -91,6 +97,13 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
     alpha: float
     speed_ratio: float
     overhead: float
+    growth: float
+    link: float
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """What closed forms take by name."""
+        return {"growth": self.growth, "link": self.link}
 
 
 @click.command(name="theory")
@@ -99,8 +112,8 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 def command(*, as_json: bool, **given: Any) -> None:
     """Say what the closed forms say of a pair, beside AR and speculative decoding.
 
-    Acceptance is independent, passes take the same time whatever they judge, rounds have a
-    barrier, and texts are without end; `pearl simulate` needs none of that.
+    Acceptance is independent, rounds have a barrier, and texts are without end; `pearl simulate`
+    needs none of that.
     """
     gamma, head_start = _numbers(given)
     pair = Pair(**{name: given[name] for name in Pair.__struct_fields__})
@@ -131,7 +144,8 @@ def _numbers(given: dict[str, Any]) -> tuple[int | None, int]:
     head_start: int = given["head_start"]
     allowed = f"a whole number from 0 to {WIDEST_GAMMA}"
     check(head_start, "head-start", allowed, lambda k: 0 <= k <= WIDEST_GAMMA)
-    check(given["overhead"], "overhead", "0 or more", lambda share: share >= 0)
+    for name in ("overhead", "growth", "link"):
+        check(given[name], name, "0 or more", lambda share: share >= 0)
     return number, head_start
 
 
@@ -141,7 +155,8 @@ def _numbers(given: dict[str, Any]) -> tuple[int | None, int]:
 def _best_gamma(pair: Pair, head_start: int) -> int:
     from analysis import theory
 
-    return int(theory.best_pearl_gamma(pair.alpha, pair.speed_ratio, head_start, pair.overhead))
+    a, c, overhead = pair.alpha, pair.speed_ratio, pair.overhead
+    return int(theory.best_pearl_gamma(a, c, head_start, overhead, **pair.further))
 
 
 def _alone() -> Line:
@@ -163,14 +178,14 @@ def _speculative(pair: Pair) -> Line:
     from analysis import theory
 
     a, c, overhead = pair.alpha, pair.speed_ratio, pair.overhead
-    g = int(theory.best_speculative_gamma(a, c, overhead))
-    idle = theory.speculative_idle(g, c, overhead)
+    g = int(theory.best_speculative_gamma(a, c, overhead, **pair.further))
+    idle = theory.speculative_idle(g, c, overhead, **pair.further)
     return Line(
         name="SD",
         gamma=g,
         head_start=0,
         tokens_per_target_pass=float(theory.speculative_tokens_per_pass(a, g)),
-        speedup_over_ar=float(theory.speculative_speedup(a, g, c, overhead)),
+        speedup_over_ar=float(theory.speculative_speedup(a, g, c, overhead, **pair.further)),
         draft_idle=float(idle.draft),
         target_idle=float(idle.target),
         wasted=float(theory.speculative_wasted(a, g)),
@@ -181,13 +196,13 @@ def _pearl(pair: Pair, g: int, k: int) -> Line:
     from analysis import theory
 
     a, c, overhead = pair.alpha, pair.speed_ratio, pair.overhead
-    idle = theory.pearl_idle(a, g, c, k, overhead)
+    idle = theory.pearl_idle(a, g, c, k, overhead, **pair.further)
     return Line(
         name="PEARL",
         gamma=g,
         head_start=k,
         tokens_per_target_pass=float(theory.pearl_tokens_per_pass(a, g, k)),
-        speedup_over_ar=float(theory.pearl_speedup(a, g, c, k, overhead)),
+        speedup_over_ar=float(theory.pearl_speedup(a, g, c, k, overhead, **pair.further)),
         draft_idle=float(idle.draft),
         target_idle=float(idle.target),
         wasted=float(theory.pearl_wasted(a, g, k)),
@@ -205,12 +220,13 @@ def _answer(pair: Pair, pearl: Line, sd: Line, best_gamma: int) -> Answer:
         gamma=g,
         head_start=k,
         overhead=pair.overhead,
+        **pair.further,
         tokens_per_target_pass=pearl.tokens_per_target_pass,
         speedup_over_ar=pearl.speedup_over_ar,
         speedup_over_sd=pearl.speedup_over_ar / sd.speedup_over_ar,
         best_gamma=best_gamma,
-        best_head_start=int(theory.best_head_start(a, g, c, pair.overhead)),
-        break_even_overhead=float(theory.break_even_overhead(a, g, c, k)),
+        best_head_start=int(theory.best_head_start(a, g, c, pair.overhead, **pair.further)),
+        break_even_overhead=float(theory.break_even_overhead(a, g, c, k, **pair.further)),
         draft_idle=pearl.draft_idle,
         target_idle=pearl.target_idle,
         wasted=pearl.wasted,
@@ -224,8 +240,9 @@ def _answer(pair: Pair, pearl: Line, sd: Line, best_gamma: int) -> Answer:
 def _show(found: Answer, lines: list[Line]) -> None:
     """The schedules, then what holds for PEARL alone."""
     console, sd = Console(highlight=False), lines[1]
-    overhead = f", overhead {found.overhead:.4g}" if found.overhead else ""
-    console.print(f"alpha {found.alpha:.4g}, speed ratio {found.speed_ratio:.4g}{overhead}")
+    costs = {name: getattr(found, name) for name in ("overhead", "growth", "link")}
+    also = "".join(f", {name} {cost:.4g}" for name, cost in costs.items() if cost)
+    console.print(f"alpha {found.alpha:.4g}, speed ratio {found.speed_ratio:.4g}{also}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
     for head in COLUMNS:

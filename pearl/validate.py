@@ -433,6 +433,11 @@ def _show(found: Validation) -> None:
     console.print(_speeds(found))
     console.print(_gaps(found))
     console.print(_claims(found))
+    for system in found.systems:
+        for claim in system.claims:
+            if claim.holds is False:
+                needs = f" It needs {claim.needs}:" if claim.needs else ""
+                console.print(f"{system.name}: {claim.name}: not so.{needs} {claim.why}.")
     if found.best_window is not None:
         console.print(found.best_window.sentence)
     for note in found.notes:
@@ -510,7 +515,4 @@ def _claims(found: Validation) -> Table:
                 str(claim.measured),
                 {True: "yes", None: "–", False: "no" if claim.needs else "VIOLATED"}[claim.holds],
             )
-            if claim.holds is False:
-                needs = f"needs {claim.needs}; " if claim.needs else ""
-                table.add_row("", f"[dim]{needs}{claim.why}[/dim]")
     return table

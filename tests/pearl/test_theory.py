@@ -29,6 +29,8 @@ NUMBERS = {
     "gamma": 5,
     "head_start": 0,
     "overhead": 0,
+    "growth": 0,
+    "link": 0,
     "tokens_per_target_pass": 3.127,
     "speedup_over_ar": 3.127,
     "speedup_over_sd": 1.318,
@@ -46,6 +48,18 @@ def test_gamma_auto_is_the_best_one(capsys: pytest.CaptureFixture[str]) -> None:
     found = answered("--alpha 0.98 --speed-ratio 5 --overhead 1", capsys)
 
     assert found["gamma"] == found["best_gamma"] == 13
+
+
+def test_growing_passes_and_a_slow_link_move_the_best_window(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """g/c = 1 + growth (g - 1) is 9; g/c + link = 1 is 3."""
+    grown = answered("--alpha 0.99 --speed-ratio 5 --growth 0.1", capsys)
+    linked = answered("--alpha 0.9 --speed-ratio 5 --link 0.4", capsys)
+
+    assert (grown["best_gamma"], linked["best_gamma"]) == (9, 3)
+    assert grown["draft_idle"] == pytest.approx(0, abs=0.01)
+    assert linked["draft_idle"] == pytest.approx(0.4)
 
 
 def test_a_head_start_and_an_overhead_count(capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,6 +110,8 @@ OPTIONS = {
     "--gamma few": "gamma is 'few'; it must be a whole number from 1 to 256, or auto",
     "--head-start -1": "head-start is -1; it must be a whole number from 0 to 256",
     "--overhead -1": "overhead is -1.0; it must be 0 or more",
+    "--growth -0.1": "growth is -0.1; it must be 0 or more",
+    "--link nan": "link is nan; it must be 0 or more",
 }
 
 

@@ -1,0 +1,207 @@
+"""The closed forms where passes grow, links are slow, texts end and luck is no coin.
+
+Each against another road: the vectorised twin on the exact law of a run, which knows the schedule
+and no closed form, or the event simulation.
+
+Notation: a acceptance rate, g gamma, c speed ratio, k head start, r correlation, e end of text.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis import theory
+from decoding.errors import SettingError
+from decoding.settings import ScheduleName, Settings
+from simulator import twin
+from simulator.acceptance import Bursts, Independent, Positions
+from simulator.answers import run
+from simulator.links import Link, Network
+from simulator.workload import Geometric, Workload
+from simulator.world import Pair, Scenario
+from tests.decoding.certainty import ratio_margin
+
+Point: TypeAlias = tuple[float, int, int, float, float, float]  # a, g, k, c, growth, link
+PASS_S: Final = 1.0
+POINTS: Final[list[Point]] = list(
+    itertools.product((0.0, 0.3, 0.8, 0.97), (1, 4, 9), (0, 2), (2.0, 5.5), (0.0, 0.1), (0.0, 0.6))
+)
+
+
+def times(c: float, growth: float, link: float) -> twin.Times:
+    """A pass takes 1; the draft's messages take `link`, there and back together."""
+    pair = Pair.of(speed_ratio=c, target_s=PASS_S, growth=growth)
+    return twin.Times(pair, Network(draft=Link(latency_s=link / 2)))
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_growing_passes_and_slow_links_cost_what_the_schedule_makes_of_them(point: Point) -> None:
+    a, g, k, c, growth, link = point
+    scheme = twin.Scheme(ScheduleName.PEARL, g, k)
+    luck, clock = twin.exact(Independent(a), scheme), times(c, growth, link)
+    found = twin.figures(luck, scheme, clock, alpha=a)
+    idle = theory.pearl_idle(a, g, c, k, growth=growth, link=link)
+
+    speed = theory.pearl_speedup(a, g, c, k, growth=growth, link=link)
+    assert speed == pytest.approx(1 / twin.seconds_per_token(luck, scheme, clock), rel=1e-9)
+    assert idle.draft == pytest.approx(float(found.draft_idle), abs=1e-9)
+    assert idle.target == pytest.approx(float(found.target_idle), abs=1e-9)
+
+
+@pytest.mark.parametrize("point", [point for point in POINTS if point[2] == 0])
+def test_speculative_decoding_pays_for_growth_and_links_in_every_round(point: Point) -> None:
+    a, g, _, c, growth, link = point
+    scheme = twin.Scheme(ScheduleName.SD, g)
+    luck, clock = twin.exact(Independent(a), scheme), times(c, growth, link)
+    found = twin.figures(luck, scheme, clock, alpha=a)
+    idle = theory.speculative_idle(g, c, growth=growth, link=link)
+
+    speed = theory.speculative_speedup(a, g, c, growth=growth, link=link)
+    assert speed == pytest.approx(1 / twin.seconds_per_token(luck, scheme, clock), rel=1e-9)
+    assert idle.draft == pytest.approx(float(found.draft_idle), abs=1e-9)
+    assert idle.target == pytest.approx(float(found.target_idle), abs=1e-9)
+
+
+@given(
+    a=st.floats(0.05, 0.95),
+    g=st.integers(1, 12),
+    k=st.integers(0, 4),
+    growth=st.floats(0, 0.3),
+    link=st.floats(0, 1),
+)
+def test_at_the_break_even_overhead_pearl_is_as_fast_as_ar(
+    a: float, g: int, k: int, growth: float, link: float
+) -> None:
+    l = theory.break_even_overhead(a, g, 5, k, growth=growth, link=link)  # noqa: E741 - as there
+
+    if l >= 0:
+        speed = theory.pearl_speedup(a, g, 5, k, l, growth=growth, link=link)
+        assert speed == pytest.approx(1)
+
+
+def test_theorem_1_breaks_in_both_directions() -> None:
+    """The best window is c = 5 with nothing else; what each assumption costs moves it."""
+    assert theory.best_pearl_gamma(0.9, 5) == 5
+    assert theory.best_pearl_gamma(0.98, 5, 0, 1) > 5
+    assert theory.best_pearl_gamma(0.95, 5, growth=0.1) > 5
+    assert theory.best_pearl_gamma(0.5, 5, growth=0.1) < 5
+    assert theory.best_pearl_gamma(0.9, 5, link=0.4) < 5
+
+
+def test_growing_passes_let_the_draft_write_until_the_longer_pass_ends() -> None:
+    """g/c = 1 + growth (g - 1): at c = 5 and growth .1 that is g = 9."""
+    assert theory.best_pearl_gamma(0.99, 5, growth=0.1) == 9
+
+
+def test_a_slow_link_leaves_the_draft_the_rest_of_the_pass() -> None:
+    """g/c + link = 1: at c = 10 and a link of .4 that is g = 6."""
+    assert theory.best_pearl_gamma(0.9, 10, link=0.4) == 6
+
+
+def test_the_best_choices_are_the_best_of_all() -> None:
+    given_: dict[str, Any] = {"growth": 0.07, "link": 0.3}
+    windows, starts = np.arange(1, 60), np.arange(60)
+
+    in_turns = theory.speculative_speedup(0.8, windows, 6, 0.1, **given_)
+    parallel = theory.pearl_speedup(0.8, windows, 6, 2, 0.1, **given_)
+    ahead = theory.pearl_speedup(0.8, 6, 6, starts, 0.1, **given_)
+    assert theory.best_speculative_gamma(0.8, 6, 0.1, **given_) == 1 + in_turns.argmax()
+    assert theory.best_pearl_gamma(0.8, 6, 2, 0.1, **given_) == 1 + parallel.argmax()
+    assert theory.best_head_start(0.8, 6, 6, 0.1, **given_) == ahead.argmax()
+
+
+@pytest.mark.parametrize("name", ["growth", "link"])
+def test_time_cannot_be_given_back(name: str) -> None:
+    with pytest.raises(SettingError, match=f"{name} is -0.1; it must be 0 or more"):
+        theory.pearl_speedup(0.8, 5, 5, **{name: -0.1})
+
+
+# -- head starts beyond independence ---------------------------------------------------------------
+
+LAWS: Final = [(0.9, 0.7, 0.5), (0.3,), (0.0, 0.9), (0.99, 0.6, 0.8, 0.4), (0.8, 1.0, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("rates", "g", "k"), list(itertools.product(LAWS, (1, 3, 6), (0, 1, 2, 5)))
+)
+def test_head_starts_by_position_are_those_of_the_law_of_a_run(
+    rates: tuple[float, ...], g: int, k: int
+) -> None:
+    scheme = twin.Scheme(ScheduleName.PEARL, g, k)
+    luck = twin.exact(Positions(rates), scheme)
+    found = twin.figures(luck, scheme, times(5, 0, 0), alpha=rates[0])
+
+    assert theory.pearl_tokens_by_position(rates, g, k) == pytest.approx(
+        float(found.tokens_per_target_pass), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("a", "r", "g", "k"),
+    list(itertools.product((0.2, 0.8, 0.95), (0.0, 0.4, 0.9), (1, 5), (0, 1, 4))),
+)
+def test_head_starts_in_bursts_are_those_of_the_law_of_a_run(
+    a: float, r: float, g: int, k: int
+) -> None:
+    scheme = twin.Scheme(ScheduleName.PEARL, g, k)
+    luck = twin.exact(Bursts(a, r), scheme)
+    found = twin.figures(luck, scheme, times(5, 0, 0), alpha=a)
+
+    assert theory.pearl_tokens_in_bursts(a, r, g, k) == pytest.approx(
+        float(found.tokens_per_target_pass), rel=1e-9
+    )
+
+
+# -- texts that end --------------------------------------------------------------------------------
+
+
+def test_passes_of_several_texts_are_those_of_each() -> None:
+    lengths = [1, 7, 40]
+
+    parallel = theory.pearl_passes(0.8, 5, lengths, 2)
+    in_turns = theory.speculative_passes(0.8, 5, lengths)
+    assert parallel.tolist() == [theory.pearl_passes(0.8, 5, n, 2) for n in lengths]
+    assert in_turns.tolist() == [theory.speculative_passes(0.8, 5, n) for n in lengths]
+
+
+@pytest.mark.parametrize("schedule", [ScheduleName.SD, ScheduleName.PEARL])
+def test_texts_that_end_by_chance_take_the_passes_of_the_simulation(schedule: ScheduleName) -> None:
+    """Texts of 20 tokens on average: each token ends one with chance e = .05."""
+    n = np.arange(1, 600)
+
+    def passes(lengths: np.ndarray) -> np.ndarray:
+        form = theory.pearl_passes if schedule == "pearl" else theory.speculative_passes
+        found: np.ndarray = form(0.8, 4, lengths)
+        return found
+
+    said = theory.tokens_per_pass_of_lengths(passes, n, 0.05 * 0.95 ** (n - 1.0))
+    scenario = Scenario(
+        settings=Settings(schedule=schedule, gamma=4),
+        acceptance=Independent(0.8),
+        workload=Workload(requests=4000, output=Geometric(20)),
+    )
+    served = run(scenario, seed=5).served
+    tokens = [float(s.metrics.tokens) for s in served]
+    made = [float(s.metrics.target_passes) for s in served]
+
+    assert abs(sum(tokens) / sum(made) - said) <= ratio_margin(tokens, made)
+
+
+def test_texts_without_end_take_the_passes_of_the_closed_form() -> None:
+    n = 20_000
+
+    assert n / theory.pearl_passes(0.8, 5, n) == pytest.approx(
+        theory.pearl_tokens_per_pass(0.8, 5), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("weights", [[0, 0], [1], [-1, 2]])
+def test_lengths_need_chances(weights: list[float]) -> None:
+    with pytest.raises(SettingError, match="weights is"):
+        theory.tokens_per_pass_of_lengths(lambda n: theory.pearl_passes(0.8, 5, n), [3, 4], weights)
