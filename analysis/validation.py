@@ -157,7 +157,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         if value is None or math.isnan(self.stated):
             return None
         low, high = self.measured.interval or (value, value)
-        slack = SLACK * max(1.0, abs(self.stated))
+        slack = SLACK * max(1.0, abs(self.stated)) if math.isfinite(self.stated) else 0.0
         fits = {
             Relation.AT_LEAST: high >= self.stated - slack,
             Relation.AT_MOST: low <= self.stated + slack,

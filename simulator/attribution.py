@@ -39,7 +39,7 @@ from simulator.recording import replay
 from simulator.workload import ClosedLoop, Recorded, Workload
 from simulator.world import Pair, Scenario
 
-ENOUGH: Final = 8192  # tokens, to tell windows apart
+ENOUGH: Final = 4096  # tokens, to tell windows apart
 
 
 class Steps(msgspec.Struct, frozen=True, kw_only=True):

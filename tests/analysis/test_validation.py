@@ -1,0 +1,326 @@
+"""A run is held against theory: what holds, what does not and why, and what is violated."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+import pytest
+from msgspec.structs import replace
+
+from analysis import theory
+from analysis.traces import Request
+from analysis.validation import (
+    PARTS_OF,
+    BestWindow,
+    Claim,
+    Part,
+    Relation,
+    System,
+    Validation,
+    parts,
+)
+from decoding.errors import MalformedTraceError
+from decoding.estimates import Estimate
+from decoding.settings import ScheduleName, Settings
+from decoding.trace import Received, Record
+from pearl.validate import name_of, validate
+from simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions
+from simulator.answers import run
+from simulator.costs import Affine
+from simulator.links import Link, Network
+from simulator.workload import ClosedLoop, Fixed, Workload
+from simulator.world import Pair, Scenario
+
+REQUESTS, TOKENS, PROMPT = 8, 400, 30
+AR: Final = Settings(schedule=ScheduleName.AR)
+SD: Final = Settings(schedule=ScheduleName.SD, gamma=4)
+PEARL: Final = Settings(gamma=5)
+PLAIN: Final = Pair.of(speed_ratio=5)
+REAL: Final = Pair(
+    draft=Affine(base=0.004, per_position=2e-6),
+    target=Affine(base=0.02, per_token=0.001, per_position=1e-5),
+)
+FAR: Final = Network(control_s=0.0003, draft=Link(latency_s=0.0005), target=Link(latency_s=0.0008))
+
+
+def requests(
+    settings: Settings, acceptance: Acceptance, *, users: int = 1, **more: Any
+) -> list[Request]:
+    scenario = Scenario(
+        settings=settings,
+        acceptance=acceptance,
+        workload=Workload(
+            requests=REQUESTS,
+            arrivals=ClosedLoop(users),
+            prompt=Fixed(PROMPT),
+            output=Fixed(TOKENS),
+        ),
+        **({"pair": PLAIN} | more),
+    )
+    records = run(scenario, seed=2, trace=True).records
+    return [
+        Request(
+            name=f"{name_of(settings)} {number}",
+            settings=replace(settings, max_new_tokens=TOKENS),
+            prompt=PROMPT,
+            records=tuple(record for record in records if record.request == number),
+            simulated=True,
+        )
+        for number in range(REQUESTS)
+    ]
+
+
+@functools.cache
+def compared(acceptance: Acceptance, *systems: Settings, real: bool = False) -> Validation:
+    """All systems on the same luck."""
+    times: dict[str, Any] = {"pair": REAL, "network": FAR} if real else {}
+    return validate({name_of(s): requests(s, acceptance, **times) for s in systems})
+
+
+def only(found: Validation, name: str) -> System:
+    return next(system for system in found.systems if system.name == name)
+
+
+def claim(system: System, name: str) -> Claim:
+    return next(claim for claim in system.claims if claim.name == name)
+
+
+THEOREM, BOUND = "theorem 2, 1/(1 - a) + 1", "theorem 2 as a bound"
+
+
+# -- independent acceptance, and nothing else: all that theory assumes ---------------------------
+
+
+def test_where_its_assumptions_hold_theory_describes_the_run() -> None:
+    found = compared(Independent(0.8), AR, SD, PEARL)
+
+    assert found.violated == ()
+    for system in found.systems:
+        assert all(claim.holds for claim in system.claims)
+        assert system.theory.tokens_per_s == pytest.approx(
+            float(system.measured.tokens_per_s), rel=0.05
+        )
+
+
+def test_theory_is_asked_at_what_was_measured() -> None:
+    found = compared(Independent(0.8), AR, SD, PEARL)
+    system = only(found, "PEARL 5")
+    rate = float(system.acceptance.independent)
+
+    assert found.constants.speed_ratio == pytest.approx(5)
+    assert system.theory.speedup_over_ar == pytest.approx(theory.pearl_speedup(rate, 5, 5))
+    run = 1 / (1 - rate)
+    assert system.theory.run_length == pytest.approx((run - 1, run, run + 1))
+
+
+def test_speed_over_ar_is_that_of_the_same_prompts() -> None:
+    found = compared(Independent(0.8), AR, SD, PEARL)
+    alone, pearl = only(found, "AR"), only(found, "PEARL 5")
+
+    assert alone.speedup_over_ar == Estimate(1.0, 1.0, 1.0)
+    assert float(pearl.speedup_over_ar) == pytest.approx(
+        float(pearl.measured.tokens_per_s) / float(alone.measured.tokens_per_s)
+    )
+    assert pearl.simulated_over_ar == pytest.approx(float(pearl.speedup_over_ar), rel=1e-6)
+
+
+def test_without_ar_there_is_no_speed_over_it_and_nothing_to_be_lossless_against() -> None:
+    system = only(compared(Independent(0.8), PEARL), "PEARL 5")
+
+    assert system.speedup_over_ar == Estimate(None)
+    assert {"lossless", "speed over AR is at most tokens per pass"}.isdisjoint(
+        claim.name for claim in system.claims
+    )
+
+
+# -- the gap ---------------------------------------------------------------------------------------
+
+
+LUCK: Final = (Independent(0.8), Bursts(0.8, 0.4), Mixture((0.5, 0.9), (1, 1)))
+
+
+@pytest.mark.parametrize("acceptance", LUCK)
+def test_the_parts_add_up_to_the_gap_and_explain_it(acceptance: Acceptance) -> None:
+    for system in compared(acceptance, AR, SD, PEARL, real=True).systems:
+        said, real = system.theory.tokens_per_s, float(system.measured.tokens_per_s)
+        few = parts(system.gap)
+
+        assert sum(few.values()) == pytest.approx(sum(system.gap.values()))
+        assert 2.718281828459045 ** sum(system.gap.values()) == pytest.approx(real / said, rel=1e-6)
+        assert abs(few["unexplained"]) < 0.02
+        assert set(few) == set(PARTS_OF)
+
+
+def test_bursts_are_found_in_the_part_of_bursts() -> None:
+    """Nothing else was put in, so nothing else is found."""
+    gap = only(compared(Bursts(0.8, 0.4), AR, PEARL), "PEARL 5").gap
+
+    assert gap[Part.BURSTS] > 0.05
+    assert all(abs(share) < 0.02 for part, share in gap.items() if part is not Part.BURSTS)
+
+
+def test_prompts_that_differ_are_found_in_theirs() -> None:
+    gap = only(compared(Mixture((0.3, 0.95), (1, 1)), AR, PEARL), "PEARL 5").gap
+
+    assert abs(gap[Part.PROMPTS]) > 0.05
+    assert abs(gap[Part.BURSTS]) < 0.02
+
+
+def test_growing_passes_prompts_and_messages_are_found_in_theirs() -> None:
+    gap = only(compared(Independent(0.8), AR, PEARL, real=True), "PEARL 5").gap
+
+    assert gap[Part.GROWTH] < -0.03
+    assert gap[Part.READING] < -0.001
+    assert gap[Part.MESSAGES] < -0.01
+
+
+def test_the_simulation_that_knows_the_luck_makes_the_same_passes() -> None:
+    """Exact for greedy and coupled runs: verdicts do not depend on times."""
+    for system in compared(Bursts(0.8, 0.4), AR, SD, PEARL, real=True).systems:
+        assert system.simulation is not None
+        assert system.simulation.tokens_per_target_pass.value == pytest.approx(
+            float(system.measured.tokens_per_target_pass), rel=0.005
+        )
+
+
+# -- what theory states ----------------------------------------------------------------------------
+
+
+def test_bursts_break_theorem_2_and_keep_it_as_a_bound() -> None:
+    found = compared(Bursts(0.8, 0.4), AR, PEARL)
+    system = only(found, "PEARL 5")
+
+    assert claim(system, THEOREM).holds is False
+    assert claim(system, BOUND).holds
+    assert claim(system, "mean run, 1/(1 - a)").holds
+    assert "acceptance comes in bursts" in claim(system, THEOREM).why
+    assert found.violated == ()
+
+
+def test_bursts_explain_what_independence_does_not() -> None:
+    system = only(compared(Bursts(0.8, 0.4), AR, PEARL), "PEARL 5")
+
+    assert claim(system, "tokens per target pass").holds is False
+    assert claim(system, "tokens per target pass, bursts included").holds
+
+
+def test_tokens_that_are_easier_behind_a_rejection_violate_the_bound() -> None:
+    """The first of each window is nearly always kept, the others are not: runs are shorter."""
+    found = compared(Positions((0.95, 0.5)), PEARL)
+
+    assert [(name, claim.name) for name, claim in found.violated] == [("PEARL 5", BOUND)]
+
+
+def test_other_tokens_than_those_of_ar_violate_the_first_promise() -> None:
+    alone, parallel = requests(AR, Independent(0.8)), requests(PEARL, Independent(0.8))
+    spoilt = [replace(parallel[0], records=_with_another_token(parallel[0].records)), *parallel[1:]]
+
+    found = validate({"AR": alone, "PEARL 5": spoilt})
+
+    lossless = claim(only(found, "PEARL 5"), "lossless")
+    assert lossless in [claim for _, claim in found.violated]
+    assert (lossless.stated, lossless.measured.value) == (REQUESTS, REQUESTS - 1)
+
+
+def _with_another_token(records: tuple[Record, ...]) -> tuple[Record, ...]:
+    last = max(n for n, r in enumerate(records) if isinstance(r, Received) and r.tokens)
+    record = records[last]
+    assert isinstance(record, Received)
+    other = replace(record, tokens=(*record.tokens[:-1], record.tokens[-1] + 1))
+    return (*records[:last], other, *records[last + 1 :])
+
+
+def test_a_pass_that_settles_more_than_it_judges_is_a_violation() -> None:
+    """Windows of 5 that are passed off as windows of 2."""
+    honest = requests(PEARL, Independent(0.95))
+    doctored = [replace(r, settings=replace(r.settings, gamma=2)) for r in honest]
+
+    found = validate({"PEARL 2": doctored})
+
+    assert "no pass settles more than it judges" in [claim.name for _, claim in found.violated]
+
+
+@pytest.mark.parametrize(
+    ("relation", "measured", "holds"),
+    [
+        (Relation.EQUAL, Estimate(2.0, 1.0, 3.0), True),
+        (Relation.EQUAL, Estimate(5.0, 4.0, 6.0), False),
+        (Relation.AT_LEAST, Estimate(1.8, 1.5, 2.1), True),
+        (Relation.AT_LEAST, Estimate(1.8, 1.7, 1.9), False),
+        (Relation.AT_MOST, Estimate(2.3, 1.9, 2.6), True),
+        (Relation.AT_MOST, Estimate(2.3, 2.1, 2.6), False),
+        (Relation.AT_MOST, Estimate(2.0), True),
+        (Relation.AT_MOST, Estimate(2.1), False),
+        (Relation.EQUAL, Estimate(None), None),
+    ],
+)
+def test_the_interval_decides(
+    relation: Relation, measured: Estimate, *, holds: bool | None
+) -> None:
+    said = Claim(name="", convention="", relation=relation, stated=2.0, measured=measured)
+
+    assert said.holds is holds
+
+
+# -- theorem 1 -------------------------------------------------------------------------------------
+
+
+def test_the_best_window_is_the_speed_ratio_where_nothing_else_counts() -> None:
+    best = compared(Independent(0.8), AR, PEARL).best_window
+    assert best is not None
+
+    assert (best.holds, best.best, best.stated, best.theory) == (True, 5, (5,), 5)
+    assert "holds for this run" in best.sentence
+
+
+def test_growing_passes_move_the_best_window_and_the_sentence_says_so() -> None:
+    best = BestWindow(speed_ratio=4.6, theory=5, simulated={4: 1.5, 5: 1.6, 7: 2.0})
+
+    assert (best.stated, best.best, best.holds) == ((4, 5), 7, False)
+    assert best.lost == pytest.approx(0.2)
+    assert "fastest at gamma 7, and 20.0% slower at 4 or 5" in best.sentence
+
+
+# -- what cannot be compared -----------------------------------------------------------------------
+
+
+def test_requests_at_the_same_time_have_no_gap_and_a_note() -> None:
+    found = validate({"PEARL 5": requests(PEARL, Independent(0.8), users=4)})
+
+    assert found.systems[0].gap == {}
+    assert any("at the same time" in note for note in found.notes)
+
+
+def test_automatic_windows_are_compared_at_their_median() -> None:
+    auto = Settings(gamma="auto")
+    found = validate({"PEARL auto": requests(auto, Independent(0.8))[:1]})
+    system = found.systems[0]
+
+    assert 3 <= system.gamma <= 8
+    assert system.simulation is None
+    assert abs(system.gap[Part.REST]) < 0.02
+    assert any("automatic windows follow the times" in note for note in found.notes)
+
+
+def test_prompts_alone_cannot_be_validated() -> None:
+    scenario = Scenario(settings=AR, pair=PLAIN, workload=Workload(output=Fixed(1)))
+    records = run(scenario, trace=True).records
+    short = Request(name="x", settings=AR, prompt=1, records=records)
+
+    with pytest.raises(MalformedTraceError, match="the traces have no times"):
+        validate({"AR": [short]})
+
+
+def test_where_the_draft_is_never_right_theory_still_has_an_answer() -> None:
+    found = compared(Independent(0.0), AR, SD, PEARL)
+
+    assert found.violated == ()
+    assert only(found, "PEARL 5").theory.tokens_per_target_pass == 1
+
+
+def test_where_the_draft_is_always_right_runs_have_no_end() -> None:
+    found = compared(Independent(1.0), AR, SD, PEARL)
+
+    assert found.violated == ()
+    assert claim(only(found, "PEARL 5"), THEOREM).holds is not False
