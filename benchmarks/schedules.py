@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import pathlib
 import statistics
 import time
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ from actors.engine import Devices, Engine, EngineSettings
 from decoding.metrics import Metrics
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
-from pearl.demo import PROMPTS
+from pearl.options import read_prompts
 
 AR = "ar"
 
@@ -155,19 +154,11 @@ def show(rows: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def read_prompts(file: str | None, field: str, count: int) -> list[str]:
-    """Prompts from a JSON-lines file; without one, the demo's."""
-    if file is None:
-        return list(PROMPTS)[:count]
-    lines = pathlib.Path(file).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)[field] for line in lines[:count]]
-
-
 @click.command()
 @click.option("--target")
 @click.option("--draft")
 @click.option("--devices", type=click.Choice(["ray", "local"]), default="ray")
-@click.option("--prompts", "file", help="JSON lines; default: the demo's prompts.")
+@click.option("--prompts", "file", help="JSON lines; default: twelve of the project's own.")
 @click.option("--field", default="prompt", show_default=True)
 @click.option("--count", default=12, show_default=True)
 @click.option("--gammas", default="4,6,8,10,12,auto", show_default=True)
@@ -195,7 +186,7 @@ def main(
     )
     compared = systems(gammas.split(","), [int(k) for k in head_starts.split(",")], settings)
     engine = EngineSettings(target=target, draft=draft, devices=Devices(devices))
-    prompts = read_prompts(file, field, count)
+    prompts = read_prompts({"prompts_file": file, "field": field, "count": count})
     found, same, others = asyncio.run(measure(engine, compared, prompts))
     rows = [row(name, metrics, found[AR]) for name, metrics in found.items()]
     report = {"rows": rows, "identical": same, "others": others, "prompts": len(prompts)}

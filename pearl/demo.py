@@ -18,26 +18,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from decoding import trace
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
-from pearl.options import ENGINE, check_writable, engine_settings, options
+from pearl import prompts
+from pearl.options import ENGINE, check_writable, engine_settings, options, write_trace
 from pearl.timeline import timeline
 
 if TYPE_CHECKING:
     from actors.engine import Engine, EngineSettings, Result
+    from decoding.messages import TokenId
     from decoding.metrics import Metrics
 
     Runs: TypeAlias = dict[ScheduleName, list[Result]]
 
 # None ends in a line break: the pair's tokens join a break with the indentation behind it.
-PROMPTS: Final = (
-    "def read_lines(path, encoding='utf-8'):",
-    "class Stack:\n    def __init__(self):\n        self._items = []\n\n    def push(self, item):",
-    "import os\nimport sys\n\n\ndef main():",
-    "def quicksort(items):\n    if len(items) < 2:\n        return items",
-    "def test_an_empty_list_has_no_first_item():\n    with",
-)
+PROMPTS: Final = prompts.PROMPTS[:5]  # a minute is enough for a demonstration
 TITLES: Final = {
     ScheduleName.AR: "AR      the target alone",
     ScheduleName.SD: "SD      the draft writes, then the target judges",
@@ -72,29 +67,33 @@ def command(
         max_new_tokens=max_new_tokens,
     )
     console = Console(highlight=False)
-    runs = asyncio.run(_run(engine_settings(given), settings, console))
+    runs, eos = asyncio.run(_run(engine_settings(given), settings, console))
     console.print(_table({name: [run.metrics for run in found] for name, found in runs.items()}))
     same = _identical(runs, console)
     shown = runs[ScheduleName.PEARL][0]
     console.print(timeline(shown.trace, console.width), markup=False)
-    trace.write(path, shown.trace, demo=True)
+    write_trace(path, shown, replace(settings, schedule=ScheduleName.PEARL), eos)
     console.print(f"\nThe PEARL run is in {path}; open it in https://ui.perfetto.dev")
     return 0 if same else 1
 
 
-async def _run(engine_settings: EngineSettings, settings: Settings, console: Console) -> Runs:
-    from actors.engine import Engine
+async def _run(
+    engine_settings: EngineSettings, settings: Settings, console: Console
+) -> tuple[Runs, tuple[TokenId, ...]]:
+    """The results, and the tokens that end a text."""
+    from actors.engine import Engine, Fitted
 
     console.print("[dim]starting the draft and the target …[/dim]")
     runs: Runs = {name: [] for name in ScheduleName}
-    async with await Engine.start(engine_settings) as engine:
+    fitted = Fitted(engine_settings)
+    async with await Engine.start_fitted(fitted) as engine:
         for name in ScheduleName:  # the first passes of a process are slow: not measured
             await _generate(engine, PROMPTS[-1], settings, name)
         for number, prompt in enumerate(PROMPTS):
             for name in _rotated(number):
                 shown = console if number == 0 else None
                 runs[name].append(await _generate(engine, prompt, settings, name, shown))
-    return runs
+    return runs, fitted.eos
 
 
 def _rotated(by: int) -> list[ScheduleName]:

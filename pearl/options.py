@@ -66,7 +66,7 @@ DECODING = [
 
 PROMPTS = [
     click.option("--prompts", "prompts_file", metavar="FILE.jsonl",
-                 help="Prompts, one JSON object a line; default: the demo's."),
+                 help="Prompts, one JSON object a line; default: twelve of its own."),
     click.option("--field", default="prompt", show_default=True, help="Which of its fields."),
     click.option("--count", type=int, default=12, show_default=True, help="How many of them."),
 ]  # fmt: skip
@@ -161,7 +161,7 @@ def read_prompts(given: Mapping[str, Any]) -> list[str]:
         message = f"count is {count}; it must be 1 or more"
         raise SettingError(message)
     if file is None:
-        from pearl.demo import PROMPTS as OWN
+        from pearl.prompts import PROMPTS as OWN
 
         return list(OWN[:count])
     try:

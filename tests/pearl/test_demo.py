@@ -34,9 +34,10 @@ def test_the_demo_shows_three_schedules_that_agree_and_writes_the_trace(
     assert code == 0
     assert "The three texts are identical, token for token, on every prompt." in shown
     assert all(title in shown for title in demo.TITLES.values())
-    _, records, whole = trace.read(file)
+    header, records, whole = trace.read(file)
     assert whole
     assert records
+    assert trace.about(file, header).settings.schedule is ScheduleName.PEARL
 
 
 def test_texts_that_differ_are_said_to_differ_and_where(
