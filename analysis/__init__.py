@@ -1,12 +1,16 @@
 """What to expect, what was measured, and how far the two are apart.
 
-Real runs and simulated ones are looked at alike. So far there are two rooms:
+Real runs and simulated ones are looked at alike.
 
-    figures      the rounds of a run, the map of speeds, the bars of waiting
     theory       the closed forms: tokens of a pass, runs, speed, waiting, waste, what is best
+    bounds       how far other verifiers could go
+    traces       from the records of a run to its figures
+    statistics   the acceptance rate, runs, and whether luck is independent
+    validation   theory, simulation and measurement of one run, and what lies between
+    report       the same as a page
+    published    tables of others against theory
+    figures      all drawings
 
-Statistics and the validation page are to come.
-
-May import: decoding, numpy, and matplotlib in `analysis.figures` only.
+May import: decoding, numpy, scipy, jinja2, and matplotlib in `analysis.figures` only.
 Must never: know actors, simulator, torch or Ray.
 """

@@ -127,6 +127,7 @@ def best(
     head_starts: Sequence[int] = (0,),
 ) -> Choice:
     """The best gamma from 1 to the widest, and the best of these head starts (PEARL only)."""
+    schedule = ScheduleName(schedule)  # programs may say "sd"
     if schedule is ScheduleName.AR:
         return expected(acceptance, Scheme(schedule), times)
     ahead = tuple(head_starts) if schedule is ScheduleName.PEARL else (0,)

@@ -54,6 +54,9 @@ class Picture:
 
     svg: str
 
+    def __repr__(self) -> str:
+        return f"<a figure, {len(self.svg)} characters of SVG>"
+
     def _repr_svg_(self) -> str:
         return self.svg
 

@@ -14,7 +14,16 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.figures.style import HEAD_START, INK, LINES, SMALL, SOFT, WAITING, legend_below
+from analysis.figures.style import (
+    HEAD_START,
+    INK,
+    LINES,
+    SMALL,
+    SOFT,
+    WAITING,
+    in_words,
+    legend_below,
+)
 from decoding.errors import SettingError
 from decoding.settings import ScheduleName
 
@@ -70,7 +79,7 @@ def speedup_map(
 
 def _draw_lines(axes: Axes, x: Numbers, speeds: Mapping[str, Numbers], across: str) -> None:
     for name, speed in speeds.items():
-        axes.plot(x, speed, label=_words(name), markersize=3.5, **LINES[name])  # type: ignore[arg-type]
+        axes.plot(x, speed, label=in_words(name), markersize=3.5, **LINES[name])  # type: ignore[arg-type]
     axes.set_xlabel(across, color=SOFT)
     axes.set_ylabel("speed over AR", color=SOFT)
     axes.grid(color=WAITING.face, linewidth=0.8)
@@ -169,7 +178,7 @@ def _name_sides(axes: Axes, border: Border, others: Sequence[Border]) -> None:
     axes.text(
         x,
         y,
-        " | ".join(_words(name) for name in names),
+        " | ".join(in_words(name) for name in names),
         transform=axes.transAxes,
         rotation=angle,
         ha="center",
@@ -192,13 +201,8 @@ def _fastest(speeds: Mapping[str, Numbers], best: Numbers) -> str:
     """Whose speed the colour is; where one schedule is nowhere behind, its name."""
     for name, speed in speeds.items():
         if np.all((speed >= best - TIE) | np.isnan(best)):
-            return _words(name)
+            return in_words(name)
     return "the fastest"
-
-
-def _words(name: str) -> str:
-    """A schedule as it is written in a figure."""
-    return name if name == HEAD_START else name.upper()
 
 
 def _growing(values: Numbers) -> bool:

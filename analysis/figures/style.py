@@ -48,6 +48,11 @@ LINES: Final[Mapping[str, Mapping[str, str]]] = {
 }
 
 
+def in_words(name: str) -> str:
+    """A schedule as figures write it; any other name as it is."""
+    return name.upper() if name in set(ScheduleName) else name
+
+
 @dataclass(frozen=True, slots=True)
 class Bar:
     """A horizontal bar, in the units of its axes."""

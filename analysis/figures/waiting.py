@@ -22,6 +22,7 @@ from analysis.figures.style import (
     Bar,
     Paint,
     draw_bars,
+    in_words,
     legend_below,
     plain,
     width_in_points,
@@ -68,7 +69,7 @@ def waiting_bars(
     ticks: dict[int, str] = {}
     for number, (schedule, devices) in enumerate(shares.items()):
         # Three lines a schedule: its name, then its two devices.
-        axes.text(0, 3 * number + 0.3, schedule.upper(), weight="bold", color=INK, va="center")
+        axes.text(0, 3 * number + 0.3, in_words(schedule), weight="bold", color=INK, va="center")
         for line, device in enumerate(Device, start=3 * number + 1):
             ticks[line] = device
             for words, bar in _parts(line, device, devices.get(device, {})):
