@@ -1,22 +1,23 @@
 # A fresh clone needs python3 (3.11 or newer, with venv and pip) and make; the rest comes by itself.
 #
-#   make demo     decode with the embedded pair: plain, speculative, parallel
-#   make test     the tests
-#   make check    style, types and import contracts
-#   make pair     train the embedded pair again (long)
-#   make setup    the environment in .venv, done by all of the above when it is missing or stale
-#   make clean    back to a fresh clone
+#   make demo       decode with the embedded pair: plain, speculative, parallel
+#   make test       the tests
+#   make check      style, types and import contracts
+#   make notebooks  execute them all, and store what they show
+#   make pair       train the embedded pair again (long)
+#   make setup      the environment in .venv, done by all of the above when it is missing or stale
+#   make clean      back to a fresh clone
 
 SHELL := /bin/sh
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 STAMP := $(VENV)/installed
-SOURCES := actors analysis benchmarks decoding docs pearl simulator tests tools
+SOURCES := actors analysis benchmarks decoding docs notebooks pearl simulator tests tools
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format pair clean
+.PHONY: help setup demo test check format notebooks pair clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -38,6 +39,9 @@ check: $(STAMP)
 format: $(STAMP)
 	$(RUN) -m ruff check --fix $(SOURCES)
 	$(RUN) -m ruff format $(SOURCES)
+
+notebooks: $(STAMP)
+	$(RUN) -m tools.notebooks
 
 pair: $(STAMP)
 	$(RUN) -m actors.pair.train
