@@ -59,6 +59,7 @@ class Part(enum.StrEnum):
     READING = "prompts are read"
     MESSAGES = "control and messages"
     SPREAD = "times vary"
+    DELAYS = "messages vary"
     REST = "not explained"
 
 
@@ -66,7 +67,7 @@ PARTS_OF: Final[Mapping[str, tuple[Part, ...]]] = {
     "end_effects": (Part.ENDS, Part.READING),
     "acceptance": (Part.PROMPTS, Part.BURSTS),
     "pass_times": (Part.BARRIER, Part.GROWTH, Part.SPREAD),
-    "control": (Part.MESSAGES,),
+    "control": (Part.MESSAGES, Part.DELAYS),
     "unexplained": (Part.REST,),
 }
 """The same, as few as they are usually asked for."""
@@ -91,7 +92,7 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         name: of the system.
         requests: one or more, decoded one after the other.
         seconds: of all requests, by step of the simulation: `constant`, `free`, `grown`,
-            `reading`, `messages`, `own`, `measured`; None where a step could not be taken.
+            `reading`, `messages`, `own`, `delayed`, `measured`; None where a step was not taken.
         simulated: the figures of the step `messages`.
     """
 
@@ -437,6 +438,7 @@ def _gap(group: Group, g: int, constants: Constants, said: Theory) -> dict[Part,
         Part.READING: group.seconds["reading"],
         Part.MESSAGES: group.seconds["messages"],
         Part.SPREAD: group.seconds["own"],
+        Part.DELAYS: group.seconds["delayed"],
         Part.REST: group.seconds["measured"],
     }
     taken = [(part, time) for part, time in seconds.items() if time is not None]

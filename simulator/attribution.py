@@ -10,9 +10,11 @@ more of what was measured. What a step changes is what that thing costs.
     reading     prompts are read, and contexts grow
     messages    messages take what they took on average: the simulator's answer
     own         every job takes its own time (a replay with mean messages)
+    delayed     every message takes its own time, too (a replay with exact ones)
     measured    the run itself
 
-What is left between the last two is not explained.
+The step before the last reproduces the time wherever the schedule does on the virtual clock what it
+did on the real one; what is left behind it is not explained.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from simulator.answers import run
 from simulator.costs import Constant, Measured
 from simulator.forecast import own_times
 from simulator.profiling import Recording, Sample, fit, luck_of, network, passes, windows
-from simulator.recording import replay
+from simulator.recording import Delays, replay
 from simulator.workload import ClosedLoop, Recorded, Workload
 from simulator.world import Pair, Scenario
 
@@ -46,8 +48,8 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of all requests together, step by step; see above.
 
     None where a step cannot be taken: automatic windows follow times, so other times would make
-    them other windows, and a device that was lost is lost in no scenario. `own` is None where a
-    replay did not commit the same tokens.
+    them other windows, and a device that was lost is lost in no scenario. `own` and `delayed` are
+    None where a replay did not commit the same tokens.
 
     Args:
         figures: of the step `messages`.
@@ -59,6 +61,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
     reading: float | None = None
     messages: float | None = None
     own: float | None = None
+    delayed: float | None = None
     measured: float
     figures: Figures | None = None
 
@@ -71,13 +74,13 @@ def steps(recordings: Sequence[Recording], settings: Settings, constant: Pair) -
         settings: of all of them.
         constant: the two numbers to begin with.
     """
-    own, measured = _replayed(recordings, settings)
     done = _simulated(recordings, settings, constant) if _can_be(settings, recordings) else {}
     return Steps(
         constant=_counted(recordings, settings, constant),
         **{name: sum(m.seconds for m in metrics) for name, metrics in done.items()},
-        own=own,
-        measured=measured,
+        own=_replayed(recordings, settings, "mean"),
+        delayed=_replayed(recordings, settings, "exact"),
+        measured=sum(r.records[-1].at - r.records[0].at for r in recordings),
         figures=over_requests(done["messages"]) if done else None,
     )
 
@@ -208,15 +211,14 @@ def _later(
     return [sample for recording in recordings for sample in kind([recording])[1:]]
 
 
-def _replayed(recordings: Sequence[Recording], settings: Settings) -> tuple[float | None, float]:
-    """Seconds of the replays, and of the recorded runs."""
-    measured = sum(r.records[-1].at - r.records[0].at for r in recordings)
+def _replayed(recordings: Sequence[Recording], settings: Settings, delays: Delays) -> float | None:
+    """Seconds of the replays; None where one was another run."""
     try:
         found = [
-            replay(recording.records, settings, StopRules(limit=recording.tokens), delays="mean")
+            replay(recording.records, settings, StopRules(limit=recording.tokens), delays=delays)
             for recording in recordings
         ]
     except SettingError:
-        return None, measured
+        return None
     same = all(done.same_commits for done in found)
-    return (sum(done.simulated_s for done in found) if same else None), measured
+    return sum(done.simulated_s for done in found) if same else None

@@ -33,6 +33,7 @@ LAYERS: Final = (
     Paint("#8c6d1f", ink="white"),
     Paint("#e3c9dd", hatch="||||"),
     Paint("#b5467f", ink="white"),
+    Paint("#c4cad1"),
     NO_WORK,
 )
 # What is measured is the smallest and on top, so that the others can be seen around it.

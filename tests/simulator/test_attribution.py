@@ -74,7 +74,14 @@ def taken(settings: Settings, recordings: list[Recording]) -> Steps:
 def test_where_nothing_is_left_out_every_step_is_the_run(settings: Settings) -> None:
     """Two times and no messages: of windows that are cancelled only the later steps know."""
     found = taken(settings, recorded(settings))
-    ends = [found.free, found.grown, found.reading, found.messages, found.own]
+    ends = [
+        found.free,
+        found.grown,
+        found.reading,
+        found.messages,
+        found.own,
+        found.delayed,
+    ]
 
     assert ends == pytest.approx([found.measured] * len(ends))
     if settings.strict or settings.schedule is not ScheduleName.PEARL:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -65,6 +66,12 @@ def test_of_two_windows_that_tie_the_smaller_is_taken() -> None:
 
     assert one.speedup_over_ar == pytest.approx(two.speedup_over_ar, rel=1e-12)
     assert best(Independent(0.5), SD, times_of(5)).gamma == 1
+
+
+def test_a_schedule_may_be_named_by_a_text() -> None:
+    named: Any = "sd"
+
+    assert best(Independent(0.8), named, times_of(5)) == best(Independent(0.8), SD, times_of(5))
 
 
 @given(alpha=st.floats(0.45, 0.98), ratio=st.integers(1, 20))
