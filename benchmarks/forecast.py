@@ -28,7 +28,8 @@ from actors.engine import Devices, Engine, EngineSettings
 from decoding.metrics import Metrics
 from decoding.settings import Settings
 from decoding.summaries import over_requests
-from pearl.options import PROMPTS, options, read_prompts
+from pearl.options import PROMPTS, options
+from pearl.prompts import read_prompts
 from simulator import profiles
 from simulator.forecast import Gap, explain, forecast
 from simulator.profiles import Profile

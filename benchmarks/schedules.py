@@ -1,6 +1,6 @@
 """AR, SD and PEARL on one pair, every gamma, interleaved over the same prompts in one run.
 
-    python benchmarks/schedules.py --prompts prompts.jsonl --field prompt --count 12
+    python benchmarks/schedules.py --prompts prompts.jsonl --count 12
 
 Each prompt is decoded once by every system, in an order that rotates from prompt to prompt. What
 is reported are medians over prompts of ratios to AR on the same prompt, with their quartiles, and
@@ -29,7 +29,7 @@ from actors.engine import Devices, Engine, EngineSettings
 from decoding.metrics import Metrics
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
-from pearl.options import read_prompts
+from pearl.prompts import read_prompts
 
 AR = "ar"
 
@@ -159,7 +159,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 @click.option("--draft")
 @click.option("--devices", type=click.Choice(["ray", "local"]), default="ray")
 @click.option("--prompts", "file", help="JSON lines; default: twelve of the project's own.")
-@click.option("--field", default="prompt", show_default=True)
+@click.option("--field")
 @click.option("--count", default=12, show_default=True)
 @click.option("--gammas", default="4,6,8,10,12,auto", show_default=True)
 @click.option("--head-starts", default="0", show_default=True)
@@ -171,7 +171,7 @@ def main(
     draft: str | None,
     devices: str,
     file: str | None,
-    field: str,
+    field: str | None,
     count: int,
     gammas: str,
     head_starts: str,

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from decoding.errors import PromptError, SettingError
+from decoding.errors import SettingError
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.verification import VerifierName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from actors.engine import EngineSettings, Result
     from decoding.messages import TokenId
@@ -67,7 +66,8 @@ DECODING = [
 PROMPTS = [
     click.option("--prompts", "prompts_file", metavar="FILE.jsonl",
                  help="Prompts, one JSON object a line; default: twelve of its own."),
-    click.option("--field", default="prompt", show_default=True, help="Which of its fields."),
+    click.option("--field", metavar="NAME", help="Which of its fields; default: prompt, question, "
+                 "turns (the first one) or text, whichever is there."),
     click.option("--count", type=int, default=12, show_default=True, help="How many of them."),
 ]  # fmt: skip
 
@@ -148,29 +148,3 @@ def bar(total: int, what: str) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as p:
         task = p.add_task(what, total=total)
         yield lambda: p.advance(task)
-
-
-def read_prompts(given: Mapping[str, Any]) -> list[str]:
-    """The prompts that the options name, at most `count` of them.
-
-    Raises:
-        PromptError: the file cannot be read, or has no such field.
-    """
-    file, field, count = given["prompts_file"], given["field"], given["count"]
-    if count < 1:
-        message = f"count is {count}; it must be 1 or more"
-        raise SettingError(message)
-    if file is None:
-        from pearl.prompts import PROMPTS as OWN
-
-        return list(OWN[:count])
-    try:
-        lines = pathlib.Path(file).read_text(encoding="utf-8").splitlines()[:count]
-        found = [json.loads(line)[field] for line in lines if line.strip()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"no prompts in field {field} of {file}: {error}"
-        raise PromptError(message) from None
-    if not found:
-        message = f"{file} has no prompts; one JSON object a line, with a field {field}"
-        raise PromptError(message)
-    return [str(prompt) for prompt in found]

@@ -30,8 +30,8 @@ from pearl.options import (
     decoding_settings,
     engine_settings,
     options,
-    read_prompts,
 )
+from pearl.prompts import read_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

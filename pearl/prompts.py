@@ -1,8 +1,19 @@
-"""Prompts for whoever names none: beginnings of Python files, which the embedded pair can go on."""
+"""Prompts: those of a file, or our own for whoever names none.
+
+Our own are beginnings of Python files, which the embedded pair can go on. Files are JSON lines as
+HumanEval, GSM8K, MGSM and MT-bench are published: the field is found by itself.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from decoding.errors import PromptError, SettingError
+
+FIELDS: Final = ("prompt", "question", "turns", "text")
 
 PROMPTS: Final = (
     "def read_lines(path, encoding='utf-8'):",
@@ -18,3 +29,41 @@ PROMPTS: Final = (
     "class Cache(dict):\n    def __missing__(self, key):",
     "def walk(node, depth=0):\n    for child in node.children:",
 )
+
+
+def read_prompts(given: Mapping[str, Any]) -> list[str]:
+    """The prompts that `options.PROMPTS` name, at most `count` of them.
+
+    Raises:
+        SettingError: none is asked for.
+        PromptError: the file cannot be read, or has no such field.
+    """
+    file, field, count = given["prompts_file"], given["field"], given["count"]
+    if count < 1:
+        message = f"count is {count}; it must be 1 or more"
+        raise SettingError(message)
+    if file is None:
+        return list(PROMPTS[:count])
+    try:
+        lines = pathlib.Path(file).read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines if line.strip()][:count]
+    except (OSError, ValueError) as error:
+        message = f"the prompts cannot be read from {file}: {error}"
+        raise PromptError(message) from None
+    if not rows:
+        message = f"{file} has no prompts; it must have one JSON object a line"
+        raise PromptError(message)
+    return [_prompt(file, number, row, field) for number, row in enumerate(rows, start=1)]
+
+
+def _prompt(file: str, number: int, row: Any, field: str | None) -> str:
+    """The text of one row; of several turns the first."""
+    names = FIELDS if field is None else (field,)
+    found = next((row[name] for name in names if isinstance(row, dict) and name in row), None)
+    if isinstance(found, list) and found:
+        found = found[0]
+    if not isinstance(found, str) or not found:
+        wanted = " or ".join(names)
+        message = f"{file}, prompt {number}: no text in field {wanted}"
+        raise PromptError(message)
+    return found

@@ -24,9 +24,9 @@ from pearl.options import (
     decoding_settings,
     engine_settings,
     options,
-    read_prompts,
     write_trace,
 )
+from pearl.prompts import read_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

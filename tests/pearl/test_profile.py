@@ -62,7 +62,7 @@ def test_the_runs_of_a_profile_are_of_every_kind() -> None:
     [
         (["--gamma", "0"], "gamma is 0; it must be a whole number from 1 to 256"),
         (["--count", "0"], "count is 0; it must be 1 or more"),
-        (["--prompts", "none.jsonl"], "no prompts in field prompt of none.jsonl"),
+        (["--prompts", "none.jsonl"], "the prompts cannot be read from none.jsonl"),
         (["--output", "none/pair.json"], "none/pair.json cannot be written"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
