@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WIDEST: Final = 32  # gamma auto looks no further
 FIRST_GAMMA: Final = 4  # gamma auto before anything was measured
+REST: Final = 0  # gamma auto of speculative decoding where the target alone is faster
 
 
 class Plan(Protocol):
@@ -86,6 +87,10 @@ def pearl(gamma: int, head_start: int = 0) -> FixedPlan:
 class AutoPlan:
     """The plan that theory says is fastest, for what was measured so far.
 
+    Speculative decoding rests where the target alone is faster: then one token is written beside
+    each pass, which costs nothing and shows when the draft is worth waiting for again. PEARL needs
+    no rest, because with windows of one token it is as fast as the target alone.
+
     Args:
         parallel: write beside the passes (PEARL) or before them (speculative decoding).
         head_start: tokens before the first pass after a rejection; for PEARL only.
@@ -109,7 +114,9 @@ class AutoPlan:
     @property
     def beside(self) -> int:
         """Tokens to write beside every pass."""
-        return self._gamma if self._parallel else 0
+        if self._parallel:
+            return self._gamma
+        return 1 if self._gamma == REST else 0
 
     def observe_window(self, answer: Proposed) -> None:
         """Learn the time of a draft step, and now and then think again.
@@ -142,7 +149,7 @@ class AutoPlan:
         return best if speed(best) > 1.01 * speed(self._gamma) else self._gamma
 
     def _best(self) -> int:
-        return best_gamma(self._speed())
+        return best_gamma(self._speed(), least=1 if self._parallel else REST)
 
     def _speed(self) -> Callable[[int], float]:
         return self._measured.speed(parallel=self._parallel, head_start=self._head_start)
@@ -210,9 +217,9 @@ class Measured:
         return lambda n: max(mean_t + slope * (n - mean_n), 0.1 * mean_t)
 
 
-def best_gamma(speed: Callable[[int], float]) -> int:
-    """The smallest window with the highest speed."""
-    return max(range(1, WIDEST + 1), key=lambda g: (speed(g), -g))
+def best_gamma(speed: Callable[[int], float], *, least: int = 1) -> int:
+    """The smallest window, from `least` on, with the highest speed."""
+    return max(range(least, WIDEST + 1), key=lambda g: (speed(g), -g))
 
 
 def speculative_speed(a: float, g: int, t: float, pass_seconds: Callable[[float], float]) -> float:
