@@ -30,6 +30,7 @@ from scipy import stats
 from decoding.estimates import LEVEL, Estimate, inverse, of_part, of_ratio, of_share, shifted
 from decoding.exchanges import correlation
 
+Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 FEWEST: Final = 5  # expected in a cell of a chi-square test; variance of a count of runs
@@ -112,8 +113,15 @@ def run_length(lucks: Sequence[str]) -> RunLength:
         accepted=inverse(of_ratio(rejections, kept)),
         emitted=inverse(of_ratio(rejections, emitted)),
         emitted_given_preverify=shifted(inverse(of_ratio(ended, further)), 1.0),
-        first_kept=of_part(first, begun),
+        first_kept=_first_kept(first, begun, apart=len(lucks) == 1),
     )
+
+
+def _first_kept(first: Array, begun: Array, *, apart: bool) -> Estimate:
+    """The runs of one request are tries, of which none or each may be a hit."""
+    if apart:
+        return of_share(int(first.sum()), int((begun - first).sum()))
+    return of_part(first, begun)
 
 
 class _RunCounts(msgspec.Struct, frozen=True, array_like=True):
@@ -163,40 +171,60 @@ def survival(lucks: Sequence[str]) -> tuple[Estimate, ...]:
     """The share of runs that keep at least n draft tokens, for n from 0 on.
 
     Kaplan and Meier's product over the tokens that were compared, for runs are cut short by the
-    end of their text; the interval is Greenwood's on the logarithm of the logarithm (Kaplan and
-    Meier 1958, Journal of the American Statistical Association 53). It ends where no run is left.
+    end of their text (1958, Journal of the American Statistical Association 53). It ends where no
+    run is left. The interval is on the logarithm of the logarithm: over requests; of a single
+    request, over its runs.
     """
     reached, ended = _hazards(lucks)
-    z = float(stats.norm.ppf((1 + LEVEL) / 2))
-    found, share, greenwood = [Estimate(1.0, 1.0, 1.0)], 1.0, 0.0
-    for there, refused in zip(reached, ended, strict=True):
-        if refused == there:
-            break
-        share *= 1 - refused / there
-        greenwood += refused / (there * (there - refused))
-        if share == 1:
-            found.append(Estimate(1.0))
-            continue
-        bend = math.exp(z * math.sqrt(greenwood) / abs(math.log(share)))
-        found.append(Estimate(share, share**bend, share ** (1 / bend)))
-    return tuple(found)
+    over = reached.sum(axis=0) == ended.sum(axis=0)
+    places = int(over.argmax()) if over.any() else len(over)
+    reached, ended = reached[:, :places], ended[:, :places]
+    shares = np.cumprod(1 - ended.sum(axis=0) / reached.sum(axis=0))
+    halves = _log_halves(reached, ended)
+    pairs = zip(shares.tolist(), halves.tolist(), strict=True)
+    return (Estimate(1.0, 1.0, 1.0), *(_survived(share, half) for share, half in pairs))
+
+
+def _survived(share: float, half: float) -> Estimate:
+    """A share, with half the width of the interval of its logarithm."""
+    if share == 1:
+        return Estimate(1.0)
+    bend = math.exp(half / abs(math.log(share)))
+    return Estimate(share, share**bend, share ** (1 / bend))
+
+
+def _log_halves(reached: Counts, ended: Counts) -> Array:
+    """Half the widths of the intervals of the shares' logarithms.
+
+    Over runs by Greenwood's error; over requests by what each adds to the product more or less
+    than its part (Williams 1995, Biometrics 51), with Student's quantile. Where few requests have
+    long runs the latter knows too little of them: the wider of the two is taken.
+    """
+    there, refused = reached.sum(axis=0), ended.sum(axis=0)
+    level, count = (1 + LEVEL) / 2, len(reached)
+    greenwood = np.cumsum(refused / (there * (there - refused)))
+    over_runs = np.asarray(stats.norm.ppf(level) * np.sqrt(greenwood), dtype=float)
+    if count == 1:
+        return over_runs
+    away = np.cumsum((ended - reached * (refused / there)) / (there - refused), axis=1)
+    between = np.sqrt((away**2).sum(axis=0) * count / (count - 1))
+    return np.asarray(np.maximum(over_runs, stats.t.ppf(level, count - 1) * between))
 
 
 def _hazards(lucks: Iterable[str]) -> tuple[Counts, Counts]:
-    """For each place in a run: how many runs were compared there, and how many ended there."""
+    """For each place in a run: how many runs were compared there, and how many ended there.
+
+    Returns: two arrays of shape (requests, places).
+    """
     parts = [luck.replace("?", "").split("0") for luck in lucks]
-    whole = [len(run) for *runs, _ in parts for run in runs]
-    cut = [len(last) for *_, last in parts]
-    places = max([0, *cut, *(length + 1 for length in whole)])
-    ended = np.bincount(whole, minlength=places)
+    whole = [[len(run) for run in runs] for *runs, _ in parts]
+    cut = np.array([len(last) for *_, last in parts], dtype=np.int64).reshape(-1, 1)
+    places = max([0, *cut.flat, *(length + 1 for runs in whole for length in runs)])
+    ended = [np.bincount(runs, minlength=places) for runs in whole]
+    table = np.array(ended, dtype=np.int64).reshape(len(whole), places)
     # A run is compared in the place where it ends; one that was cut short is not.
-    reached = _at_least(ended) + _at_least(np.bincount(cut, minlength=places + 1))[1:]
-    return reached, ended
-
-
-def _at_least(counts: Counts) -> Counts:
-    """How many are at a place or beyond it, from how many are at each."""
-    return counts[::-1].cumsum()[::-1]
+    reached = table[:, ::-1].cumsum(axis=1)[:, ::-1] + (np.arange(places) < cut)
+    return reached, table
 
 
 # -- independence ------------------------------------------------------------------------------
@@ -287,7 +315,7 @@ def _bursts(lucks: Iterable[str]) -> Verdict:
 
 def _binned(lucks: Sequence[str]) -> tuple[Counts, Counts]:
     """Kept and refused at places of a run; places that few runs reach are taken together."""
-    reached, ended = _hazards(lucks)
+    reached, ended = (counts.sum(axis=0) for counts in _hazards(lucks))
     kept = reached - ended
     enough = _enough(int(kept.sum()), int(ended.sum()))
     bins: list[tuple[int, int]] = []

@@ -22,10 +22,18 @@ from numpy.typing import NDArray
 from decoding import trace
 from decoding.errors import MalformedTraceError
 from decoding.exchanges import agreement
-from decoding.messages import Device, DeviceBack, DeviceLost, Judged, Proposed
+from decoding.messages import (
+    Device,
+    DeviceBack,
+    DeviceLost,
+    Judge,
+    Judged,
+    Propose,
+    Proposed,
+)
 from decoding.metrics import Meter, Metrics
 from decoding.schedules import Counts
-from decoding.settings import Settings
+from decoding.settings import ScheduleName, Settings
 from decoding.summaries import Figures, over_requests
 from decoding.trace import Received, Record, Sent
 
@@ -94,7 +102,8 @@ def read(path: pathlib.Path) -> list[Request]:
 
 def metrics(request: Request) -> Metrics:
     """The figures of a request, from its first command to its last token."""
-    return _measured(request, request.records, request.records[0].at, _Seen())
+    seen = _Seen(gamma=_gamma(request))
+    return _measured(request, request.records, request.records[0].at, seen)
 
 
 def runs(request: Request) -> list[Metrics]:
@@ -103,7 +112,7 @@ def runs(request: Request) -> list[Metrics]:
     Runs are what repeats itself in a request: of one request alone they give the intervals. The
     last one is cut short by the end of the text.
     """
-    since, seen, found = request.records[0].at, _Seen(), []
+    since, seen, found = request.records[0].at, _Seen(gamma=_gamma(request)), []
     busy = {kind: _jobs(request, kind) for kind in (Proposed, Judged)}
     for part in _parts(request):
         until = part[-1].at
@@ -198,8 +207,9 @@ def _idle(jobs: NDArray[np.float64], since: float, until: float) -> float:
 
 
 class _Seen(msgspec.Struct):
-    """How far into a request somebody has counted."""
+    """How far into a request somebody has counted, and the window of all of it."""
 
+    gamma: int
     kept: int = 0
     rejections: int = 0
     without_draft: bool = False
@@ -235,10 +245,8 @@ def _measured(
     rounds = tokens = without_draft = 0
     losses = dict.fromkeys(Device, 0)
     kept, rejections = seen.kept, seen.rejections
-    window = 0
     for record in records:
         if isinstance(record, Sent):
-            window = getattr(record.command, "count", window)
             continue
         match record.event:
             case DeviceLost(device=device):
@@ -258,7 +266,6 @@ def _measured(
     if until is not None:
         meter.commit(until)
     settings = request.settings
-    plan = settings.plan()
     counts = Counts(
         rounds=rounds,
         kept=seen.kept - kept,
@@ -271,6 +278,22 @@ def _measured(
         counts,
         schedule=str(settings.schedule),
         verifier=str(settings.effective_verifier),
-        gamma=window if settings.gamma == "auto" else plan.beside or plan.before,
+        gamma=seen.gamma,
         tokens=tokens,
     )
+
+
+def _gamma(request: Request) -> int:
+    """The window; of automatic ones the last, where the text had room for a whole one."""
+    settings = request.settings
+    if settings.gamma != "auto":
+        return settings.gamma if settings.widest else 0
+    parallel = settings.schedule is ScheduleName.PEARL
+    window, beside, end = 0, False, len(request.tokens)
+    for record in request.records:
+        command = record.command if isinstance(record, Sent) else None
+        if isinstance(command, Propose) and beside is parallel:  # else it is a head start
+            whole = command.base + len(command.pending) + command.count + 1 < end
+            window = command.count if whole else max(window, command.count)
+        beside = isinstance(command, Judge)
+    return window
