@@ -50,6 +50,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         prompt: tokens of its prompt; None if nobody wrote it down.
         records: everything that was sent and received.
         simulated: whether it ran on a virtual clock.
+        eos: tokens that end a text.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     prompt: int | None
     records: tuple[Record, ...]
     simulated: bool = False
+    eos: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -91,6 +93,7 @@ def read(path: pathlib.Path) -> list[Request]:
             prompt=about.prompts[place] if place < len(about.prompts) else None,
             records=tuple(own),
             simulated=about.simulated,
+            eos=about.eos,
         )
         for place, (number, own) in enumerate(sorted(by_number.items()))
     ]

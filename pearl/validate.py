@@ -15,6 +15,7 @@ from rich.table import Table
 
 from decoding.errors import MalformedTraceError, PlacementError, SettingError
 from decoding.settings import ScheduleName, Settings, parse_gamma
+from decoding.stopping import StopRules
 from pearl.options import (
     ENGINE,
     PROMPTS,
@@ -207,6 +208,7 @@ async def _measure(
                             settings=settings,
                             prompt=done.prompt_tokens,
                             records=done.trace,
+                            eos=fitted.eos,
                         )
                     )
                     advance()
@@ -254,7 +256,14 @@ def validate(requests: dict[str, list[Request]]) -> Validation:
 def _recordings(requests: Sequence[Request]) -> list[Recording]:
     from simulator.profiling import Recording
 
-    return [Recording(prompt=r.prompt or 1, records=r.records) for r in requests]
+    return [Recording(prompt=r.prompt or 1, records=r.records, stop=_stop(r)) for r in requests]
+
+
+def _stop(request: Request) -> StopRules | None:
+    """When a real request had to end; a simulated one had to end where it did."""
+    if request.simulated:
+        return None
+    return StopRules(limit=request.settings.max_new_tokens, eos=frozenset(request.eos))
 
 
 def _pair(requests: dict[str, list[Request]], recorded: dict[str, list[Recording]]) -> Pair:

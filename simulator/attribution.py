@@ -215,8 +215,8 @@ def _replayed(recordings: Sequence[Recording], settings: Settings, delays: Delay
     """Seconds of the replays; None where one was another run."""
     try:
         found = [
-            replay(recording.records, settings, StopRules(limit=recording.tokens), delays=delays)
-            for recording in recordings
+            replay(r.records, settings, r.stop or StopRules(limit=r.tokens), delays=delays)
+            for r in recordings
         ]
     except SettingError:
         return None

@@ -31,6 +31,7 @@ from decoding.exchanges import passes as judged_in
 from decoding.exchanges import windows as written_in
 from decoding.messages import DeviceLost, Judge, Judged, Propose, Proposed
 from decoding.settings import Settings
+from decoding.stopping import StopRules
 from decoding.trace import Received, Record, Sent
 from simulator.acceptance import Replay
 from simulator.costs import Measured
@@ -44,10 +45,16 @@ PROMPT_POINTS: Final = 4  # of the table beyond the windows' sizes
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
-    """One request's trace, and the length of its prompt."""
+    """One request's trace, and what a replay must know besides.
+
+    Args:
+        prompt: tokens of its prompt.
+        stop: when it had to end; by default where it did.
+    """
 
     prompt: int
     records: tuple[Record, ...]
+    stop: StopRules | None = None
 
     @property
     def tokens(self) -> int:

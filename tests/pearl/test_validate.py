@@ -120,6 +120,7 @@ def test_a_pair_is_run_recorded_and_validated(
     assert len(list(kept.iterdir())) == 2 * len(names)
     lossless = [c for s in found["systems"] for c in s["claims"] if c["name"] == "lossless"]
     assert [claim["holds"] for claim in lossless] == [True] * 3
+    assert found["unexplained"] < 1e-6  # also where a text ended before its limit
     files = [str(kept / f"{name}-{n}.json.gz") for name in
              ("ar", "sd-3", "pearl-3", "pearl-3-head-start-1") for n in (0, 1)]  # fmt: skip
     again = answered(files, capsys, code)
