@@ -77,6 +77,7 @@ async def _run(notebook: Notebook, folder: Path) -> None:
             config=Config(KernelManager=kernel),
             resources={"metadata": {"path": str(folder)}},
             record_timing=False,
+            coalesce_streams=True,  # how much is printed at once depends on the machine
             timeout_func=lambda _: max(ends - time.monotonic(), SOON_S),
         )
         # Nobody's start-up files, and no entry in anybody's history.
