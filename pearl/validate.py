@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
+from click.core import ParameterSource
 from msgspec.structs import replace
 from rich import box
 from rich.console import Console
@@ -68,6 +69,8 @@ def command(
     violated by more than its interval.
     """
     page = None if report is None else _page_path(report)
+    if files:
+        _refuse_what_runs(files)
     requests = _read(files) if files else _run(given, record)
     found = validate(requests)
     if page is not None:
@@ -93,6 +96,17 @@ def _page_path(file: str) -> pathlib.Path:
         message = f"report is {file}; it must end in .html"
         raise SettingError(message)
     return path
+
+
+def _refuse_what_runs(files: Sequence[str]) -> None:
+    """Options that say how to run mean nothing for what has been run."""
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if given and option.name not in {"files", "report", "as_json"}:
+            name = option.opts[0].removeprefix("--")
+            message = f"{name} and the trace {files[0]} are both given; it has been run already"
+            raise SettingError(message)
 
 
 # -- the requests ------------------------------------------------------------------------------

@@ -184,6 +184,8 @@ def test_the_page_says_what_is_violated(folder: Path, tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["none.json"], "none.json cannot be read: No such file or directory"),
+        (["x.json", "--gamma", "3"], "gamma and the trace x.json are both given"),
+        (["x.json", "--head-start", "3"], "head-start and the trace x.json are both given"),
         (["--gamma", "auto"], "gamma is auto; a validation needs whole numbers"),
         (["--gamma", "0"], "gamma is 0; it must be a whole number from 1 to 256"),
         (["--head-start", "x"], "head-start is 'x'; it must be whole numbers between commas"),
