@@ -2,16 +2,17 @@
 
 A plan is two numbers a schedule asks for at the start of every job. A fixed plan never changes
 them. `gamma="auto"` chooses them from what the schedule has seen: the time of a draft step, the
-time of a pass as a function of its tokens, and the acceptance rate.
-
-Notation of `best_gamma` (and of the theory in the literature): a acceptance rate, g window,
-t seconds per draft step, T(n) seconds of a pass over n tokens, k head start.
+time of a pass as a function of its tokens, and how many draft tokens were kept between rejections.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from typing import TYPE_CHECKING, Final, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from decoding.errors import SettingError
 
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 
     from decoding.messages import Judged, Proposed
 
+Array: TypeAlias = NDArray[np.float64]
 WIDEST: Final = 32  # gamma auto looks no further
 FIRST_GAMMA: Final = 4  # gamma auto before anything was measured
+WORTH: Final = 1.01  # times the speed: less is no reason to change
+LONG: Final = 64  # tokens: a run of more counts as one of so many
 REST: Final = 0  # gamma auto of speculative decoding where the target alone is faster
 
 
@@ -103,7 +107,8 @@ class AutoPlan:
         self._parallel = parallel
         self._head_start = head_start
         self._measured = measured or Measured()
-        self._gamma = self._best() if self._measured.ready else FIRST_GAMMA
+        self._run = 0  # tokens kept since the last rejection
+        self._gamma = self._best(self._speeds()) if self._measured.ready else FIRST_GAMMA
         self._windows = self._passes = 0
 
     @property
@@ -136,8 +141,11 @@ class AutoPlan:
             self._measured.add_pass(answer.judged + 1, answer.ended - answer.began)
 
     def observe_comparison(self, *, kept: int, rejected: bool) -> None:
-        """Learn the acceptance rate."""
-        self._measured.add_comparison(kept, rejected=rejected)
+        """Learn how long draft and target agree."""
+        self._run += kept
+        if rejected or self._run >= LONG:  # a run that does not end must be seen as well
+            self._measured.add_run(self._run)
+            self._run = 0
 
     def _is_time(self) -> bool:
         """Often at first, every eighth window later: choosing takes longer than a message."""
@@ -145,38 +153,38 @@ class AutoPlan:
 
     def _choose(self) -> int:
         """The best gamma, unless the one in use is within a hundredth of it."""
-        speed, best = self._speed(), self._best()
-        return best if speed(best) > 1.01 * speed(self._gamma) else self._gamma
+        speeds = self._speeds()
+        best = self._best(speeds)
+        return best if speeds[best] > WORTH * speeds[self._gamma] else self._gamma
 
-    def _best(self) -> int:
-        return best_gamma(self._speed(), least=1 if self._parallel else REST)
+    def _best(self, speeds: Array) -> int:
+        least = 1 if self._parallel else REST
+        return least + int(speeds[least:].argmax())
 
-    def _speed(self) -> Callable[[int], float]:
-        return self._measured.speed(parallel=self._parallel, head_start=self._head_start)
+    def _speeds(self) -> Array:
+        return self._measured.speeds(
+            parallel=self._parallel, head_start=self._head_start, run=self._run
+        )
 
 
 @final
 class Measured:
-    """What plans have seen of two devices, the last hundred or so observations weighing most."""
+    """What plans have seen of two devices: of the times the last hundred or so weigh most."""
 
     FORGET: Final = 0.99
+    RUNS: Final = 64
 
     def __init__(self) -> None:
         self._draft_tokens = self._draft_seconds = 0.0
         # Sums for the line through (tokens, seconds) of the passes: weight, n, n^2, T, n T.
         self._weight = self._n = self._nn = self._t = self._nt = 0.0
-        # A prior of five comparisons at 0.8, so that the first verdicts do not decide alone.
-        self._kept, self._rejected = 4.0, 1.0
+        # A prior of three runs at a rate of about 0.8, so that the first one does not decide alone.
+        self._runs = collections.deque([0, 3, 8], maxlen=self.RUNS)
 
     @property
     def ready(self) -> bool:
         """Whether both devices have been timed, by a clock that moved."""
-        return self._draft_tokens * self._weight > 0 and self._draft_seconds + self._t > 0
-
-    @property
-    def acceptance(self) -> float:
-        """Kept of compared tokens."""
-        return self._kept / (self._kept + self._rejected)
+        return self._draft_tokens * self._weight > 0 and self._t > 0
 
     def add_window(self, tokens: int, seconds: float) -> None:
         """The draft wrote `tokens` in `seconds`."""
@@ -191,54 +199,42 @@ class Measured:
         self._t = self.FORGET * self._t + seconds
         self._nt = self.FORGET * self._nt + tokens * seconds
 
-    def add_comparison(self, kept: int, *, rejected: bool) -> None:
-        """`kept` tokens agreed, then one did not if `rejected`."""
-        if kept == 0 and not rejected:
-            return  # nothing was compared, and nothing is forgotten for it
-        self._kept = self.FORGET * self._kept + kept
-        self._rejected = self.FORGET * self._rejected + rejected
+    def add_run(self, kept: int) -> None:
+        """Between two rejections `kept` tokens agreed."""
+        self._runs.append(kept)
 
-    def speed(self, *, parallel: bool, head_start: int) -> Callable[[int], float]:
-        """Tokens per second as a function of gamma."""
-        a = min(self.acceptance, 0.999)
-        t = self._draft_seconds / self._draft_tokens
-        pass_seconds = self._line()
-        if parallel:
-            return lambda g: pearl_speed(a, g, head_start, t, pass_seconds)
-        return lambda g: speculative_speed(a, g, t, pass_seconds)
+    def speeds(self, *, parallel: bool, head_start: int, run: int = 0) -> Array:
+        """Tokens per second for each gamma from 0 to `WIDEST`, on the runs that were seen.
 
-    def _line(self) -> Callable[[float], float]:
+        What a schedule makes of a run depends on its length alone, because after each rejection
+        it begins anew. So nothing is assumed of luck: it may come in bursts.
+
+        Args:
+            parallel: write beside the passes (PEARL; never with gamma 0) or before them.
+            head_start: tokens before the first pass of a run; PEARL.
+            run: tokens kept since the last rejection; they count where they are many.
+        """
+        kept = np.array(self._runs, dtype=float)
+        kept = np.append(kept, run) if run > kept.mean() else kept
+        gammas = np.arange(WIDEST + 1.0)
+        step, judge = self._draft_seconds / self._draft_tokens, self._line()
+        tokens, windows = kept.sum() + len(kept), np.maximum(gammas, 1)
+        if not parallel:
+            # A window that is kept has a bonus token, with which nothing is compared.
+            full = (kept[:, None] // windows).sum(axis=0)
+            seconds = (full + len(kept)) * (windows * step + judge(windows + 1))
+            return np.append(1 / judge(1.0), ((tokens + full) / seconds)[1:])
+        # The first pass of a run settles one token more than the head start, each later one gamma.
+        later = np.ceil(np.maximum(kept - head_start, 0)[:, None] / windows).sum(axis=0)
+        first = head_start * step + np.maximum(windows * step, judge(head_start + 1.0))
+        seconds = len(kept) * first + later * np.maximum(windows * step, judge(windows))
+        return np.asarray(tokens / seconds)
+
+    def _line(self) -> Callable[[Any], Any]:
         """Least squares through the passes; flat where they were all of one size."""
         spread = self._weight * self._nn - self._n**2
         mean_n, mean_t = self._n / self._weight, self._t / self._weight
         slope = 0.0
         if spread > 1e-9 * self._nn * self._weight:
             slope = max(0.0, (self._weight * self._nt - self._n * self._t) / spread)
-        return lambda n: max(mean_t + slope * (n - mean_n), 0.1 * mean_t)
-
-
-def best_gamma(speed: Callable[[int], float], *, least: int = 1) -> int:
-    """The smallest window, from `least` on, with the highest speed."""
-    return max(range(least, WIDEST + 1), key=lambda g: (speed(g), -g))
-
-
-def speculative_speed(a: float, g: int, t: float, pass_seconds: Callable[[float], float]) -> float:
-    """Tokens per second of speculative decoding: a round writes g tokens, then judges them.
-
-    Source: Leviathan et al. 2023, arXiv:2211.17192, equation 1 and theorem 3.8, with a pass time
-    that depends on the tokens judged.
-    """
-    return (1 - a ** (g + 1)) / (1 - a) / (g * t + pass_seconds(g + 1))
-
-
-def pearl_speed(
-    a: float, g: int, k: int, t: float, pass_seconds: Callable[[float], float]
-) -> float:
-    """Tokens per second of PEARL, counted from one rejection to the next.
-
-    Such a run has 1 / (1 - a) tokens: k draft steps of head start, one pass over k + 1 tokens,
-    and then a^(k + 1) / (1 - a^g) passes over g, each beside a window of g draft steps.
-    """
-    first = max(g * t, pass_seconds(k + 1))
-    later = max(g * t, pass_seconds(g))
-    return 1 / (1 - a) / (k * t + first + a ** (k + 1) / (1 - a**g) * later)
+        return lambda n: np.maximum(mean_t + slope * (n - mean_n), 0.1 * mean_t)

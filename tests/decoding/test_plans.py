@@ -9,8 +9,10 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
+from analysis import theory
 from decoding.errors import SettingError
 from decoding.messages import Drafted, Judged, Proposed
 from decoding.plans import (
@@ -19,10 +21,11 @@ from decoding.plans import (
     AutoPlan,
     FixedPlan,
     Measured,
-    best_gamma,
-    pearl_speed,
-    speculative_speed,
 )
+from decoding.settings import ScheduleName
+from simulator.costs import Constant
+from simulator.twin import Scheme, Times, decode
+from simulator.world import Pair
 
 CLOSE = 0.985  # of the best speed: a hundredth is not worth a change, and a is an estimate
 
@@ -67,9 +70,8 @@ def test_parallel_decoding_settles_near_the_speed_ratio(a: float, c: int) -> Non
     """Theorem 1 of the paper: at a flat pass time and a whole c, the best window is c."""
     found = windows(AutoPlan(parallel=True), a, c)[-1]
 
-    speed = {g: pearl_speed(a, g, 0, 1.0, flat(c)) for g in range(1, WIDEST + 1)}
-    assert max(speed, key=lambda g: speed[g]) == c
-    assert speed[found] > CLOSE * speed[c]
+    assert theory.best_pearl_gamma(a, c) == c
+    assert theory.pearl_speedup(a, found, c) > CLOSE * theory.pearl_speedup(a, c, c)
 
 
 @pytest.mark.parametrize(
@@ -81,19 +83,18 @@ def test_speculative_decoding_settles_near_its_published_optimum(
     """The optima of the table in the theory (at a = .5, c = 5, windows of 1 and 2 are equal)."""
     found = windows(AutoPlan(parallel=False), a, c)[-1]
 
-    speed = {g: speculative_speed(a, g, 1.0, flat(c)) for g in range(1, WIDEST + 1)}
-    assert best_gamma(lambda g: speed[g]) == best
-    assert speed[found] > CLOSE * speed[best]
+    assert theory.best_speculative_gamma(a, c) == best
+    assert theory.speculative_speedup(a, found, c) > CLOSE * theory.speculative_speedup(a, best, c)
 
 
 def test_pass_times_that_grow_with_the_window_shorten_it() -> None:
     """A line is fitted through the passes, so their growth counts."""
     growing = list(learn(AutoPlan(parallel=True), 0.8, lambda tokens: 4 + 1.5 * tokens))
 
-    def speed(g: int) -> float:
-        return pearl_speed(0.8, g, 0, 1.0, lambda tokens: 4 + 1.5 * tokens)
-
-    assert speed(growing[-1]) > CLOSE * speed(best_gamma(speed))
+    growth = 1.5 / 5.5  # of a pass over one token
+    best = theory.best_pearl_gamma(0.8, 5.5, growth=growth)
+    found, most = theory.pearl_speedup(0.8, [growing[-1], best], 5.5, growth=growth)
+    assert found > CLOSE * most
 
 
 def test_the_first_jobs_are_not_counted() -> None:
@@ -132,17 +133,68 @@ def test_a_clock_that_stands_still_teaches_nothing() -> None:
     assert plan.beside == FIRST_GAMMA
 
 
-def test_passes_that_compare_nothing_teach_nothing_about_acceptance() -> None:
-    """A thousand passes without a draft must not make the next verdict decide alone."""
+def timed(step: float = 1.0, judge: float = 4.0) -> Measured:
+    """Who has seen times, and no runs yet."""
     measured = Measured()
-    for _ in range(100):
-        measured.add_comparison(9, rejected=True)
-    settled = measured.acceptance
-    for _ in range(1000):
-        measured.add_comparison(0, rejected=False)
-    measured.add_comparison(9, rejected=True)
+    measured.add_window(1, step)
+    measured.add_pass(1, judge)
+    return measured
 
-    assert measured.acceptance == pytest.approx(settled, abs=0.01)
+
+def test_passes_that_compare_nothing_teach_nothing_about_acceptance() -> None:
+    """A thousand passes without a draft leave what was seen of it as it was."""
+    measured = timed()
+    plan = AutoPlan(parallel=True, measured=measured)
+    before = measured.speeds(parallel=True, head_start=0)
+
+    for _ in range(1000):
+        plan.observe_comparison(kept=0, rejected=False)
+
+    assert measured.speeds(parallel=True, head_start=0).tolist() == before.tolist()
+
+
+@pytest.mark.parametrize("k", [0, 2])
+def test_speeds_are_those_of_the_runs_that_were_seen(k: int) -> None:
+    """The twin makes the same of each run; a pass takes as long as four draft steps."""
+    runs = [0, 0, 3, 7, 1, 30, 2, 9] * 8  # as many as are remembered
+    measured = timed()
+    for run in runs:
+        measured.add_run(run)
+    times = Times(Pair(draft=Constant(1.0), target=Constant(4.0)))
+
+    found = measured.speeds(parallel=True, head_start=k)
+
+    for gamma in range(1, WIDEST + 1):
+        rounds = decode(np.array(runs), Scheme(ScheduleName.PEARL, gamma, k), times)
+        assert found[gamma] == pytest.approx(rounds.tokens.sum() / rounds.seconds.sum())
+
+
+def test_speculative_decoding_has_a_bonus_token_for_each_window_that_is_kept() -> None:
+    """Runs of 5 kept tokens: windows of 2 take three passes over 3 and yield 5 + 1 + 2 tokens."""
+    measured = timed()
+    for _ in range(Measured.RUNS):
+        measured.add_run(5)
+
+    found = measured.speeds(parallel=False, head_start=0)
+
+    assert found[2] == pytest.approx(8 / (3 * (2 + 4)))
+    assert found[5] == pytest.approx(7 / (2 * (5 + 4)))
+    assert found[6] == pytest.approx(6 / (6 + 4))
+    assert found[0] == pytest.approx(1 / 4)  # the target alone
+
+
+def test_runs_that_come_in_bursts_have_the_window_that_is_best_for_them() -> None:
+    """Half of the runs are empty, the others long: by their one rate a window of 6 was best."""
+    measured = timed(judge=6.0)
+    for _ in range(Measured.RUNS // 2):
+        measured.add_run(0)
+        measured.add_run(13)
+
+    found = measured.speeds(parallel=True, head_start=0)
+
+    assert theory.best_pearl_gamma(13 / 15, 6) == 6
+    assert int(found[1:].argmax()) + 1 == 7
+    assert found[7] > 1.05 * found[6]
 
 
 def test_a_draft_that_is_always_right_is_given_a_longer_window() -> None:
