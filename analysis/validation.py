@@ -9,7 +9,7 @@ For every system there are three answers to "how fast?":
 and the way from the first to the last in parts, each named and measured (`Part`). What no part
 explains is the last one. Then every statement of theory is held against the run (`Claim`): some
 are equalities that need independent acceptance, and the run says whether that holds; some are
-bounds, and a run beyond one, by more than its interval, is a defect of theory or program.
+bounds, and a run beyond one, by more than its interval, is unlike all that theory speaks of.
 
 This module compares and judges. The simulations are given to it: it must not know the simulator.
 
@@ -38,7 +38,7 @@ from analysis.statistics import (
 )
 from analysis.traces import Request
 from decoding.errors import SettingError
-from decoding.estimates import Estimate, of_ratio
+from decoding.estimates import Estimate, of_ratio, of_share
 from decoding.messages import Propose
 from decoding.settings import ScheduleName, Settings
 from decoding.summaries import Figures
@@ -221,9 +221,9 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
-    def unexplained(self) -> float:
-        """The largest share of the speed of any system that no part explains."""
-        return max((abs(s.gap[Part.REST]) for s in self.systems if s.gap), default=0.0)
+    def unexplained(self) -> float | None:
+        """The largest share of the speed of any system that no part explains; None without one."""
+        return max((abs(s.gap.get(Part.REST, 0.0)) for s in self.systems if s.gap), default=None)
 
 
 class BestWindow(msgspec.Struct, frozen=True, kw_only=True):
@@ -441,6 +441,9 @@ def _gap(group: Group, g: int, constants: Constants, said: Theory) -> dict[Part,
         Part.DELAYS: group.seconds["delayed"],
         Part.REST: group.seconds["measured"],
     }
+    if all(seconds[part] is None for part in list(Part)[3:-1]):
+        # Nothing was replayed either: what times and messages cost stands together.
+        seconds[Part.SPREAD] = seconds.pop(Part.REST)
     taken = [(part, time) for part, time in seconds.items() if time is not None]
     return {
         part: math.log(before / after)
@@ -459,7 +462,7 @@ def _speedup(group: Group, alone: Group | None) -> Estimate:
     if alone is None or len(alone.requests) != len(group.requests):
         return Estimate(None)
     pairs = list(zip(alone.requests, group.requests, strict=True))
-    if any(one.prompt != other.prompt for one, other in pairs):
+    if any(one.prompt is None or one.prompt != other.prompt for one, other in pairs):
         return Estimate(None)
     above = [
         traces.metrics(one).seconds * len(other.tokens) / len(one.tokens) for one, other in pairs
@@ -484,8 +487,8 @@ def _claims(system: System, group: Group, alone: Group | None) -> Sequence[Claim
     if system.acceptance.independent.value is not None:
         found += [_tokens_per_pass(system), _tokens_in_bursts(system, group)]
         if schedule is ScheduleName.PEARL:
-            found += _theorem_2(system)
-    if alone is not None and not traces.overlap(group.requests):
+            found += _theorem_2(system, group)
+    if system.speedup_over_ar.interval is not None and not traces.overlap(group.requests):
         found += [_no_faster_passes(system)]
     return tuple(found)
 
@@ -493,7 +496,7 @@ def _claims(system: System, group: Group, alone: Group | None) -> Sequence[Claim
 INDEPENDENT: Final = "independent acceptance"
 
 
-def _theorem_2(system: System) -> list[Claim]:
+def _theorem_2(system: System, group: Group) -> list[Claim]:
     """The mean accepted tokens, in the conventions; all of them follow from one count."""
     a, length = float(system.acceptance.independent), system.run_length
     given = float(theory.run_tokens(a, given_preverify=True))
@@ -516,6 +519,7 @@ def _theorem_2(system: System) -> list[Claim]:
         equal,
         name="theorem 2 as a bound",
         relation=Relation.AT_LEAST,
+        measured=_given_preverify(system, group),
         needs="",
         why=f"{oftener}: rejections are followed by easier tokens than others",
     )
@@ -529,6 +533,31 @@ def _theorem_2(system: System) -> list[Claim]:
         why="some tokens were committed that nobody compared",
     )
     return [equal, bound, whole]
+
+
+def _given_preverify(system: System, group: Group) -> Estimate:
+    """The mean run whose first token was kept, by 1 + (a / (1 - a)) / f.
+
+    f is the share of those runs. Its interval is the widest of that over requests, of Wilson's,
+    and widened by how little is known of a: few runs that are all alike are no evidence.
+    """
+    lucks = ["0" + request.luck for request in group.requests]
+    hits, misses = (
+        sum(a + b == pair for luck in lucks for a, b in itertools.pairwise(luck))
+        for pair in ("01", "00")
+    )
+    rate, share = system.acceptance.independent, of_share(hits, misses)
+    a = float(rate)
+    if not hits or a == 1 or rate.high is None or share.low is None or share.high is None:
+        return Estimate(None)
+    over = system.run_length.first_kept.interval or (share.low, share.high)
+    low = min(share.low, over[0]) - (rate.high - a)
+    odds = a / (1 - a)
+    return Estimate(
+        1 + odds * (hits + misses) / hits,
+        1 + odds / max(share.high, over[1]),
+        1 + odds / low if low > 0 else math.inf,
+    )
 
 
 def _tokens_per_pass(system: System) -> Claim:
@@ -606,11 +635,15 @@ def _no_faster_passes(system: System) -> Claim:
 
 def _lossless(group: Group, alone: Group | None) -> list[Claim]:
     """Greedy and coupled texts are those of AR with the same seed."""
-    settings = group.settings
-    if alone is None or not _same_question(settings, alone.settings):
+    if alone is None:
         return []
-    pairs = list(zip(alone.requests, group.requests, strict=False))
-    pairs = [(one, other) for one, other in pairs if one.prompt == other.prompt]
+    pairs = [
+        (one, other)
+        for one, other in zip(alone.requests, group.requests, strict=False)
+        if one.prompt is not None
+        and one.prompt == other.prompt
+        and _same_question(other.settings, one.settings)
+    ]
     if not pairs:
         return []
     same = sum(one.tokens == other.tokens for one, other in pairs)
@@ -621,6 +654,8 @@ def _lossless(group: Group, alone: Group | None) -> list[Claim]:
             relation=Relation.AT_LEAST,
             stated=float(len(pairs)),
             measured=Estimate(float(same)),
+            # Traces from files may be of other prompts of the same length.
+            needs="traces of the same prompts" if any(one.run for one, _ in pairs) else "",
             why="other tokens; in lower precision than float32 rounding can do that",
         )
     ]

@@ -301,12 +301,12 @@ def _best_window(
     groups: Sequence[Group], recorded: dict[str, list[Recording]], pair: Pair
 ) -> BestWindow | None:
     """What every window would give, with the luck and times of the first run of PEARL."""
-    from analysis import theory, validation
+    from analysis import theory, traces, validation
     from analysis.statistics import acceptance
     from simulator import attribution
 
     group = next((g for g in groups if g.settings.schedule is ScheduleName.PEARL), None)
-    if group is None:
+    if group is None or traces.overlap(group.requests):
         return None
     recordings = recorded[group.name]
     c = pair.speed_ratio

@@ -26,6 +26,7 @@ import msgspec
 from msgspec.structs import replace
 
 from decoding.errors import SettingError
+from decoding.exchanges import agreement
 from decoding.messages import Propose
 from decoding.metrics import Metrics
 from decoding.settings import ScheduleName, Settings
@@ -36,7 +37,7 @@ from simulator.acceptance import Independent, Replay
 from simulator.answers import run
 from simulator.costs import Constant, Measured
 from simulator.forecast import own_times
-from simulator.profiling import Recording, Sample, fit, luck_of, network, passes, windows
+from simulator.profiling import Recording, Sample, fit, network, passes, windows
 from simulator.recording import Delays, replay
 from simulator.workload import ClosedLoop, Recorded, Workload
 from simulator.world import Pair, Scenario
@@ -133,9 +134,15 @@ def _plain(recordings: Sequence[Recording], settings: Settings, pair: Pair) -> S
     return Scenario(
         settings=settings,
         pair=pair,
-        acceptance=Replay(luck_of(recordings).texts) if settings.widest else Independent(1.0),
+        acceptance=Replay(_lucks(recordings)) if settings.widest else Independent(1.0),
         workload=_workload(recordings, read=False),
     )
+
+
+def _lucks(recordings: Sequence[Recording]) -> tuple[str, ...]:
+    """One a request, also where nothing was compared: the next one has its own."""
+    found = [next(iter(agreement(recording.records).values()), "") for recording in recordings]
+    return tuple(luck or "?" for luck in found)
 
 
 def _workload(recordings: Sequence[Recording], *, read: bool) -> Workload:
@@ -156,7 +163,8 @@ def constants(*, drafted: Sequence[Recording], judged: Sequence[Recording]) -> P
     Raises:
         SettingError: the target did nothing but read prompts.
     """
-    written, read = _later(windows, drafted), _later(passes, judged)
+    first = [sample for recording in drafted for sample in windows([recording])]
+    written, read = _later(windows, drafted) or first, _later(passes, judged)
     smallest = min((sample.tokens for sample in read), default=0)
     small = [sample for sample in read if sample.tokens == smallest]
     if not small:
@@ -183,7 +191,7 @@ def speeds(
         plain = _plain(recordings, settings, own)
     except SettingError:
         return {}
-    lengths = Recorded(tuple(min(r.tokens, ENOUGH // len(recordings)) for r in recordings))
+    lengths = Recorded(tuple(min(r.tokens, max(1, ENOUGH // len(recordings))) for r in recordings))
     read = replace(_workload(recordings, read=True), output=lengths)
     scenario = replace(plain, workload=read, network=network(recordings))
     found = {}

@@ -53,7 +53,7 @@ def test_a_window_describes_benchmarks_that_it_was_not_fitted_to() -> None:
 
     assert len(found.rows) == 96
     assert found.median <= 0.03
-    assert found.worst <= 0.12
+    assert found.worst <= 0.07
 
 
 @needs_table

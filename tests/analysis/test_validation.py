@@ -324,3 +324,64 @@ def test_where_the_draft_is_always_right_runs_have_no_end() -> None:
 
     assert found.violated == ()
     assert claim(only(found, "PEARL 5"), THEOREM).holds is not False
+
+
+# -- little evidence -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_few_runs_that_are_all_alike_violate_nothing(seed: int) -> None:
+    """At a rate of .05 the six runs of a text that kept anything have one token each."""
+    scenario = Scenario(
+        settings=PEARL,
+        pair=PLAIN,
+        acceptance=Independent(0.05),
+        workload=Workload(output=Fixed(128)),
+    )
+    records = run(scenario, seed=seed, trace=True).records
+    one = Request(name="x", settings=PEARL, prompt=1, records=records, simulated=True)
+
+    assert validate({"PEARL 5": [one]}).violated == ()
+
+
+def test_a_request_without_a_comparison_leaves_the_luck_of_the_others_alone() -> None:
+    """A text of one token between two others: each is simulated with its own luck."""
+    longer = requests(PEARL, Bursts(0.8, 0.4))[:2]
+    scenario = Scenario(settings=PEARL, pair=PLAIN, workload=Workload(output=Fixed(1)))
+    short = Request(
+        name="short",
+        run="apart",
+        settings=PEARL,
+        prompt=1,
+        records=run(scenario, trace=True).records,
+        simulated=True,
+    )
+
+    (system,) = validate({"PEARL 5": [longer[0], short, longer[1]]}).systems
+
+    assert system.simulation is not None
+    assert float(system.simulation.tokens_per_target_pass) == pytest.approx(
+        float(system.measured.tokens_per_target_pass), rel=0.005
+    )
+
+
+def test_requests_whose_prompts_are_unknown_are_not_paired() -> None:
+    unknown = {
+        name: [replace(request, prompt=None) for request in found]
+        for name, found in {
+            "AR": requests(AR, Independent(0.8)),
+            "PEARL 5": requests(PEARL, Independent(0.5)),
+        }.items()
+    }
+
+    system = only(validate(unknown), "PEARL 5")
+
+    assert system.speedup_over_ar == Estimate(None)
+    assert "lossless" not in [claim.name for claim in system.claims]
+
+
+def test_where_nothing_has_a_gap_nothing_is_said_to_be_explained() -> None:
+    found = validate({"PEARL 5": requests(PEARL, Independent(0.8), users=4)})
+
+    assert found.unexplained is None
+    assert found.best_window is None
