@@ -26,7 +26,6 @@ import msgspec
 from msgspec.structs import replace
 
 from decoding.errors import SettingError
-from decoding.exchanges import agreement
 from decoding.messages import Propose
 from decoding.metrics import Metrics
 from decoding.settings import ScheduleName, Settings
@@ -37,7 +36,7 @@ from simulator.acceptance import Independent, Replay
 from simulator.answers import run
 from simulator.costs import Constant, Measured
 from simulator.forecast import own_times
-from simulator.profiling import Recording, Sample, fit, network, passes, windows
+from simulator.profiling import Recording, Sample, fit, luck_of, network, passes, windows
 from simulator.recording import Delays, replay
 from simulator.workload import ClosedLoop, Recorded, Workload
 from simulator.world import Pair, Scenario
@@ -134,15 +133,9 @@ def _plain(recordings: Sequence[Recording], settings: Settings, pair: Pair) -> S
     return Scenario(
         settings=settings,
         pair=pair,
-        acceptance=Replay(_lucks(recordings)) if settings.widest else Independent(1.0),
+        acceptance=Replay(luck_of(recordings).texts) if settings.widest else Independent(1.0),
         workload=_workload(recordings, read=False),
     )
-
-
-def _lucks(recordings: Sequence[Recording]) -> tuple[str, ...]:
-    """One a request, also where nothing was compared: the next one has its own."""
-    found = [next(iter(agreement(recording.records).values()), "") for recording in recordings]
-    return tuple(luck or "?" for luck in found)
 
 
 def _workload(recordings: Sequence[Recording], *, read: bool) -> Workload:

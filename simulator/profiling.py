@@ -398,8 +398,11 @@ def _ways(jobs: Iterable[tuple[Exchange, object, Proposed | Judged]]) -> Iterato
 
 
 def luck_of(recordings: Sequence[Recording]) -> Luck:
-    """Agreement position by position, and how it clusters."""
-    texts = [text for r in recordings for text in agreement(r.records).values() if text.strip("?")]
+    """Agreement position by position, and how it clusters.
+
+    One text a request, also where nothing was compared: the next one has its own.
+    """
+    texts = [next(iter(agreement(r.records).values()), "") or "?" for r in recordings]
     replay = Replay(tuple(texts))
     return Luck(
         rate=replay.mean,
