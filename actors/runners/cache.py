@@ -122,15 +122,9 @@ class RowLayer(CacheLayerMixin):
         return -1
 
     def _buffer(self, like: Tensor) -> Tensor:
-        # Zeros, not empty: hidden positions get weight 0, but 0 times NaN is NaN.
         _, heads, _, width = like.shape
         shape = (self._capacity.rows, heads, self._capacity.length, width)
-        try:
-            return torch.zeros(shape, dtype=like.dtype, device=like.device)
-        except (
-            RuntimeError
-        ) as error:  # torch.OutOfMemoryError is one; the CPU raises the plain kind
-            raise _no_room(shape, like) from error
+        return zeros(shape, like.dtype, like.device, self._capacity)
 
     def _grown(self, old: Tensor) -> Tensor:
         rows, _, length, _ = old.shape
@@ -188,8 +182,8 @@ class RowCache:
         before = self._capacity.rows, self._capacity.length
         if rows <= before[0] and length <= before[1]:
             return False
-        self._capacity.rows = _doubled(before[0], rows)
-        self._capacity.length = _doubled(before[1], length)
+        self._capacity.rows = doubled(before[0], rows)
+        self._capacity.length = doubled(before[1], length)
         try:
             for layer in self._layers:
                 layer.grow()
@@ -205,13 +199,23 @@ class RowCache:
         self._capacity.rows = self._capacity.length = 0
 
 
-def _doubled(held: int, wanted: int) -> int:
+def doubled(held: int, wanted: int) -> int:
+    """The capacity to take when `wanted` is needed and `held` is there."""
     return held if wanted <= held else max(wanted, 2 * held)
 
 
-def _no_room(shape: tuple[int, ...], like: Tensor) -> PlacementError:
-    rows, _, length, _ = shape
-    return PlacementError(
-        f"no memory on {like.device} for a cache of {rows} rows of {length} positions; "
-        "serve fewer requests at once, or shorter ones"
-    )
+def zeros(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, capacity: Capacity
+) -> Tensor:
+    """A new buffer. Zeros, not empty: hidden positions get weight 0, but 0 times NaN is NaN.
+
+    Raises:
+        PlacementError: there is no memory for it.
+    """
+    try:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU raises the plain kind
+        raise PlacementError(
+            f"no memory on {device} for a cache of {capacity.rows} rows of {capacity.length} "
+            "positions; serve fewer requests at once, or shorter ones"
+        ) from error

@@ -23,7 +23,6 @@ Must never: load models, sample, print, or change a row that it was not told to.
 from __future__ import annotations
 
 import heapq
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast, final
 
@@ -31,8 +30,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from actors.runners.cache import RowCache
 from actors.runners.interface import Feed, RunnerStatistics
+from actors.runners.library import LibraryForward
+from actors.runners.llama import LlamaForward, fits
 from actors.runners.masks import MaskArgument, Masks
 from decoding.errors import ModelError, PromptError, ProtocolError
 
@@ -53,7 +53,7 @@ UNBOUNDED = 1 << 24
 class HuggingFaceRunner:
     """A transformers model behind `Runner`."""
 
-    def __init__(self, model: Any, *, vocab_size: int | None = None) -> None:
+    def __init__(self, model: Any, *, vocab_size: int | None = None, spare: bool = True) -> None:
         """Take a loaded model, in evaluation mode, with all its weights on one device.
 
         Args:
@@ -61,10 +61,10 @@ class HuggingFaceRunner:
             vocab_size: cut the logits to the first so many tokens. Models pad their logits to a
                 round width; no text was ever trained on the padding, and two models that share a
                 tokenizer may pad differently, so a pair runs on the tokens it has.
+            spare: whether there is memory for a second copy of the weights while one is made.
         Raises:
             ModelError: its state cannot be rolled back, or it fails the comparison above.
         """
-        self._model = model
         self._config = model.config.get_text_config(decoder=True)
         self._name = type(model).__name__
         self._device = model.device
@@ -72,16 +72,21 @@ class HuggingFaceRunner:
         self.vocab_size = width if vocab_size is None else min(vocab_size, width)
         self.positions = positions_of(self._config)
         layers = list(cache_layers(self._config, self._name, stateful=model._is_stateful))  # noqa: SLF001
-        self._cache = RowCache(None if _stores(layer) else layer for layer in layers)
-        accepted = inspect.signature(model.forward).parameters
-        self._takes_positions = "position_ids" in accepted
-        self._takes_keep = "logits_to_keep" in accepted
+        library = LibraryForward(model, [None if _stores(it) else it for it in layers])
+        self._network: LibraryForward | LlamaForward = library
         self._places = torch.empty(1, 0, dtype=torch.long)  # (1, cache length): 0, 1, 2, ...
         self._lengths: dict[int, int] = {}
         self._free: list[int] = []
         self._passes = self._tokens = self._padding = 0
-        self._masks = self._masks_of(layers)
-        self._compare()
+        self._masks = self._masks_of(library, layers, model)
+        tokens = [(7 * i + 3) % self.vocab_size for i in range(min(12, self.positions))]
+        with torch.inference_mode():
+            plain = self._plain(model, tokens)
+            self._compare(plain, tokens)
+            if spare and self._masks and fits(model):
+                self._network = LlamaForward(model)
+                if not self._agrees(plain, tokens):
+                    self._network = library
 
     def allocate(self, length: int) -> int:
         """Take the lowest free row, so that the rows in use stay close together."""
@@ -108,7 +113,7 @@ class HuggingFaceRunner:
             tokens=self._tokens,
             padding=self._padding,
             rows=len(self._lengths),
-            cache_bytes=self._cache.bytes,
+            cache_bytes=self._network.bytes,
         )
 
     def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:
@@ -149,9 +154,9 @@ class HuggingFaceRunner:
     def _read_piece(self, row: int, start: int, tokens: Sequence[int], logits: int) -> Tensor:
         count = len(tokens)
         end = start + count
-        if end > self._cache.length:
-            self._reserve(rows=self._cache.rows, length=end)
-        at = self._cache.passage
+        if end > self._network.length:
+            self._reserve(rows=self._network.rows, length=end)
+        at = self._network.passage
         at.first, at.rows, at.start, at.used, at.write = row, 1, start, end, None
         mask = self._masks.alone(start, count) if self._masks else None
         ids = torch.tensor([tokens], device=self._device)  # (1, tokens)
@@ -168,13 +173,13 @@ class HuggingFaceRunner:
         count = max(len(feed.tokens) for feed in feeds)
         lines = [self._line(row, by_row.get(row), count) for row in range(first, last + 1)]
         used = max(feed.start + len(feed.tokens) for feed in feeds)
-        self._reserve(rows=self._cache.rows, length=max(max(at) for _, at in lines) + 1)
+        self._reserve(rows=self._network.rows, length=max(max(at) for _, at in lines) + 1)
         # One transfer to the device for both.  (2, rows, tokens)
         ids, write = torch.tensor([list(line) for line in zip(*lines, strict=True)]).to(
             self._device
         )
         rows = torch.arange(first, last + 1, device=self._device)[:, None] - first  # (rows, 1)
-        at = self._cache.passage
+        at = self._network.passage
         at.first, at.rows, at.start, at.used = first, len(lines), used - count, used
         at.write = rows, write
         # Padding stands where it sees something, or its own garbage could become NaN.
@@ -205,26 +210,16 @@ class HuggingFaceRunner:
         return [0] * padded + list(feed.tokens), places
 
     def _pass(self, ids: Tensor, places: Tensor, mask: MaskArgument | None, logits: int) -> Tensor:
-        """Call the model: float32 logits of at least the last `logits` positions of each row."""
-        options: dict[str, Any] = {"position_ids": places} if self._takes_positions else {}
-        if self._takes_keep:
-            options["logits_to_keep"] = logits or 1  # 0 would mean all
-        out = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=self._cache.library,
-            use_cache=True,
-            **options,
-        )
+        """Run the model: float32 logits of at least the last `logits` positions of each row."""
+        rows = self._network(ids, places, mask, logits)  # (rows, kept tokens, width)
         self._passes += 1
-        rows: Tensor = out.logits  # (rows, kept tokens, width)
         if rows.shape[-1] > self.vocab_size:
             rows = rows[..., : self.vocab_size]
         return rows if rows.dtype == torch.float32 else rows.float()
 
     def _reserve(self, *, rows: int, length: int) -> None:
-        if self._cache.reserve(rows=rows, length=length):
-            length = self._cache.length
+        if self._network.reserve(rows=rows, length=length):
+            length = self._network.length
             self._places = torch.arange(length, device=self._device)[None]  # (1, length)
 
     def _check(self, feed: Feed) -> None:
@@ -255,9 +250,9 @@ class HuggingFaceRunner:
         if row not in self._lengths:
             raise ProtocolError(f"row {row} is not in use; in use are {sorted(self._lengths)}")
 
-    def _masks_of(self, layers: Sequence[Any]) -> Masks | None:
+    def _masks_of(self, library: LibraryForward, layers: Sequence[Any], model: Any) -> Masks | None:
         windows = _windows(self._config, layers)
-        if windows is None or not self._takes_positions:
+        if windows is None or not library.takes_positions:
             return None
         attention = self._config._attn_implementation  # noqa: SLF001 - there is no public name
         if attention not in {"sdpa", "eager"}:
@@ -268,51 +263,61 @@ class HuggingFaceRunner:
         return Masks(
             windows,
             additive=attention == "eager",
-            dtype=self._model.dtype,
+            dtype=model.dtype,
             device=str(self._device),
         )
 
-    def _compare(self) -> None:
+    def _plain(self, model: Any, tokens: list[int]) -> Tensor:
+        """Logits (tokens, vocab) as the model gives them to anybody."""
+        ids = torch.tensor([tokens], device=self._device)
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+        return logits[0, :, : self.vocab_size]
+
+    def _compare(self, plain: Tensor, tokens: list[int]) -> None:
         """Try what the module's docstring promises, then forget it.
 
         Raises:
             ModelError: rolling back and reading on is not the plain forward.
         """
-        tokens = [(7 * i + 3) % self.vocab_size for i in range(min(12, self.positions))]
-        with torch.inference_mode():
-            plain = self._model(
-                input_ids=torch.tensor([tokens], device=self._device), use_cache=False
-            ).logits[0, :, : self.vocab_size]  # (tokens, vocab)
-        if self._masks and not self._agrees(plain, tokens, together=True):
+        if self._masks and not self._agrees(plain, tokens):
             self._masks = None
-        if not self._masks and not self._agrees(plain, tokens, together=False):
+        if not self._masks and not self._agrees(plain, tokens):
             raise ModelError(
                 f"{self._name} cannot be rolled back: tokens read again get other logits; "
                 "choose a model whose layers are all attention"
             )
 
-    def _agrees(self, plain: Tensor, tokens: list[int], *, together: bool) -> bool:
-        """Whether tokens read with a rollback, in rows of their own, get the logits of `plain`."""
+    def _agrees(self, plain: Tensor, tokens: list[int]) -> bool:
+        """Whether tokens read with a rollback, in rows of their own, get the logits of `plain`.
+
+        Two rows are read together where there are masks for it, and each of them alone.
+        """
         rows = [self.allocate(len(tokens)) for _ in range(3)]
         half = len(tokens) // 2
         wrong = [*tokens[: half + 1], *tokens[:2]][: len(tokens)]
         first = [_feed(rows[0], 0, wrong), _feed(rows[2], 0, tokens[:half])]
         # Another start, another length, another end, and an idle row between.
         then = [_feed(rows[0], half - 1, tokens[half - 1 :]), _feed(rows[2], half, tokens[half:-2])]
+        last = [_feed(rows[0], len(tokens) - 1, tokens[-1:])]
+        groups = [[feed] for feed in (*first, *then, *last)]
+        if self._masks:
+            groups = [first, then, *groups]
+        found: list[tuple[Feed, Tensor]] = []
         try:
-            for group in (first, then):
-                got = self.forward(group) if together else [self.forward([f])[0] for f in group]
+            for group in groups:
+                found += zip(group, self.forward(group), strict=True)
         except (ValueError, TypeError, RuntimeError, KeyError, IndexError, AttributeError):
             return False
         finally:
             self._forget()
         return all(
-            _close(logits, plain[f.start : f.start + len(f.tokens)])
-            for logits, f in zip(got, then, strict=True)
+            _close(logits, plain[feed.start : feed.start + len(feed.tokens)])
+            for feed, logits in found
+            if feed.tokens is not wrong
         )
 
     def _forget(self) -> None:
-        self._cache.drop()
+        self._network.drop()
         self._lengths.clear()
         self._free.clear()
         self._passes = self._tokens = self._padding = 0

@@ -186,7 +186,8 @@ def load_runner(
             raise PlacementError(
                 f"{name} does not fit on {place}; free memory there or choose another device"
             ) from None
-        return HuggingFaceRunner(model, vocab_size=vocab_size)
+        spare = free_bytes(place) > description.weight_bytes(precision)
+        return HuggingFaceRunner(model, vocab_size=vocab_size, spare=spare)
 
 
 def choose_device(device: str) -> torch.device:

@@ -201,7 +201,7 @@ def test_one_token_of_one_row_makes_no_mask(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The draft's step: attention gets just the positions in use, so nothing is to hide."""
-    runner = runner_of(architecture)
+    runner = runner_of(architecture, spare=False)
     row = runner.allocate(64)
     runner.forward([feed(row, 0, text(5, seed=12))])
     seen = attention_calls(monkeypatch)
@@ -216,7 +216,7 @@ def test_a_window_of_one_row_gets_a_slice_of_a_mask_that_exists(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The target's pass: two windows at different places share the memory of their masks."""
-    runner = runner_of("llama")
+    runner = runner_of("llama", spare=False)
     row = runner.allocate(64)
     runner.forward([feed(row, 0, text(20, seed=14))])
     runner.forward([feed(row, 20, text(4, seed=15))])

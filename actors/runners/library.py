@@ -1,0 +1,103 @@
+"""A model's forward as the library runs it: any architecture, at the library's own pace.
+
+May import: torch, transformers (through the cache).
+Must never: know rows and feeds beyond a `Passage`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from actors.runners.cache import Passage, RowCache
+from actors.runners.masks import MaskArgument
+
+
+@final
+class LibraryForward:
+    """A model's passes, and the keys and values of its rows.
+
+    `takes_positions`: whether it can be told where each token stands; otherwise it counts itself.
+    """
+
+    def __init__(self, model: Any, layers: Iterable[Any | None]) -> None:
+        """Take a model and, for each of its layers, what `RowCache` takes."""
+        accepted = inspect.signature(model.forward).parameters
+        self.takes_positions = "position_ids" in accepted
+        self._takes_keep = "logits_to_keep" in accepted
+        self._model = model
+        self._cache = RowCache(layers)
+        store_by_input(model)
+
+    @property
+    def passage(self) -> Passage:
+        """Where the next pass reads and writes."""
+        return self._cache.passage
+
+    @property
+    def rows(self) -> int:
+        """Rows there is room for."""
+        return self._cache.rows
+
+    @property
+    def length(self) -> int:
+        """Positions there is room for in every row."""
+        return self._cache.length
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the keys and values."""
+        return self._cache.bytes
+
+    def reserve(self, *, rows: int, length: int) -> bool:
+        """As `RowCache.reserve`."""
+        return self._cache.reserve(rows=rows, length=length)
+
+    def drop(self) -> None:
+        """Forget everything and give the memory back."""
+        self._cache.drop()
+
+    def __call__(
+        self, ids: Tensor, places: Tensor, mask: MaskArgument | None, logits: int
+    ) -> Tensor:
+        """One pass.
+
+        Args:
+            ids: tokens, (rows, tokens).
+            places: the position of each, (1 or rows, tokens).
+            mask: as `Masks` gives it.
+            logits: how many of the last tokens of each row need theirs.
+        Returns: (rows, at least `logits` tokens, width of the vocabulary).
+        """
+        options: dict[str, Any] = {"position_ids": places} if self.takes_positions else {}
+        if self._takes_keep:
+            options["logits_to_keep"] = logits or 1  # 0 would mean all
+        out = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=self._cache.library,
+            use_cache=True,
+            **options,
+        )
+        found: Tensor = out.logits
+        return found
+
+
+def store_by_input(model: Any) -> None:
+    """On a CPU, store matrices of float32 by input (in, out); what the model computes is the same.
+
+    A product with a few rows then reads the matrix once, as one with a single row does. Stored the
+    usual way the kernels repack it first: eight rows took 1.7 to 3 times as long as one, and take
+    1.1 to 1.2 times as long (docs/speed.md).
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and _is_stored(module.weight):
+            module.weight.data = module.weight.data.t().contiguous().t()
+
+
+def _is_stored(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
