@@ -17,7 +17,7 @@ import select
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Final, cast, final
+from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from actors.hosts import DraftHost, TargetHost
 from actors.threads import available_cores, cores_for, stay_on
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from actors.hosts import Host
+    from actors.runners.interface import Runner
+    from actors.stand_ins import StandIn
     from actors.wire import Address, ToDevice
 
 CHUNK: Final = 1 << 16
@@ -49,6 +51,7 @@ class DeviceSpec:
         vocabulary: how many token ids the pair has in common.
         gpu_share: how much of its GPU it takes, where it has one.
         trust_remote_code: whether the model may bring code of its own.
+        stand_in: what to do instead of loading a model; None loads it.
     """
 
     role: Device
@@ -58,6 +61,7 @@ class DeviceSpec:
     vocabulary: int
     gpu_share: float = 1.0
     trust_remote_code: bool = False
+    stand_in: StandIn | None = None
 
 
 @final
@@ -147,15 +151,22 @@ def run_device(spec: DeviceSpec, address: Address) -> None:
 
 
 def _load(spec: DeviceSpec, threads: int) -> Host:
-    from actors.runners.loading import load_runner  # noqa: PLC0415 - torch comes in with it
-
     with LOADING:
-        runner = load_runner(
-            spec.model,
-            device=spec.place,
-            dtype=spec.dtype,
-            vocab_size=spec.vocabulary,
-            threads=threads,
-            trust_remote_code=spec.trust_remote_code,
-        )
+        runner = _runner(spec, threads)
     return DraftHost(runner) if spec.role is Device.DRAFT else TargetHost(runner)
+
+
+def _runner(spec: DeviceSpec, threads: int) -> Runner:
+    """What the device works with; torch comes in with it."""
+    from actors.runners import loading, stand_in  # noqa: PLC0415
+
+    options: Any = {"device": spec.place, "dtype": spec.dtype, "threads": threads}
+    options["trust_remote_code"] = spec.trust_remote_code
+    if spec.stand_in is None:
+        return loading.load_runner(spec.model, vocab_size=spec.vocabulary, **options)
+    seconds, script = spec.stand_in.pass_s, spec.stand_in.script
+    if seconds is None:
+        inner: Runner = loading.load_untrained(spec.model, **options)
+    else:
+        inner = stand_in.TimedRunner(seconds)
+    return stand_in.ScriptedRunner(inner, script, spec.role)

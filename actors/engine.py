@@ -28,7 +28,7 @@ from decoding.settings import Settings
 from decoding.stopping import before_stop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from actors.client import Ticket
     from actors.scheduler import SchedulerStatistics
@@ -82,6 +82,25 @@ class EngineSettings:
         target = self.target or str(pair.TARGET)
         named = {} if self.draft is None else {Device.DRAFT: self.draft}
         return named | {Device.TARGET: target}
+
+
+class Pair(Protocol):
+    """Draft and target, checked but not loaded yet, and what a client needs of them."""
+
+    settings: EngineSettings
+    eos: tuple[TokenId, ...]
+
+    def encode(self, prompt: str, settings: Settings) -> tuple[TokenId, ...]:
+        """The prompt's tokens, when all of the request can be done."""
+
+    def detokenize(self, tokens: Sequence[TokenId]) -> str:
+        """Tokens to text, without special tokens."""
+
+    def specs(self) -> tuple[DeviceSpec, ...]:
+        """What each device is to load, and where."""
+
+    def text_loader(self) -> Callable[[], Detokenizer]:
+        """Gives the scheduler, perhaps on another machine, its own way from tokens to text."""
 
 
 class Deployment(Protocol):
@@ -185,7 +204,7 @@ class Generation:
 class Engine:
     """A target and a draft, loaded and ready; see the top of this file."""
 
-    def __init__(self, fitted: Fitted, deployment: Deployment, client: Client) -> None:
+    def __init__(self, fitted: Pair, deployment: Deployment, client: Client) -> None:
         self._fitted = fitted
         self._deployment = deployment
         self._client = client
@@ -201,14 +220,14 @@ class Engine:
         return await cls.start_fitted(Fitted(settings or EngineSettings()))
 
     @classmethod
-    async def start_fitted(cls, fitted: Fitted) -> Engine:
+    async def start_fitted(cls, fitted: Pair) -> Engine:
         """Start the devices of models that were checked, perhaps with a first prompt.
 
         Raises:
             PlacementError: the machine or the cluster lacks what is needed.
             PeerError: a device did not start.
         """
-        deployment = await _deploy(fitted.settings, fitted)
+        deployment = await _deploy(fitted)
         try:
             client = await Client.dial(deployment.address)
         except BaseException:
@@ -297,9 +316,19 @@ class Fitted:
         )
         return tokens
 
-    def detokenize(self, tokens: object) -> str:
+    def detokenize(self, tokens: Sequence[TokenId]) -> str:
         """Tokens to text, without special tokens."""
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def text_loader(self) -> Callable[[], Detokenizer]:
+        """The target's tokenizer, loaded where it is needed."""
+        trust = self.settings.trust_remote_code
+        name = self.models[Device.TARGET]
+        return functools.partial(load_detokenizer, name, trust_remote_code=trust)
+
+    def specs(self) -> tuple[DeviceSpec, ...]:
+        """What each device is to load, and where."""
+        return device_specs(self.settings, self.models, self.places, self.vocabulary)
 
 
 def _check_text(prompt: str) -> None:
@@ -331,19 +360,14 @@ def places(roles: tuple[Device, ...], gpus: int | None, present: int) -> dict[De
     return {role: "cuda:1" if role is Device.DRAFT and gpus > 1 else "cuda:0" for role in roles}
 
 
-async def _deploy(settings: EngineSettings, fitted: Fitted) -> Deployment:
-    load_text = functools.partial(
-        load_detokenizer,
-        fitted.models[Device.TARGET],
-        trust_remote_code=settings.trust_remote_code,
-    )
-    specs = tuple(_spec(role, settings, fitted) for role in fitted.models)
+async def _deploy(fitted: Pair) -> Deployment:
+    settings = fitted.settings
     if settings.devices is Devices.LOCAL:
         from actors.local import LocalDeployment  # noqa: PLC0415 - one of the two is needed
 
         return await LocalDeployment.start(
-            specs,
-            load_text=load_text,
+            fitted.specs(),
+            load_text=fitted.text_loader(),
             patience=settings.patience,
             startup_s=settings.startup_s,
         )
@@ -355,21 +379,29 @@ async def _deploy(settings: EngineSettings, fitted: Fitted) -> Deployment:
         startup_s=settings.startup_s,
     )
     return await RayDeployment.start(
-        specs, load_text=load_text, patience=settings.patience, settings=cluster
+        fitted.specs(),
+        load_text=fitted.text_loader(),
+        patience=settings.patience,
+        settings=cluster,
     )
 
 
-def _spec(role: Device, settings: EngineSettings, fitted: Fitted) -> DeviceSpec:
-    place = fitted.places[role]
-    alone = len(set(fitted.places.values())) == len(fitted.places)
+def device_specs(
+    settings: EngineSettings, models: Mapping[Device, str], at: Mapping[Device, str], tokens: int
+) -> tuple[DeviceSpec, ...]:
+    """Each model on its device; `tokens` is the size of the vocabulary they share."""
+    alone = len(set(at.values())) == len(at)
     # Ray shows each actor only its own GPU, which is then the first.
     on_ray = settings.devices is Devices.RAY
-    return DeviceSpec(
-        role=role,
-        model=fitted.models[role],
-        place="cuda:0" if on_ray and place.startswith("cuda") else place,
-        dtype=settings.dtype,
-        vocabulary=fitted.vocabulary,
-        gpu_share=1.0 if alone else 1 / len(Device),
-        trust_remote_code=settings.trust_remote_code,
+    return tuple(
+        DeviceSpec(
+            role=role,
+            model=model,
+            place="cuda:0" if on_ray and at[role].startswith("cuda") else at[role],
+            dtype=settings.dtype,
+            vocabulary=tokens,
+            gpu_share=1.0 if alone else 1 / len(Device),
+            trust_remote_code=settings.trust_remote_code,
+        )
+        for role, model in models.items()
     )

@@ -170,12 +170,7 @@ def load_runner(
         PlacementError: no such device, or too little memory on it.
         SettingError: an unknown device or dtype.
     """
-    place = choose_device(device)
-    precision = choose_dtype(dtype, place)
-    if threads is not None:
-        if threads < 1:
-            raise SettingError(f"threads is {threads}; it must be at least 1")
-        torch.set_num_threads(threads)
+    place, precision = _prepare(device, dtype, threads)
     description = describe(name, trust_remote_code=trust_remote_code)
     check_memory(description, device=device, dtype=dtype)
     with _quietly():
@@ -188,6 +183,56 @@ def load_runner(
             ) from None
         spare = free_bytes(place) > description.weight_bytes(precision)
         return HuggingFaceRunner(model, vocab_size=vocab_size, spare=spare)
+
+
+def load_untrained(
+    name: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "auto",
+    threads: int | None = None,
+    trust_remote_code: bool = False,
+) -> HuggingFaceRunner:
+    """A model of a known shape with random weights, which is as fast as a trained one.
+
+    Args:
+        name: a folder with a config.json; the rest as `load_runner`.
+    Raises:
+        ModelError: the configuration is missing, wrong, or no decoder's.
+        PlacementError: no such device, or too little memory on it.
+        SettingError: an unknown device or dtype.
+    """
+    place, precision = _prepare(device, dtype, threads)
+    with _quietly():
+        try:
+            config = AutoConfig.from_pretrained(
+                name, trust_remote_code=trust_remote_code, local_files_only=True
+            )
+            with place:
+                model: Any = cast("Any", AutoModelForCausalLM).from_config(
+                    config, dtype=precision, trust_remote_code=trust_remote_code
+                )
+        except torch.OutOfMemoryError:
+            raise PlacementError(f"a model of the shape {name} does not fit on {place}") from None
+        except Exception as error:  # noqa: BLE001 - each configuration fails in its own way
+            raise ModelError(f"{name} is no shape of a decoder ({_first_line(error)})") from None
+        return HuggingFaceRunner(model.eval(), spare=free_bytes(place) > model_bytes(model))
+
+
+def model_bytes(model: Any) -> int:
+    """Memory of a model's weights."""
+    return sum(int(weights.nbytes) for weights in model.parameters())
+
+
+def _prepare(device: str, dtype: str, threads: int | None) -> tuple[torch.device, torch.dtype]:
+    """The place and the precision of these names, and this process's threads."""
+    place = choose_device(device)
+    precision = choose_dtype(dtype, place)
+    if threads is not None:
+        if threads < 1:
+            raise SettingError(f"threads is {threads}; it must be at least 1")
+        torch.set_num_threads(threads)
+    return place, precision
 
 
 def choose_device(device: str) -> torch.device:

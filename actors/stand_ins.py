@@ -1,0 +1,178 @@
+"""A pair that stands in for models: timed devices, or weights that nobody trained.
+
+    async with await Engine.start_prepared(StandInPair(draft_s=0.002, target_s=0.010)) as engine:
+        result = await engine.generate("any text", Settings(schedule="pearl", gamma=5)).wait()
+
+The text is a script that the target says word by word and the draft guesses with the acceptance
+that was asked for. Everything else is real: hosts, wire, scheduler, Ray. So what such a pair falls
+short of theory is what the machinery costs.
+
+May import: the standard library, decoding, actors.device, actors.engine (for types).
+Must never: import torch; the runners do (`actors.runners.stand_in`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, final
+
+from actors.device import DeviceSpec
+from decoding.coins import mix, uniform
+from decoding.errors import SettingError
+from decoding.messages import Device, TokenId
+
+if TYPE_CHECKING:
+    from actors.engine import EngineSettings
+    from decoding.settings import Settings
+    from decoding.stopping import Detokenizer
+
+PROMPT_TOKENS: Final = 8
+"""Tokens of every prompt; they tell one text of the script from another."""
+POSITIONS: Final = 1 << 16
+"""Of a device without a model."""
+LONGEST_PASS_S: Final = 100.0
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What is written, token by token, and how often a draft guesses it.
+
+    Args:
+        acceptance: probability that the draft guesses a position, each for itself.
+        seed: of the texts and of the guesses.
+        vocabulary: token ids below it; 0 ends a text and is never written.
+    """
+
+    acceptance: float = 0.8
+    seed: int = 0
+    vocabulary: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse what is no probability."""
+        if not 0 <= self.acceptance <= 1:
+            message = f"acceptance is {self.acceptance}; it must be from 0 to 1"
+            raise SettingError(message)
+
+    def prompt(self, text: str) -> tuple[TokenId, ...]:
+        """Any text as a prompt, (PROMPT_TOKENS,)."""
+        seed = zlib.crc32(text.encode())
+        return tuple(1 + mix(seed + i) % (self.vocabulary - 1) for i in range(PROMPT_TOKENS))
+
+    def token(self, prompt: Sequence[TokenId], position: int) -> TokenId:
+        """The token at a position of the text that begins with `prompt`."""
+        return 1 + self._bits(prompt, position, 0) % (self.vocabulary - 1)
+
+    def guess(self, prompt: Sequence[TokenId], position: int) -> TokenId:
+        """What the draft takes it for."""
+        token = self.token(prompt, position)
+        if uniform(self._bits(prompt, position, 1)) < self.acceptance:
+            return token
+        return 1 + token % (self.vocabulary - 1)
+
+    def _bits(self, prompt: Sequence[TokenId], position: int, purpose: int) -> int:
+        bits = mix(2 * self.seed + purpose)
+        for number in (*prompt, position):
+            bits = mix(bits ^ number)
+        return bits
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StandIn:
+    """What a device does instead of loading a model.
+
+    Args:
+        script: what it says.
+        pass_s: seconds of a pass, whatever is read; None for a model with random weights, in the
+            shape that the configuration at the device's `model` gives.
+    """
+
+    script: Script
+    pass_s: float | None = None
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StandInPair:
+    """A draft and a target that are none, ready for `Engine.start_fitted`.
+
+    Args:
+        settings: where to run. Models named there are shapes: folders with a config.json.
+        draft_s, target_s: seconds of a pass; None where a shape is named.
+        script: what is written.
+    Raises:
+        SettingError: a device has neither a time nor a shape, or both.
+    """
+
+    settings: EngineSettings
+    draft_s: float | None = None
+    target_s: float | None = None
+    script: Script = Script()
+    eos: tuple[TokenId, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what is neither one thing nor the other."""
+        for role, (shape, seconds) in self._devices().items():
+            if (shape is None) == (seconds is None):
+                message = f"the {role} needs a time or a shape, and not both"
+                raise SettingError(message)
+            if seconds is not None and not 0 <= seconds < LONGEST_PASS_S:
+                message = (
+                    f"a pass of the {role} takes {seconds:g} s; it must be 0 to {LONGEST_PASS_S}"
+                )
+                raise SettingError(message)
+
+    def encode(self, prompt: str, settings: Settings) -> tuple[TokenId, ...]:
+        """The beginning of one of the script's texts; another prompt, another text.
+
+        Raises:
+            SettingError: more tokens are asked for than a device holds.
+        """
+        if PROMPT_TOKENS + settings.max_new_tokens > POSITIONS:
+            message = f"max-new-tokens is {settings.max_new_tokens}; a stand-in holds {POSITIONS}"
+            raise SettingError(message)
+        return self.script.prompt(prompt)
+
+    def detokenize(self, tokens: Sequence[TokenId]) -> str:
+        """Numbers, for want of words."""
+        return _words(tokens)
+
+    def text_loader(self) -> Callable[[], Detokenizer]:
+        """The same, for the scheduler's process."""
+        return _no_tokenizer
+
+    def specs(self) -> tuple[DeviceSpec, ...]:
+        """What the devices are to be; those that only wait are on a CPU."""
+        from actors.engine import device_specs, places  # noqa: PLC0415 - the engine comes after
+
+        devices = self._devices()
+        at = dict.fromkeys(devices, "cpu")
+        if any(shape is not None for shape, _ in devices.values()):
+            from actors.runners.loading import gpu_names  # noqa: PLC0415 - torch comes in with it
+
+            at = places(tuple(devices), self.settings.gpus, len(gpu_names()))
+        shapes = {role: shape or "" for role, (shape, _) in devices.items()}
+        found = device_specs(self.settings, shapes, at, self.script.vocabulary)
+        return tuple(
+            dataclasses.replace(
+                spec, stand_in=StandIn(script=self.script, pass_s=devices[spec.role][1])
+            )
+            for spec in found
+        )
+
+    def _devices(self) -> dict[Device, tuple[str | None, float | None]]:
+        return {
+            Device.DRAFT: (self.settings.draft, self.draft_s),
+            Device.TARGET: (self.settings.target, self.target_s),
+        }
+
+
+def _no_tokenizer() -> Detokenizer:
+    return _words
+
+
+def _words(tokens: Sequence[TokenId]) -> str:
+    return "".join(f" {token}" for token in tokens)
