@@ -34,7 +34,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from actors.device import DeviceSpec, run_device
 from actors.scheduler import Patience, Scheduler, SchedulerStatistics
-from actors.threads import available_cores, cores_for
+from actors.threads import available_cores, cores_for, stay_on
 from decoding.errors import PeerError, PlacementError
 from decoding.messages import Device
 
@@ -81,6 +81,8 @@ class SchedulerActor:
         load_text: Callable[[], Detokenizer],
         patience: Patience,
     ) -> None:
+        # Beside the draft: the target, which everybody waits for, is never interrupted.
+        stay_on(cores_for(Device.DRAFT, available_cores()))
         self._scheduler = Scheduler(roles, load_text=load_text, restarts=True, patience=patience)
 
     async def open(self, *, everywhere: bool) -> Address:

@@ -23,7 +23,8 @@ import numpy as np
 from array_api_compat import array_namespace, device
 
 from actors.runners.interface import Feed, Runner
-from actors.wire import Alive, Answer, Close, Open, Probe, Revoke, ToDevice, Work
+from actors.wire import Ahead, Alive, Answer, Close, Open, Probe, Revoke, ToDevice, Work
+from decoding.foresight import Foresight, onward
 from decoding.messages import Drafted, Judge, Judged, Propose, Proposed, TokenId
 from decoding.verification import Verdict, Verifier, make_verifier
 
@@ -52,6 +53,8 @@ class Transcript:
     def __init__(self, opened: Open, row: int) -> None:
         self.row = row
         self.verifier: Verifier = make_verifier(opened.verifier, opened.sampling, opened.seed)
+        self._ends = frozenset(opened.eos)
+        self._capacity = opened.capacity
         self._prompt = len(opened.prompt)
         self._text = list(opened.prompt)  # prompt and committed tokens
         self._cached: list[TokenId] = []  # position by position, what the row holds
@@ -61,6 +64,11 @@ class Transcript:
         """Committed tokens from position `start` on; learning them twice changes nothing."""
         known = len(self._text) - self._prompt
         self._text.extend(fresh[known - start :] if known >= start else ())
+
+    def may_go_on(self, fresh: Sequence[TokenId], base: int, pending: int) -> bool:
+        """Whether the text is not over with these tokens, and has room for one after a job."""
+        room = self._capacity - self.end(base) - pending
+        return room > 0 and self._ends.isdisjoint(fresh)
 
     def end(self, base: int) -> int:
         """How long the text is with `base` committed tokens."""
@@ -241,6 +249,9 @@ class TargetHost:
         self._transcripts = Transcripts(runner)
         self._waiting: dict[int, Judge] = {}
         self._held: dict[int, Held] = {}
+        self._done: dict[int, tuple[Judge, Judged]] = {}  # the last verdict, while nothing follows
+        self._foresight: dict[int, Foresight] = {}
+        self._own: dict[int, Judge] = {}  # begun before it was told to
 
     @property
     def busy(self) -> bool:
@@ -255,7 +266,9 @@ class TargetHost:
                 self._transcripts.open(packet)
             case Work(command=Judge() as job):
                 if self._transcripts.learn(packet):
-                    self._waiting[packet.request] = job
+                    self._take_job(packet.request, job, packet.foresight)
+            case Ahead():
+                self._foresee(packet.request, packet.foresight)
             case Close():
                 self._forget(packet.request)
                 self._transcripts.close(packet.request)
@@ -273,10 +286,40 @@ class TargetHost:
         passes = {request: job for request, job in jobs.items() if request not in verdicts}
         judged = self._with_pass(passes) if passes else {}
         times = (began, self._clock())
-        return [
-            *(Answer(request=r, event=_judged(jobs[r], v, 0, times)) for r, v in verdicts.items()),
-            *(Answer(request=r, event=_judged(jobs[r], v, 1, times)) for r, v in judged.items()),
-        ]
+        events = {r: _judged(jobs[r], v, 0, times) for r, v in verdicts.items()}
+        events |= {r: _judged(jobs[r], v, 1, times) for r, v in judged.items()}
+        for request, event in events.items():
+            self._done[request] = jobs[request], event
+            self._go_on(request)
+        return [Answer(request=request, event=event) for request, event in events.items()]
+
+    def _take_job(self, request: int, job: Judge, foresight: Foresight | None) -> None:
+        """A job is done once, also where it was begun before it was asked for."""
+        if self._own.pop(request, None) != job:
+            self._waiting[request] = job
+            self._done.pop(request, None)
+        if foresight is not None:
+            self._foresee(request, foresight)
+
+    def _foresee(self, request: int, foresight: Foresight) -> None:
+        self._foresight[request] = foresight
+        self._go_on(request)
+
+    def _go_on(self, request: int) -> None:
+        """Begin what follows a verdict, where that is known."""
+        done, foresight = self._done.get(request), self._foresight.get(request)
+        if done is None or foresight is None or request in self._own:
+            return
+        job, verdict = done
+        following = onward(job, verdict, foresight)
+        if following is None:
+            return
+        fresh = (*job.pending.tokens[: verdict.kept], *_chosen(verdict))
+        transcript = self._transcripts[request]
+        if transcript.may_go_on(fresh, following.base, len(following.pending)):
+            transcript.learn(job.base, fresh)
+            self._waiting[request] = self._own[request] = following
+            del self._done[request]
 
     def _without_pass(self, request: int, job: Judge) -> Verdict | None:
         """The verdict, where the held row alone decides it."""
@@ -320,8 +363,8 @@ class TargetHost:
         return self._transcripts[request].verifier.judge(rows, drafted, base, hold=hold)
 
     def _forget(self, request: int) -> None:
-        self._waiting.pop(request, None)
-        self._held.pop(request, None)
+        for known in (self._waiting, self._held, self._done, self._foresight, self._own):
+            known.pop(request, None)
 
 
 def _judged(job: Judge, verdict: Verdict, passes: int, times: tuple[float, float]) -> Judged:
@@ -335,6 +378,10 @@ def _judged(job: Judge, verdict: Verdict, passes: int, times: tuple[float, float
         began=times[0],
         ended=times[1],
     )
+
+
+def _chosen(verdict: Judged) -> tuple[TokenId, ...]:
+    return () if verdict.token is None else (verdict.token,)
 
 
 def _quick(rows: Logits) -> Logits:

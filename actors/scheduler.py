@@ -30,6 +30,7 @@ from actors.wire import (
     LARGEST_HELLO,
     Abort,
     Address,
+    Ahead,
     Alive,
     Answer,
     AnyPacket,
@@ -69,6 +70,7 @@ from decoding.trace import Received, Record, Sent, without_laws
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from decoding.foresight import Foresight
     from decoding.schedules import TwoModelSchedule
     from decoding.stopping import Detokenizer
 
@@ -174,6 +176,7 @@ class Running:
         self.meter = Meter(now)
         self.records: list[Record] | None = [] if submit.trace else None
         self.told: dict[Device, int] = {}  # committed tokens each device knows of
+        self.foreseen: Foresight | None = None  # what the target knows of its next job
         self.waiting: dict[Device, float] = {}  # since when a job of it is unanswered
         uses_draft = submit.settings.widest > 0
         self.devices = (Device.TARGET, Device.DRAFT) if uses_draft else (Device.TARGET,)
@@ -186,6 +189,7 @@ class Running:
             prompt=prompt,
             # No job goes beyond the limit: schedules shorten the last windows.
             capacity=len(prompt) + settings.max_new_tokens,
+            eos=self.submit.eos,
             verifier=settings.effective_verifier,
             sampling=settings.sampling,
             seed=settings.seed,
@@ -198,7 +202,20 @@ class Running:
         start = min(self.told[device], command.base)
         fresh = tuple(self.schedule.committed[start : command.base])
         self.told[device] = command.base
-        return Work(request=self.number, start=start, fresh=fresh, command=command)
+        foresight = None
+        if device is Device.TARGET:
+            foresight = self.foreseen = self.schedule.foresight()
+        return Work(
+            request=self.number, start=start, fresh=fresh, command=command, foresight=foresight
+        )
+
+    def news(self) -> Ahead | None:
+        """What the target does not know yet of its next job."""
+        foresight = self.schedule.foresight()
+        if foresight is None or foresight == self.foreseen:
+            return None
+        self.foreseen = foresight
+        return Ahead(request=self.number, foresight=foresight)
 
     def finished(self) -> Finished:
         """What the client is told at the end."""
@@ -479,6 +496,9 @@ class Scheduler:
             if running.records is not None:
                 bare = without_laws(command)
                 running.records.append(Sent(at=now, request=running.submit.request, command=bare))
+        target = self._stations[Device.TARGET].peer
+        if target is not None and (news := running.news()) is not None:
+            target.send([news])
 
     def _on_abort(self, client: Peer, abort: Abort) -> None:
         if (client, abort.request) in self._loading:

@@ -5,7 +5,7 @@ secret they were given out of band, and then exchange frames: four bytes of leng
 message in MessagePack. A stream keeps order, and its end is the news that the peer is gone.
 
     device    -> scheduler   Hello, Answer, Alive, Fault
-    scheduler -> device      Open, Work, Revoke, Close, Probe
+    scheduler -> device      Open, Work, Ahead, Revoke, Close, Probe
     client    -> scheduler   Hello, Submit, Abort
     scheduler -> client      Tokens, Finished, Failed
 
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 
 from decoding.errors import PeerError
+from decoding.foresight import Foresight
 from decoding.messages import Device, Judge, Judged, Propose, Proposed, TokenId
 from decoding.metrics import Metrics
 from decoding.sampling import Sampling
@@ -56,7 +57,7 @@ class Hello(Packet, frozen=True):
 class Open(Packet, frozen=True):
     """Device: a request begins, or begins again after the device was restarted.
 
-    `capacity` is the most positions it can come to hold.
+    `capacity` is the most positions it can come to hold; with a token of `eos` it ends.
     """
 
     request: int
@@ -65,15 +66,27 @@ class Open(Packet, frozen=True):
     verifier: VerifierName
     sampling: Sampling
     seed: int
+    eos: tuple[TokenId, ...] = ()
 
 
 class Work(Packet, frozen=True):
-    """Device: a job, and the committed tokens from position `start` on that it has not seen."""
+    """Device: a job, and the committed tokens from position `start` on that it has not seen.
+
+    `foresight` tells the target what may be known of the job that follows.
+    """
 
     request: int
     start: int
     fresh: tuple[TokenId, ...]
     command: Propose | Judge
+    foresight: Foresight | None = None
+
+
+class Ahead(Packet, frozen=True):
+    """Target: more is known now of the job that follows the one under way."""
+
+    request: int
+    foresight: Foresight
 
 
 class Revoke(Packet, frozen=True):
@@ -149,7 +162,7 @@ class Failed(Packet, frozen=True):
     message: str
 
 
-ToDevice: TypeAlias = Open | Work | Revoke | Close | Probe
+ToDevice: TypeAlias = Open | Work | Ahead | Revoke | Close | Probe
 FromDevice: TypeAlias = Hello | Answer | Alive | Fault
 ToClient: TypeAlias = Tokens | Finished | Failed
 FromClient: TypeAlias = Hello | Submit | Abort

@@ -31,6 +31,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final, Protocol, final
 
+from decoding.foresight import Foresight
 from decoding.messages import (
     Cancel,
     Command,
@@ -95,6 +96,9 @@ class Schedule(Protocol):
 
     def awaits(self, answer: Proposed | Judged) -> bool:
         """Whether this answers a job that is still wanted."""
+
+    def foresight(self) -> Foresight | None:
+        """What is known now of the target's next job; None without a job or where nothing is."""
 
     def receive(self, event: Event) -> tuple[TokenId, ...]:
         """Take one event; return the tokens it commits. An unawaited answer changes nothing."""
@@ -176,6 +180,15 @@ class TwoModelSchedule:
         if isinstance(answer, Proposed):
             return self._propose is not None and answer.answers(self._propose)
         return self._judge is not None and answer.answers(self._judge)
+
+    def foresight(self) -> Foresight | None:
+        """What is known now of the target's next job."""
+        job, asked = self._judge, self._propose is not None
+        if job is None or self._hold or (self._strict and asked):
+            return None
+        window = None if asked else self._window.tokens
+        restarts = self._plan.before == 0
+        return Foresight(epoch=job.epoch, base=job.base, restarts=restarts, window=window)
 
     def receive(self, event: Event) -> tuple[TokenId, ...]:
         """Take one event; return the tokens it commits."""

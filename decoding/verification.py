@@ -122,8 +122,21 @@ class Coupled:
         *,
         hold: bool,  # noqa: ARG002 - the choice does not depend on the draft
     ) -> Verdict:
-        """Keep what the target draws too."""
-        return agreement(drafted.tokens, self._choices(logits, position))
+        """Keep what the target draws too.
+
+        On a CPU row by row, since rows behind the first disagreement need no draw; elsewhere a draw
+        of all rows costs what one does.
+        """
+        tokens = drafted.tokens
+        if str(device(logits)) != "cpu":
+            return agreement(tokens, self._choices(logits, position))
+        for kept, token in enumerate(tokens):
+            (choice,) = self._choices(logits[kept : kept + 1, :], position + kept)
+            if choice != token:
+                return Verdict(kept=kept, token=choice)
+        kept = len(tokens)
+        (choice,) = self._choices(logits[kept:, :], position + kept)
+        return Verdict(kept=kept, token=choice)
 
     def _choices(self, logits: Array, position: int) -> tuple[TokenId, ...]:
         return self._coins.draw(self._sampling.laws(logits), position, Purpose.CHOOSE)

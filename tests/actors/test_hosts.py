@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.hosts import DraftHost, Host, TargetHost
-from actors.wire import Alive, Answer, Close, Open, Probe, Revoke, Work
+from actors.wire import Ahead, Alive, Answer, Close, Open, Probe, Revoke, Work
+from decoding.foresight import Foresight
 from decoding.messages import Drafted, Judge, Judged, Propose, Proposed, TokenId
 from decoding.sampling import Sampling
 from decoding.verification import VerifierName
@@ -437,3 +438,96 @@ def _softmax(logits: Logits) -> Logits:
     weights: Logits = np.exp(logits - logits.max())
     law: Logits = weights / weights.sum()
     return law
+
+
+# -- going on before it is told --------------------------------------------------------------------
+
+
+def _foresee(
+    host: Host, job: Judge, *, restarts: bool = True, window: Prefix | None = None
+) -> None:
+    known = Foresight(epoch=job.epoch, base=job.base, restarts=restarts, window=window)
+    host.take(Ahead(request=1, foresight=known))
+
+
+def test_the_target_goes_on_with_a_window_that_it_was_told_of() -> None:
+    """The command that comes then finds its job done, and is not judged once more."""
+    runner = ToyRunner(MODEL)
+    host = TargetHost(runner)
+    _open(host)
+    first, second = _judge(0, TEXT[0:2]), _judge(3, TEXT[3:5])
+    _ask(host, first)
+    _foresee(host, first, window=TEXT[2:5])
+
+    answers = host.turn() + host.turn()
+    _ask(host, second)
+
+    assert [a.event.base for a in answers if isinstance(a.event, Judged)] == [0, 3]
+    assert _verdicts(answers[1:]) == {1: (2, TEXT[5])}
+    assert not host.busy
+
+
+def test_a_window_that_comes_after_the_verdict_lets_it_go_on_too() -> None:
+    host = TargetHost(ToyRunner(MODEL))
+    _open(host)
+    job = _judge(0)
+    _ask(host, job)
+    _run(host)
+
+    _foresee(host, job, window=TEXT[0:2])
+
+    assert _verdicts(host.turn()) == {1: (1, TEXT[2])}
+
+
+def test_after_a_refusal_the_target_goes_on_with_nothing() -> None:
+    host = TargetHost(ToyRunner(MODEL))
+    _open(host)
+    wrong = (TEXT[1] + 1) % VOCAB
+    job = _judge(0, (TEXT[0], wrong))
+    _ask(host, job)
+    _foresee(host, job)
+
+    answers = host.turn() + host.turn()
+
+    assert [a.event.epoch for a in answers if isinstance(a.event, Judged)] == [0, 1]
+    assert _verdicts(answers[1:]) == {1: (0, TEXT[2])}
+    assert not host.busy
+
+
+def test_another_command_replaces_what_was_begun_in_vain() -> None:
+    """The schedule has the last word: its plan may have changed."""
+    host = TargetHost(ToyRunner(MODEL))
+    _open(host)
+    job, other = _judge(0), _judge(1, TEXT[1:4])
+    _ask(host, job)
+    _foresee(host, job, window=())
+    host.turn()
+
+    _ask(host, other)
+
+    assert _verdicts(host.turn()) == {1: (3, TEXT[4])}
+    assert not host.busy
+
+
+def test_the_target_does_not_go_on_beyond_the_end_of_a_text_or_its_room() -> None:
+    """A pass in vain would keep the next request waiting."""
+    for eos, capacity in (((TEXT[0],), 16), ((), 1)):
+        host = TargetHost(ToyRunner(MODEL))
+        host.take(
+            Open(
+                request=1,
+                prompt=PROMPT,
+                capacity=len(PROMPT) + capacity,
+                eos=eos,
+                verifier=VerifierName.GREEDY,
+                sampling=Sampling(),
+                seed=1,
+            )
+        )
+        job = _judge(0)
+        _ask(host, job)
+        _foresee(host, job, window=())
+
+        host.turn()
+
+        assert not host.busy

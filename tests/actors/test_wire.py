@@ -11,6 +11,7 @@ from actors.wire import (
     LARGEST_FRAME,
     LENGTH,
     Abort,
+    Ahead,
     Alive,
     Answer,
     AnyPacket,
@@ -30,6 +31,7 @@ from actors.wire import (
     frame,
 )
 from decoding.errors import PeerError, SettingError
+from decoding.foresight import Foresight
 from decoding.messages import Device, DeviceLost, Drafted, Judge, Judged, Propose, Proposed
 from decoding.metrics import Meter
 from decoding.sampling import Sampling
@@ -87,6 +89,7 @@ PACKETS: list[AnyPacket] = [
     Finished(request=1, reason=FinishReason.STOP, metrics=_METRICS),
     Finished(request=1, reason=None, metrics=_METRICS, trace=_TRACE),
     Failed(request=1, message="the target died"),
+    Ahead(request=1, foresight=Foresight(epoch=2, base=7, restarts=True, window=(5,))),
 ]
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar, final
 
+from decoding.foresight import onward
 from decoding.messages import (
     Cancel,
     Command,
@@ -30,6 +31,7 @@ from decoding.messages import (
     Proposed,
     TokenId,
 )
+from decoding.plans import AutoPlan
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import FinishReason, StopRules
 from tests.decoding.toys import Prefix, ToyDevices
@@ -88,7 +90,8 @@ class Network:
         a job stands on all that is committed, goes on without a gap and stays below the limit;
         each command is given once, but for those a device that is back is given again;
         an answer is awaited if and only if it answers the job that is open, and one that is not
-        changes nothing at all.
+        changes nothing at all;
+        what was foreseen of the target's next job is what it is asked next.
     """
 
     def __init__(self, schedule: TwoModelSchedule, devices: ToyDevices, stop: StopRules) -> None:
@@ -100,6 +103,8 @@ class Network:
         self._given: set[Command] = set()
         self._text: Prefix = ()
         self._epoch = 0
+        self.foreseen = 0
+        """Jobs of the target that were known before they were asked for."""
         self._collect()
 
     def play(self, script: Script) -> None:
@@ -180,13 +185,27 @@ class Network:
         _require(not self.schedule.commands(), "a stale answer gives commands", event)
 
     def _tell(self, event: Event) -> None:
+        foreseen = self._foreseen(event)
         tokens = self.schedule.receive(event)
+        if foreseen is not None and self.schedule.finish_reason is None:
+            asked = self.schedule._judge
+            _require(asked == foreseen, f"foreseen was {foreseen}, asked is", asked)
+            self.foreseen += 1
         text = tuple(self.schedule.committed)
         _require(text == self._text + tokens, "what is committed changed, or was not told", event)
         _require(self.schedule.epoch >= self._epoch, "the epoch went back", event)
         self._text, self._epoch = text, self.schedule.epoch
         self._inspect_end()
         self._collect(again=isinstance(event, DeviceBack))
+
+    def _foreseen(self, event: Event) -> Judge | None:
+        """The job that a target would go on with after this verdict."""
+        job, foresight = self.schedule._judge, self.schedule.foresight()
+        if not isinstance(event, Judged) or job is None or foresight is None:
+            return None
+        if isinstance(self.schedule.plan, AutoPlan):  # the verdict itself may change its mind
+            return None
+        return onward(job, event, foresight) if self.schedule.awaits(event) else None
 
     def _inspect_end(self) -> None:
         text, reason = self._text, self.schedule.finish_reason

@@ -1,0 +1,64 @@
+"""What a target may go on with before it is told.
+
+Theory of operation. Between two passes of the target lie a message to the scheduler, the schedule,
+and a message back, and all that time the target stands still. Yet what it will be told is mostly
+known beforehand: once a verdict is there, the next job follows from it by the rule of
+`decoding.schedules`, and the target has all that the rule needs, but for the window that was
+written beside its pass. So the scheduler tells it in good time:
+
+    with a job          whether a pass with nothing pending will follow a rejection
+    when the window     its tokens: if the verdict keeps everything and says the first of them, the
+    has come            rest is judged next; otherwise that was a rejection too
+
+`onward` is the rule. The target that goes on by it has begun the very job that the scheduler is
+about to send; the command still comes, and finds it under way, as any job may come twice. Where a
+schedule decides otherwise (a text ended, a plan changed its mind), the command that comes is a
+different one, and replaces what was begun in vain. So foresight can cost a pass, and never a token.
+
+Only where the target's token at a position is the same whatever was pending there (greedy and
+coupled verification): what the target takes for committed is then committed, by whichever verdict.
+
+Rule: nothing here is needed for the protocol to be right, only for it to be fast.
+"""
+
+from __future__ import annotations
+
+from decoding.messages import Drafted, Judge, Judged, Message, TokenId
+
+
+class Foresight(Message, frozen=True):
+    """Of the job of this epoch and base: what may be known of the next.
+
+    Args:
+        epoch, base: of the job under way.
+        restarts: whether a pass with nothing pending follows a rejection at once.
+        window: what was written beside the job; empty where no window will come, None while it is
+            not there.
+    """
+
+    epoch: int
+    base: int
+    restarts: bool
+    window: tuple[TokenId, ...] | None = None
+
+
+def onward(job: Judge, verdict: Judged, foresight: Foresight) -> Judge | None:
+    """The job that follows `job` after this verdict; None where that is not known.
+
+    Args:
+        job: under way, or just done; one that holds its last row is never foreseen.
+        foresight: of that job, or of another one, which says nothing.
+    """
+    if (foresight.epoch, foresight.base) != (job.epoch, job.base) or verdict.token is None:
+        return None
+    base = job.base + verdict.kept + 1
+    rejected = verdict.kept < len(job.pending)
+    if not rejected and foresight.window is None:
+        return None
+    if not rejected and foresight.window and foresight.window[0] == verdict.token:
+        return Judge(epoch=job.epoch, base=base, pending=Drafted(tokens=foresight.window[1:]))
+    if not foresight.restarts:
+        return None
+    # With neither a refusal nor a window nothing is thrown away, and the epoch goes on.
+    thrown_away = rejected or bool(foresight.window)
+    return Judge(epoch=job.epoch + thrown_away, base=base, pending=Drafted())
