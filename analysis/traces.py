@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding import trace
+from decoding import exchanges, trace
 from decoding.errors import MalformedTraceError
 from decoding.exchanges import agreement
 from decoding.messages import (
@@ -107,6 +107,52 @@ def metrics(request: Request) -> Metrics:
     """The figures of a request, from its first command to its last token."""
     seen = _Seen(gamma=_gamma(request))
     return _measured(request, request.records, request.records[0].at, seen)
+
+
+def least_s(request: Request) -> float:
+    """Seconds that the jobs of a request must take where nothing waits for messages.
+
+    Each round is as long as the longer of the pass and the window that is written beside it; a
+    window that no pass runs beside (a head start, speculative decoding) comes on top, and so does
+    nothing else. A window that was cut short was as long as its round let it be.
+    """
+    beside = {(job.epoch, job.base): answer for _, job, answer in exchanges.passes(request.records)}
+    seconds = {place: answer.ended - answer.began for place, answer in beside.items()}
+    alone = 0.0
+    for _, job, answer in exchanges.windows(request.records):
+        taken, place = answer.ended - answer.began, (job.epoch, job.base)
+        if place not in seconds or _before(answer, beside[place]):
+            alone += taken
+        elif len(answer.drafted) == job.count:
+            seconds[place] = max(seconds[place], taken)
+    return sum(seconds.values()) + alone
+
+
+def _before(window: Proposed, judged: Judged) -> bool:
+    """Whether a window was written for a pass, not beside it: they stand on the same tokens."""
+    return window.start < judged.base + judged.judged
+
+
+def overlap_efficiency(request: Request) -> float:
+    """What its jobs must take, over what the request took from the first job to the last.
+
+    Source: design.md, section 8: achieved speed over what theory allows at the measured
+    acceptance, pass times and gamma; the rounds are those that were made, so the luck is the same.
+    """
+    answers = [r.event for r in request.records if isinstance(r, Received)]
+    jobs = [answer for answer in answers if isinstance(answer, Proposed | Judged)]
+    judged = [job.ended for job in jobs if isinstance(job, Judged)]
+    return least_s(request) / (max(judged) - min(job.began for job in jobs))
+
+
+def control_s(request: Request) -> list[float]:
+    """Seconds between two passes in which neither device worked, for each pass but the first."""
+    found = []
+    windows = _jobs(request, Proposed)
+    passes = [tuple(job) for job in _jobs(request, Judged)]
+    for (_, ended), (began, _) in itertools.pairwise(passes):
+        found.append(max(0.0, began - ended - _busy(windows, ended, began)))
+    return found
 
 
 def runs(request: Request) -> list[Metrics]:

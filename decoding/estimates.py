@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import bdtr, ndtri, stdtrit
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -84,6 +84,22 @@ def of_share(hits: int, misses: int) -> Estimate:
 def of_mean(values: ArrayLike) -> Estimate:
     """The mean of independent values; the interval is that of `of_ratio`."""
     return of_ratio(values, np.ones_like(values, dtype=float))
+
+
+def of_median(values: ArrayLike) -> Estimate:
+    """The median, whatever the law of the values: between two of them, by their ranks.
+
+    The k-th smallest and the k-th largest of n values hold the median between them with the
+    probability that a binomial number of n fair tosses is at least k and at most n - k. Below six
+    values no two of them do so in 95 of 100 cases, and there is no interval.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    if len(ordered) == 0:
+        return Estimate(None)
+    outside = bdtr(np.arange(len(ordered)), len(ordered), 0.5)  # P(at most k tosses)
+    k = int(np.count_nonzero(outside <= (1 - LEVEL) / 2))
+    ends = (float(ordered[k - 1]), float(ordered[-k])) if k else (None, None)
+    return Estimate(float(np.median(ordered)), *ends)
 
 
 def of_ratio(above: ArrayLike, below: ArrayLike) -> Estimate:

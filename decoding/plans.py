@@ -26,6 +26,8 @@ WIDEST: Final = 32  # gamma auto looks no further
 FIRST_GAMMA: Final = 4  # gamma auto before anything was measured
 WORTH: Final = 1.01  # times the speed: less is no reason to change
 LONG: Final = 64  # tokens: a run of more counts as one of so many
+SLOWLY: Final = 0.1  # how much of a new measurement of messages is believed
+LONGEST_CONTROL_S: Final = 0.1  # more is no message but a device that was away
 REST: Final = 0  # gamma auto of speculative decoding where the target alone is faster
 
 
@@ -110,6 +112,8 @@ class AutoPlan:
         self._run = 0  # tokens kept since the last rejection
         self._gamma = self._best(self._speeds()) if self._measured.ready else FIRST_GAMMA
         self._windows = self._passes = 0
+        self._last: Judged | None = None  # the last pass, on the clock of its device
+        self._between: list[float] = []  # seconds of the windows that came since
 
     @property
     def before(self) -> int:
@@ -129,6 +133,7 @@ class AutoPlan:
         The first window is left out of the times: it reads the prompt.
         """
         self._windows += 1
+        self._between.append(answer.ended - answer.began)
         if self._windows > 1:
             self._measured.add_window(len(answer.drafted), answer.ended - answer.began)
         if self._measured.ready and self._is_time():
@@ -137,8 +142,21 @@ class AutoPlan:
     def observe_pass(self, answer: Judged) -> None:
         """Learn the time of a pass, which grows with its tokens; the first reads the prompt."""
         self._passes += answer.passes
-        if answer.passes and self._passes > 1:
+        if not answer.passes:
+            return
+        if self._passes > 1:
             self._measured.add_pass(answer.judged + 1, answer.ended - answer.began)
+            self._observe_round(answer)
+        self._last, self._between = answer, []
+
+    def _observe_round(self, answer: Judged) -> None:
+        """Learn what a round takes beside its jobs, on the target's clock; with one window only."""
+        last, parallel = self._last, self._parallel or self._gamma == REST
+        if last is None or len(self._between) != 1:
+            return
+        window, judged = self._between[0], last.ended - last.began
+        jobs = max(window, judged) if parallel else window + judged
+        self._measured.add_control(answer.began - last.began - jobs, parallel=parallel)
 
     def observe_comparison(self, *, kept: int, rejected: bool) -> None:
         """Learn how long draft and target agree."""
@@ -178,6 +196,8 @@ class Measured:
         self._draft_tokens = self._draft_seconds = 0.0
         # Sums for the line through (tokens, seconds) of the passes: weight, n, n^2, T, n T.
         self._weight = self._n = self._nn = self._t = self._nt = 0.0
+        # What a round takes beside its jobs: with a window beside the pass, and before it.
+        self._control: dict[bool, float] = {}
         # A prior of three runs at a rate of about 0.8, so that the first one does not decide alone.
         self._runs = collections.deque([0, 3, 8], maxlen=self.RUNS)
 
@@ -199,6 +219,12 @@ class Measured:
         self._t = self.FORGET * self._t + seconds
         self._nt = self.FORGET * self._nt + tokens * seconds
 
+    def add_control(self, seconds: float, *, parallel: bool) -> None:
+        """Messages of a round took so long; a device that came back may have another clock."""
+        known = self._control.get(parallel, seconds)
+        if 0 <= seconds < LONGEST_CONTROL_S:
+            self._control[parallel] = known + SLOWLY * (seconds - known)
+
     def add_run(self, kept: int) -> None:
         """Between two rejections `kept` tokens agreed."""
         self._runs.append(kept)
@@ -219,15 +245,18 @@ class Measured:
         gammas = np.arange(WIDEST + 1.0)
         step, judge = self._draft_seconds / self._draft_tokens, self._line()
         tokens, windows = kept.sum() + len(kept), np.maximum(gammas, 1)
+        # Where nothing is known of one way, the other tells: one exchange of messages or two.
+        beside = self._control.get(True, self._control.get(False, 0.0) / 2)
+        before = self._control.get(False, 2 * beside)
         if not parallel:
             # A window that is kept has a bonus token, with which nothing is compared.
             full = (kept[:, None] // windows).sum(axis=0)
-            seconds = (full + len(kept)) * (windows * step + judge(windows + 1))
-            return np.append(1 / judge(1.0), ((tokens + full) / seconds)[1:])
+            seconds = (full + len(kept)) * (windows * step + judge(windows + 1) + before)
+            return np.append(1 / (judge(1.0) + beside), ((tokens + full) / seconds)[1:])
         # The first pass of a run settles one token more than the head start, each later one gamma.
         later = np.ceil(np.maximum(kept - head_start, 0)[:, None] / windows).sum(axis=0)
-        first = head_start * step + np.maximum(windows * step, judge(head_start + 1.0))
-        seconds = len(kept) * first + later * np.maximum(windows * step, judge(windows))
+        first = head_start * step + np.maximum(windows * step, judge(head_start + 1.0)) + beside
+        seconds = len(kept) * first + later * (np.maximum(windows * step, judge(windows)) + beside)
         return np.asarray(tokens / seconds)
 
     def _line(self) -> Callable[[Any], Any]:

@@ -170,19 +170,28 @@ def load_runner(
         PlacementError: no such device, or too little memory on it.
         SettingError: an unknown device or dtype.
     """
-    place, precision = _prepare(device, dtype, threads)
+    _set_threads(threads)
+    model = load_model(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    with _quietly():
+        return HuggingFaceRunner(model, vocab_size=vocab_size, spare=_has_spare(model))
+
+
+def load_model(
+    name: str, *, device: str = "cpu", dtype: str = "auto", trust_remote_code: bool = False
+) -> Any:
+    """A model as the library has it, on its device; arguments and errors as `load_runner`."""
+    place = choose_device(device)
+    precision = choose_dtype(dtype, place)
     description = describe(name, trust_remote_code=trust_remote_code)
     check_memory(description, device=device, dtype=dtype)
     with _quietly():
         model = _load(description, precision)
         try:
-            model.to(place)
+            return model.to(place)
         except torch.OutOfMemoryError:
             raise PlacementError(
                 f"{name} does not fit on {place}; free memory there or choose another device"
             ) from None
-        spare = free_bytes(place) > description.weight_bytes(precision)
-        return HuggingFaceRunner(model, vocab_size=vocab_size, spare=spare)
 
 
 def load_untrained(
@@ -202,7 +211,9 @@ def load_untrained(
         PlacementError: no such device, or too little memory on it.
         SettingError: an unknown device or dtype.
     """
-    place, precision = _prepare(device, dtype, threads)
+    place = choose_device(device)
+    precision = choose_dtype(dtype, place)
+    _set_threads(threads)
     with _quietly():
         try:
             config = AutoConfig.from_pretrained(
@@ -216,23 +227,21 @@ def load_untrained(
             raise PlacementError(f"a model of the shape {name} does not fit on {place}") from None
         except Exception as error:  # noqa: BLE001 - each configuration fails in its own way
             raise ModelError(f"{name} is no shape of a decoder ({_first_line(error)})") from None
-        return HuggingFaceRunner(model.eval(), spare=free_bytes(place) > model_bytes(model))
+        return HuggingFaceRunner(model.eval(), spare=_has_spare(model))
 
 
-def model_bytes(model: Any) -> int:
-    """Memory of a model's weights."""
-    return sum(int(weights.nbytes) for weights in model.parameters())
+def _has_spare(model: Any) -> bool:
+    """Whether there is memory for all weights once more."""
+    weights = sum(int(parameter.nbytes) for parameter in model.parameters())
+    return free_bytes(model.device) > weights
 
 
-def _prepare(device: str, dtype: str, threads: int | None) -> tuple[torch.device, torch.dtype]:
-    """The place and the precision of these names, and this process's threads."""
-    place = choose_device(device)
-    precision = choose_dtype(dtype, place)
-    if threads is not None:
-        if threads < 1:
-            raise SettingError(f"threads is {threads}; it must be at least 1")
-        torch.set_num_threads(threads)
-    return place, precision
+def _set_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if threads < 1:
+        raise SettingError(f"threads is {threads}; it must be at least 1")
+    torch.set_num_threads(threads)
 
 
 def choose_device(device: str) -> torch.device:

@@ -9,6 +9,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -213,3 +214,40 @@ def test_a_plan_writes_before_or_beside_a_pass(*, parallel: bool) -> None:
 def test_a_plan_cannot_be_negative() -> None:
     with pytest.raises(SettingError, match=r"a plan of -1 and 2 tokens; neither can be negative"):
         FixedPlan(before=-1, beside=2)
+
+
+def _in_turns(plan: AutoPlan, a: float, *, step: float, messages: float, rounds: int = 800) -> None:
+    """Speculative rounds on the target's clock, 10 ms a pass; a pass alone needs no messages."""
+    dice, judge, now = random.Random(1), 0.01, 0.0
+    for _ in range(rounds):
+        gamma = plan.before or plan.beside
+        kept = next((i for i in range(gamma) if dice.random() >= a), gamma)
+        drafted = Drafted(tokens=(0,) * gamma)
+        plan.observe_window(Proposed(epoch=0, start=0, drafted=drafted, ended=gamma * step))
+        now += messages + gamma * step if plan.before else 0.0
+        answer = Judged(epoch=0, base=0, judged=gamma, kept=kept, token=0, began=now)
+        now += judge
+        plan.observe_pass(msgspec.structs.replace(answer, ended=now))
+        plan.observe_comparison(kept=kept, rejected=kept < gamma)
+
+
+def test_what_messages_take_is_counted_in_every_round() -> None:
+    """Rounds that cost more than their jobs want longer windows."""
+    chosen = []
+    for messages in (0.0, 0.01):
+        plan = AutoPlan(parallel=False)
+        _in_turns(plan, 0.8, step=0.002, messages=messages)
+        chosen.append(plan.before)
+
+    assert 0 < chosen[0] < chosen[1]
+
+
+def test_speculation_rests_where_its_messages_eat_what_it_gains() -> None:
+    chosen = []
+    for messages in (0.0, 0.03):
+        plan = AutoPlan(parallel=False)
+        _in_turns(plan, 0.5, step=0.002, messages=messages)
+        chosen.append((plan.before, plan.beside))
+
+    assert chosen[0][0] > 0
+    assert chosen[1] == (0, 1)
