@@ -35,9 +35,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from actors.runners.cache import Capacity, Passage, doubled, zeros
-from actors.runners.masks import BAND_TOKENS
 
 CLASSES: Final = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"})
+FEW_TOKENS: Final = 64  # of each row; a pass that judges windows has rarely more
 ROTATIONS: Final = frozenset({"default", "linear", "llama3", "yarn"})  # the same at every length
 
 
@@ -176,23 +176,20 @@ class LlamaForward:
     def _attention(self, rows: int, tokens: int, mask: Tensor | None) -> Any:
         """What attends in this pass: (rows x tokens, heads, head), keys, values -> the same, flat.
 
-        For a few tokens of one row two plain products are the fastest; a kernel that never holds
-        all scores is, for many.
+        For a few tokens of each row two plain products are the fastest; for many, a kernel that
+        never holds all scores.
         """
         at, head, shared, group = self.passage, self._head, self._shared, self._group
-        if rows == 1 and tokens <= BAND_TOKENS and (mask is not None or tokens == 1):
-            added = None
-            if mask is not None:
-                lines = mask[0].expand(group, tokens, at.used).reshape(1, -1, at.used)
-                added = lines.expand(shared, group * tokens, at.used)
+        if tokens <= FEW_TOKENS and (mask is not None or tokens == 1):
+            added = None if mask is None else _added(mask, rows, shared, group)
 
             def products(queries: Tensor, key: Tensor, value: Tensor) -> Tensor:
-                # (tokens, heads, head) -> (shared heads, group x tokens, head)
-                q = queries.transpose(0, 1).reshape(shared, group * tokens, head)
-                k, v = key[0].transpose(1, 2), value[0]
+                q = queries.view(rows, tokens, shared * group, head).transpose(1, 2)
+                q = q.reshape(rows * shared, group * tokens, head)
+                k, v = key.flatten(0, 1).transpose(1, 2), value.flatten(0, 1)
                 scores = torch.bmm(q, k) if added is None else torch.baddbmm(added, q, k)
-                y = torch.bmm(torch.softmax(scores, -1), v)
-                return y.view(shared * group, tokens, head).transpose(0, 1).reshape(tokens, -1)
+                y = torch.bmm(torch.softmax(scores, -1), v).view(rows, -1, tokens, head)
+                return y.transpose(1, 2).reshape(rows * tokens, -1)
 
             return products
         causal = mask is None and at.start == 0
@@ -248,6 +245,18 @@ class LlamaForward:
     def _empty(self, rows: int, length: int) -> Tensor:
         shape = (len(self._layers), 2, rows, self._shared, length, self._head)
         return zeros(shape, torch.float32, torch.device("cpu"), Capacity(rows, length))
+
+
+def _added(mask: Tensor, rows: int, shared: int, group: int) -> Tensor:
+    """A mask (rows, 1, tokens, used) to add to scores, (rows x shared, group x tokens, used)."""
+    if mask.dtype == torch.bool:
+        smallest = torch.finfo(torch.float32).min
+        mask = torch.zeros(mask.shape).masked_fill_(mask.logical_not(), smallest)
+    tokens, used = mask.shape[2:]
+    if rows == 1 and group == 1:  # a view: nothing is copied for a window of one row
+        return mask[0].expand(shared, tokens, used)
+    wide = mask[:, :, None].expand(rows, shared, group, tokens, used)
+    return wide.reshape(rows * shared, group * tokens, used)
 
 
 def _by_input(weight: Tensor, norm: Tensor, width: int) -> Tensor:
