@@ -284,10 +284,12 @@ class TargetHost:
         jobs, self._waiting = self._waiting, {}
         verdicts = {r: v for r, job in jobs.items() if (v := self._without_pass(r, job))}
         passes = {request: job for request, job in jobs.items() if request not in verdicts}
-        judged = self._with_pass(passes) if passes else {}
+        feeds = {request: self._feed(request, job) for request, job in passes.items()}
+        judged = self._with_pass(passes, feeds) if passes else {}
         times = (began, self._clock())
-        events = {r: _judged(jobs[r], v, 0, times) for r, v in verdicts.items()}
-        events |= {r: _judged(jobs[r], v, 1, times) for r, v in judged.items()}
+        read = sum(len(feed.tokens) for feed in feeds.values())
+        events = {r: _judged(jobs[r], v, times) for r, v in verdicts.items()}
+        events |= {r: _judged(jobs[r], v, times, read) for r, v in judged.items()}
         for request, event in events.items():
             self._done[request] = jobs[request], event
             self._go_on(request)
@@ -333,9 +335,8 @@ class TargetHost:
             return None if verdict.kept else verdict
         return self._judge(request, held.logits, first, job.base, hold=job.hold)
 
-    def _with_pass(self, jobs: dict[int, Judge]) -> dict[int, Verdict]:
-        feeds = [self._feed(request, job) for request, job in jobs.items()]
-        logits = self._runner.forward(feeds)
+    def _with_pass(self, jobs: dict[int, Judge], feeds: dict[int, Feed]) -> dict[int, Verdict]:
+        logits = self._runner.forward(list(feeds.values()))
         return {
             request: self._verdict(request, job, _quick(rows))
             for (request, job), rows in zip(jobs.items(), logits, strict=True)
@@ -367,14 +368,16 @@ class TargetHost:
             known.pop(request, None)
 
 
-def _judged(job: Judge, verdict: Verdict, passes: int, times: tuple[float, float]) -> Judged:
+def _judged(job: Judge, verdict: Verdict, times: tuple[float, float], read: int = 0) -> Judged:
+    """The answer; without a pass nothing was read."""
     return Judged(
         epoch=job.epoch,
         base=job.base,
         judged=len(job.pending),
         kept=verdict.kept,
         token=verdict.token,
-        passes=passes,
+        passes=1 if read else 0,
+        read=read,
         began=times[0],
         ended=times[1],
     )

@@ -111,7 +111,7 @@ class Judged(Message, frozen=True):
     `token` is the target's own choice at the next position: the replacement after a rejection, or
     the one beyond the last kept token. It is None only when every pending token was kept and the
     job asked to `hold`. `passes` is the number of forward passes spent (0 when a held row
-    already decided).
+    already decided), `read` the tokens of all requests that were read in it (0: nobody says).
     """
 
     epoch: int
@@ -122,6 +122,7 @@ class Judged(Message, frozen=True):
     passes: int = 1
     began: float = 0.0
     ended: float = 0.0
+    read: int = 0
 
     def answers(self, command: Judge) -> bool:
         """Whether this is the answer to `command`."""

@@ -145,7 +145,8 @@ class AutoPlan:
         if not answer.passes:
             return
         if self._passes > 1:
-            self._measured.add_pass(answer.judged + 1, answer.ended - answer.began)
+            own = answer.judged + 1
+            self._measured.add_pass(answer.read or own, answer.ended - answer.began, own)
             self._observe_round(answer)
         self._last, self._between = answer, []
 
@@ -196,6 +197,7 @@ class Measured:
         self._draft_tokens = self._draft_seconds = 0.0
         # Sums for the line through (tokens, seconds) of the passes: weight, n, n^2, T, n T.
         self._weight = self._n = self._nn = self._t = self._nt = 0.0
+        self._crowd = 0.0  # and of how many times its own tokens a pass reads
         # What a round takes beside its jobs: with a window beside the pass, and before it.
         self._control: dict[bool, float] = {}
         # A prior of three runs at a rate of about 0.8, so that the first one does not decide alone.
@@ -211,8 +213,9 @@ class Measured:
         self._draft_tokens = self.FORGET * self._draft_tokens + tokens
         self._draft_seconds = self.FORGET * self._draft_seconds + seconds
 
-    def add_pass(self, tokens: int, seconds: float) -> None:
-        """The target read `tokens` in `seconds`."""
+    def add_pass(self, tokens: int, seconds: float, own: int | None = None) -> None:
+        """The target read `tokens` in `seconds`, `own` of them for the request that asks."""
+        self._crowd = self.FORGET * self._crowd + tokens / (own or tokens)
         self._weight = self.FORGET * self._weight + 1
         self._n = self.FORGET * self._n + tokens
         self._nn = self.FORGET * self._nn + tokens * tokens
@@ -260,10 +263,14 @@ class Measured:
         return np.asarray(tokens / seconds)
 
     def _line(self) -> Callable[[Any], Any]:
-        """Least squares through the passes; flat where they were all of one size."""
+        """Least squares through the passes; flat where they were all of one size.
+
+        Of a crowd, all are taken to do as the one that asks: its next token is one for each.
+        """
         spread = self._weight * self._nn - self._n**2
         mean_n, mean_t = self._n / self._weight, self._t / self._weight
         slope = 0.0
         if spread > 1e-9 * self._nn * self._weight:
             slope = max(0.0, (self._weight * self._nt - self._n * self._t) / spread)
-        return lambda n: np.maximum(mean_t + slope * (n - mean_n), 0.1 * mean_t)
+        crowd = self._crowd / self._weight
+        return lambda n: np.maximum(mean_t + slope * (crowd * n - mean_n), 0.1 * mean_t)

@@ -204,6 +204,7 @@ class TargetHost:
         self._waiting: dict[int, Judge] = {}
         self._judging: dict[int, Judge] = {}
         self._began = 0.0
+        self._read = 0  # tokens of the pass under way, of all requests
 
     @property
     def busy(self) -> bool:
@@ -234,13 +235,15 @@ class TargetHost:
     def begin(self, now: float) -> float:
         """One pass for all windows that a held row does not decide."""
         self._judging, self._waiting, self._began = self._waiting, {}, now
-        unread = context = batch = 0
+        unread = context = batch = self._read = 0
         for request, job in self._judging.items():
             row = self._rows[request]
             if _decided(row, job):
                 continue
             batch += 1
-            unread = max(unread, row.unread(job))
+            own = row.unread(job)
+            self._read += own
+            unread = max(unread, own)
             context = max(context, row.prompt + job.base + len(job.pending))
         return self._clock(unread, batch, context) if batch else 0.0
 
@@ -250,7 +253,7 @@ class TargetHost:
         for request, job in judging.items():
             row = self._rows.get(request)
             if row is not None:  # it may have been closed meanwhile
-                self._reply(request, _verdict(row, job, self._began, now))
+                self._reply(request, _verdict(row, job, self._read, (self._began, now)))
 
 
 def _decided(row: Row, job: Judge) -> bool:
@@ -259,7 +262,7 @@ def _decided(row: Row, job: Judge) -> bool:
     return row.held == job.base and (not tokens or tokens[0] == DIFFERS)
 
 
-def _verdict(row: Row, job: Judge, began: float, ended: float) -> Judged:
+def _verdict(row: Row, job: Judge, read: int, times: tuple[float, float]) -> Judged:
     tokens = job.pending.tokens
     passes = 0 if _decided(row, job) else 1
     kept = tokens.index(DIFFERS) if DIFFERS in tokens else len(tokens)
@@ -274,8 +277,9 @@ def _verdict(row: Row, job: Judge, began: float, ended: float) -> Judged:
         kept=kept,
         token=None if leaves_open else AGREES,
         passes=passes,
-        began=began,
-        ended=ended,
+        read=read if passes else 0,
+        began=times[0],
+        ended=times[1],
     )
 
 

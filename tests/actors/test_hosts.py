@@ -531,3 +531,16 @@ def test_the_target_does_not_go_on_beyond_the_end_of_a_text_or_its_room() -> Non
         host.turn()
 
         assert not host.busy
+
+
+def test_a_verdict_says_how_much_its_pass_read_for_all() -> None:
+    """Or a plan could not tell its own tokens from those of a crowd."""
+    host = TargetHost(ToyRunner(MODEL))
+    for request in (1, 2):
+        _open(host, request)
+        _ask(host, _judge(0, TEXT[0:2]), request=request)
+
+    answers = host.turn()
+
+    read = 2 * (len(PROMPT) + 2)
+    assert [a.event.read for a in answers if isinstance(a.event, Judged)] == [read, read]

@@ -63,7 +63,7 @@ def test_a_message_is_a_value(message: Command | Event) -> None:
         (Judge, ("epoch", "base", "pending", "hold")),
         (Cancel, ("epoch",)),
         (Proposed, ("epoch", "start", "drafted", "began", "ended")),
-        (Judged, ("epoch", "base", "judged", "kept", "token", "passes", "began", "ended")),
+        (Judged, ("epoch", "base", "judged", "kept", "token", "passes", "began", "ended", "read")),
         (DeviceLost, ("device",)),
         (DeviceBack, ("device",)),
     ],

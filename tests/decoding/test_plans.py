@@ -251,3 +251,19 @@ def test_speculation_rests_where_its_messages_eat_what_it_gains() -> None:
 
     assert chosen[0][0] > 0
     assert chosen[1] == (0, 1)
+
+
+def test_in_a_crowd_every_token_is_one_for_each() -> None:
+    """Eight requests whose windows share a pass: a longer one costs eight times as much more."""
+    chosen = []
+    for crowd in (1, 8):
+        measured = Measured()
+        dice = random.Random(1)
+        for _ in range(200):
+            own = dice.randint(1, 9)
+            measured.add_window(1, 0.001)
+            measured.add_pass(own * crowd, 0.01 + 0.0005 * own * crowd, own)
+            measured.add_run(dice.choice((0, 2, 4, 12)))
+        chosen.append(int(measured.speeds(parallel=True, head_start=0)[1:].argmax()) + 1)
+
+    assert chosen[1] < chosen[0]
