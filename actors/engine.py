@@ -87,8 +87,13 @@ class EngineSettings:
 class Pair(Protocol):
     """Draft and target, checked but not loaded yet, and what a client needs of them."""
 
-    settings: EngineSettings
-    eos: tuple[TokenId, ...]
+    @property
+    def settings(self) -> EngineSettings:
+        """Where it is to run."""
+
+    @property
+    def eos(self) -> tuple[TokenId, ...]:
+        """The tokens that end a text."""
 
     def encode(self, prompt: str, settings: Settings) -> tuple[TokenId, ...]:
         """The prompt's tokens, when all of the request can be done."""

@@ -22,12 +22,13 @@ from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from schedules import Others, rotated, systems
 
 from actors.engine import Devices, Engine, EngineSettings
 from decoding.metrics import Metrics
-from decoding.settings import Settings
+from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.summaries import over_requests
+from pearl.contest import rotated
+from pearl.meters import Others
 from pearl.options import PROMPTS, options
 from pearl.prompts import read_prompts
 from simulator import profiles
@@ -36,6 +37,18 @@ from simulator.profiles import Profile
 from simulator.profiling import Recording
 
 PARTS = ("acceptance", "times", "ways", "rest")
+
+
+def systems(gammas: list[str], head_starts: list[int], settings: Settings) -> dict[str, Settings]:
+    """What is forecast and run, by name."""
+    found = {"ar": replace(settings, schedule=ScheduleName.AR)}
+    for text in gammas:
+        gamma = parse_gamma(text)
+        found[f"sd {text}"] = replace(settings, schedule=ScheduleName.SD, gamma=gamma)
+        for k in head_starts:
+            name = f"pearl {text}" + (f" head start {k}" if k else "")
+            found[name] = replace(settings, gamma=gamma, head_start=k)
+    return found
 
 
 async def measure(

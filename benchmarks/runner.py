@@ -131,9 +131,9 @@ def main(model: str, context: int, tokens: str, rounds: int) -> None:
     torch.set_num_threads(1)
     stay_on(available_cores()[-1:])
     for count in map(int, tokens.split(",")):
-        compared = systems(model, context, count)
-        times: dict[str, list[float]] = {each: [] for each in compared}
         with torch.inference_mode():
+            compared = systems(model, context, count)
+            times: dict[str, list[float]] = {each: [] for each in compared}
             for _ in range(rounds):
                 for each, forward in compared.items():
                     times[each].append(seconds(forward))

@@ -17,6 +17,7 @@ from decoding.errors import PearlError, UsageError
 VERBS: Final = {
     "generate": "Generate text with a target, a draft and a schedule.",
     "demo": "Decode with the embedded pair by AR, SD and PEARL, side by side.",
+    "bench": "Compare AR, SD, PEARL and Hugging Face on one pair, tuned alike, in one run.",
     "simulate": "Answer a what-if on virtual devices: speed, waiting, waste, with intervals.",
     "replay": "Run a recorded trace again on a virtual clock: does it come out the same?",
     "profile": "Measure a real pair: times, links, acceptance; the file that what-ifs read.",

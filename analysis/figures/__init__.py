@@ -8,6 +8,7 @@
     run_lengths              how long draft and target agree, over the geometric law
     side_by_side             theory, simulation and measurement of some systems
     gap_bars                 what lies between theory and a run
+    speeds                   systems of a benchmark, side by side
     save, picture            one of them as a file, or in memory for a page or a notebook
 
 A figure is drawn on axes that the caller owns, so that a page of several is the caller's to lay
@@ -20,6 +21,7 @@ This is the home of matplotlib: the rest of the project imports it late, or not 
 
 from __future__ import annotations
 
+from analysis.figures.benchmark import Speed, speeds
 from analysis.figures.comparisons import Row, gap_bars, side_by_side
 from analysis.figures.curves import Point, run_lengths, speedup_against_gamma
 from analysis.figures.files import Picture, check_figure_path, picture, save
@@ -35,12 +37,14 @@ __all__ = [
     "Picture",
     "Point",
     "Row",
+    "Speed",
     "check_figure_path",
     "gap_bars",
     "picture",
     "run_lengths",
     "save",
     "side_by_side",
+    "speeds",
     "speedup_against_gamma",
     "speedup_map",
     "timeline",

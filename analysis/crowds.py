@@ -1,0 +1,145 @@
+"""Several requests at once: what a whole batch gains, and what its pass times allow it.
+
+A *wave* is so many requests that are submitted together, and its speed all their tokens over the
+time until the last one has ended. Theory has the same closed forms for a wave as for one request,
+with passes and steps of as many rows. Requests that take turns with the draft leave the target to
+others meanwhile: so a wave may also go in groups, and the best number of groups is what the pass
+times allow. What it leaves out is that a wave thins out as its texts end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from analysis import validation
+from analysis.benchmark import speed
+from analysis.statistics import acceptance
+from analysis.traces import Request
+from decoding.errors import SettingError
+from decoding.estimates import Estimate, of_ratio
+from decoding.settings import ScheduleName, Settings
+
+PassTime: TypeAlias = Callable[[int, int], float]
+"""Seconds of a pass over so many tokens in each of so many rows."""
+
+
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """How long passes take, as measured: of the draft, whose steps read one token, and the target.
+
+    Outside what was measured they go on straight.
+    """
+
+    draft: PassTime
+    target: PassTime
+
+
+class Wave(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that were submitted together, and the time until all had ended."""
+
+    system: str
+    requests: tuple[Request, ...]
+    seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Of all requests."""
+        return sum(len(request.tokens) for request in self.requests)
+
+
+class Level(msgspec.Struct, frozen=True, kw_only=True):
+    """One system at one number of requests at once.
+
+    Args:
+        tokens_per_s: over waves.
+        growth: that over what the smallest number gives; None where that was not run.
+        growth_in_theory: the same of the closed forms, at the measured pass times.
+        over_ar: over AR at the same number.
+    """
+
+    system: str
+    in_flight: int
+    tokens_per_s: Estimate
+    growth: float | None
+    growth_in_theory: float | None
+    over_ar: float | None
+
+
+def levels(waves: Sequence[Wave], times: Times | None) -> list[Level]:
+    """Of all waves, by number of requests, and of each number by system, as they came first.
+
+    Args:
+        waves: of equally many requests where they are of one level.
+        times: of the pair; None where too little was measured.
+    """
+    found: dict[tuple[str, int], list[Wave]] = {}
+    for wave in waves:
+        found.setdefault((wave.system, len(wave.requests)), []).append(wave)
+    names = dict.fromkeys(system for system, _ in found)
+    sizes = sorted({number for _, number in found})
+    fewest = min(sizes, default=0)
+    speeds = {key: of_ratio(*_sums(own)) for key, own in found.items()}
+    said = {} if times is None else {key: allowed(own, times) for key, own in found.items()}
+    alone = next((n for (n, _), own in found.items() if _schedule(own) is ScheduleName.AR), "")
+    return [
+        Level(
+            system=system,
+            in_flight=number,
+            tokens_per_s=speeds[system, number],
+            growth=_over(speeds[system, number].value, speeds.get((system, fewest))),
+            growth_in_theory=_over(said.get((system, number)), said.get((system, fewest))),
+            over_ar=_over(speeds[system, number].value, speeds.get((alone, number))),
+        )
+        for number in sizes
+        for system in names
+        if (system, number) in found
+    ]
+
+
+def _sums(waves: Sequence[Wave]) -> tuple[list[int], list[float]]:
+    return [wave.tokens for wave in waves], [wave.seconds for wave in waves]
+
+
+def _schedule(waves: Sequence[Wave]) -> ScheduleName:
+    return waves[0].requests[0].settings.schedule
+
+
+def _over(above: float | None, below: Estimate | float | None) -> float | None:
+    base = below.value if isinstance(below, Estimate) else below
+    return None if above is None or not base else above / base
+
+
+def allowed(waves: Sequence[Wave], times: Times) -> float | None:
+    """Tokens a second that the closed forms give a wave; None where nothing was compared."""
+    requests = [request for wave in waves for request in wave.requests]
+    settings, number = requests[0].settings, len(waves[0].requests)
+    rate = acceptance([r.luck for r in requests]).independent.value if settings.widest else 0.0
+    if rate is None:
+        return None
+    group = validation.Group(name="", requests=tuple(requests), seconds={}, simulated=None)
+    try:
+        gamma = validation.window(group)
+    except SettingError:
+        return None  # auto never asked the draft for anything
+    return max(
+        rows * _row_speed(settings, gamma, rate, times, rows=rows, groups=number // rows)
+        for rows in range(1, number + 1)
+    )
+
+
+def _row_speed(
+    settings: Settings, gamma: int, rate: float, times: Times, *, rows: int, groups: int
+) -> float:
+    """Tokens a second of all groups together, for each row of a group.
+
+    While one group is drafted another is judged, until the slower device never rests.
+    """
+    judged = gamma if settings.schedule is ScheduleName.PEARL else gamma + 1
+    constants = validation.Constants(step_s=times.draft(1, rows), pass_s=times.target(judged, rows))
+    beside = 1.0
+    if settings.schedule is ScheduleName.SD:
+        drafting = gamma * constants.step_s
+        beside += min(drafting, constants.pass_s) / max(drafting, constants.pass_s)
+    return min(groups, beside) * speed(settings, gamma, rate, constants)

@@ -1,0 +1,148 @@
+"""The library's own decoding: the same text as our schedules, whoever helps."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+
+from actors.engine import Devices, Engine, EngineSettings, Fitted
+from actors.runners.reference import (
+    Asked,
+    Assistance,
+    Reference,
+    ReferenceProcess,
+    ReferenceSpec,
+)
+from decoding.errors import ModelError, PeerError
+from decoding.sampling import Sampling
+from decoding.settings import ScheduleName, Settings
+from tests.actors.pairs import SavedPair, with_end
+from tests.actors.requests import AR, PROMPTS, TOKENS
+
+WAYS = {
+    "alone": None,
+    "its own defaults": Assistance(),
+    "3 tokens": Assistance(tokens=3, threshold=0.0),
+    "8 tokens or less": Assistance(tokens=8, threshold=0.4),
+}
+
+
+def _spec(pair: SavedPair) -> ReferenceSpec:
+    return ReferenceSpec(target=str(pair.target), draft=str(pair.draft))
+
+
+def _fitted(pair: SavedPair) -> Fitted:
+    return Fitted(
+        EngineSettings(
+            target=str(pair.target), draft=str(pair.draft), devices=Devices.LOCAL, gpus=0
+        )
+    )
+
+
+async def _ours(pair: SavedPair, prompts: tuple[str, ...]) -> list[tuple[int, ...]]:
+    """What the target writes alone, by our own schedule."""
+    async with await Engine.start_fitted(_fitted(pair)) as engine:
+        return [(await engine.generate(prompt, AR).wait()).token_ids for prompt in prompts]
+
+
+def _asked(
+    pair: SavedPair, prompt: str, assistance: Assistance | None, sampling: Sampling | None = None
+) -> Asked:
+    fitted = _fitted(pair)
+    return Asked(
+        prompt=fitted.encode(prompt, Settings(schedule=ScheduleName.AR)),
+        max_new_tokens=TOKENS,
+        eos=fitted.eos,
+        sampling=sampling or Sampling(),
+        assistance=assistance,
+    )
+
+
+async def test_greedy_it_writes_what_our_target_writes_alone(text_pair: SavedPair) -> None:
+    prompts = PROMPTS[:3]
+    ours = await _ours(text_pair, prompts)
+    reference = Reference(_spec(text_pair))
+
+    for way in WAYS.values():
+        found = [reference.generate(_asked(text_pair, prompt, way)) for prompt in prompts]
+        assert [written.tokens for written in found] == ours
+
+
+async def test_both_end_a_text_at_the_same_token(text_pair: SavedPair, tmp_path: Path) -> None:
+    (whole,) = await _ours(text_pair, PROMPTS[:1])
+    end = next(token for at, token in enumerate(whole) if at > 5 and token not in whole[:at])
+    pair = with_end(text_pair, tmp_path, end)
+    (ours,) = await _ours(pair, PROMPTS[:1])
+    reference = Reference(_spec(pair))
+
+    assert ours == whole[: whole.index(end) + 1]
+    for way in WAYS.values():
+        assert reference.generate(_asked(pair, PROMPTS[0], way)).tokens == ours
+
+
+def test_every_token_arrives_once_and_in_order(text_pair: SavedPair) -> None:
+    reference = Reference(_spec(text_pair))
+
+    for way in WAYS.values():
+        written = reference.generate(_asked(text_pair, PROMPTS[0], way))
+        times = [at for at, _ in written.arrivals]
+        assert list(accumulate(n for _, n in written.arrivals))[-1] == len(written.tokens) == TOKENS
+        assert times == sorted(times)
+        assert times[0] > 0
+    assert [n for _, n in reference.generate(_asked(text_pair, "a", None)).arrivals] == [1] * TOKENS
+
+
+def test_a_fixed_number_of_assistant_tokens_is_never_exceeded(text_pair: SavedPair) -> None:
+    reference = Reference(_spec(text_pair))
+
+    def most(assistance: Assistance) -> int:
+        written = reference.generate(_asked(text_pair, PROMPTS[0], assistance))
+        return max(count for _, count in written.arrivals)
+
+    assert most(Assistance(tokens=8, threshold=0.0)) > 2
+    assert most(Assistance(tokens=1, threshold=0.0)) == 2  # the draft's, and the target's own
+
+
+def test_sampling_is_ours_and_repeats_with_the_seed(letter_pair: SavedPair) -> None:
+    """top-k 0 keeps all, where the library's own default keeps 50; top-k 1 is greedy."""
+    reference = Reference(_spec(letter_pair))
+    warm = _asked(letter_pair, "ab", None, Sampling(temperature=1.0))
+    narrow = _asked(letter_pair, "ab", None, Sampling(temperature=1.0, top_k=1))
+    greedy = _asked(letter_pair, "ab", None)
+
+    assert reference.generate(warm) != reference.generate(greedy)
+    assert reference.generate(warm).tokens == reference.generate(warm).tokens
+    assert reference.generate(narrow).tokens == reference.generate(greedy).tokens
+
+
+async def test_a_process_of_its_own_writes_the_same(text_pair: SavedPair) -> None:
+    asked = _asked(text_pair, PROMPTS[0], Assistance(tokens=3, threshold=0.0))
+
+    async with await ReferenceProcess.start(_spec(text_pair)) as process:
+        there = await process.generate(asked)
+
+    assert there.tokens == Reference(_spec(text_pair)).generate(asked).tokens
+
+
+async def test_what_cannot_be_loaded_is_told_by_the_process() -> None:
+    spec = ReferenceSpec(target="/no/such/model", draft="/no/such/model")
+
+    with pytest.raises(ModelError, match="there is no folder /no/such/model"):
+        await ReferenceProcess.start(spec)
+
+
+async def test_a_process_that_ends_is_an_error_in_one_line(
+    text_pair: SavedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with await ReferenceProcess.start(_spec(text_pair)) as process:
+        monkeypatch.setattr("actors.runners.reference._write", _end)
+        with pytest.raises(PeerError, match="the process of the reference ended"):
+            await process.generate(_asked(text_pair, PROMPTS[0], None))
+
+
+def _end(_: Asked) -> None:
+    import os  # noqa: PLC0415
+
+    os._exit(3)

@@ -1,0 +1,379 @@
+"""`pearl bench`: who competes, how the best is chosen, what is said of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+import pytest
+
+from actors.runners.reference import Assistance
+from analysis.benchmark import Run
+from decoding.messages import Device
+from decoding.sampling import Sampling
+from decoding.settings import ScheduleName, Settings
+from decoding.verification import VerifierName
+from pearl import bench as verb
+from pearl import contest
+from pearl.__main__ import run
+from pearl.contest import Competitor, Family, Outcome, Plan, Stage, Tuned
+from pearl.crowd import systems, waves_of
+from tests.actors.pairs import SavedPair
+
+PLAN: Final = Plan(
+    settings=Settings(schedule=ScheduleName.AR),
+    gammas=(2, 4),
+    head_starts=(0, 1),
+    assistant_tokens=(3,),
+    rounds=1,
+    tuning_prompts=2,
+    reference=True,
+)
+SMALL: Final = (
+    "--devices", "local", "--count", "2", "--gammas", "2", "--head-starts", "0,1",
+    "--assistant-tokens", "3", "--rounds", "1", "--tuning-prompts", "1", "--max-new-tokens", "12",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contest, "WARMING_TOKENS", 4)
+
+
+# -- a pair ----------------------------------------------------------------------------------------
+
+
+def test_everybody_decodes_the_same_texts_and_is_compared(
+    text_pair: SavedPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figure, output = tmp_path / "speeds.svg", tmp_path / "bench.json"
+    files = ["--figure", str(figure), "--output", str(output)]
+
+    assert run(["bench", *text_pair.options(), *SMALL, *files, "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert [system["family"] for system in found["systems"]] == list(Family)
+    assert found["identical"] is True
+    assert all(system["same_text"] for system in found["systems"])
+    assert found["systems"][0]["speed_over_ar"] == 1.0
+    for system in found["systems"]:
+        assert system["speed_over_ar"] > 0
+        assert system["time_to_first_token_s"] > 0
+        assert {"p50", "p95", "p99"} == set(system["time_per_token_s"])
+        assert {"speed_over_ar", "of_totals", "speed_over_sd"} <= set(system["interval"])
+    ours, theirs = found["systems"][:5], found["systems"][5:]
+    assert all(system["overlap_efficiency"] > 0 for system in ours)
+    assert all(system["control_us"]["p99"] >= system["control_us"]["p50"] for system in ours)
+    assert all(system["overlap_efficiency"] is system["theory"] is None for system in theirs)
+    assert [system["devices"] for system in found["systems"]] == [1, 2, 2, 2, 2, 1, 1]
+    assert set(found["tuned"]) == {"PEARL", "HF assisted"}
+    assert len(found["tuned"]["HF assisted"]["speed_over_ar"]) == 3
+    assert found["models"]["target"] == text_pair.options()[1]
+    assert found["machine"]["cores"] >= 1
+    written = json.loads(output.read_text(encoding="utf-8"))
+    assert {run["system"] for run in written["runs"]} == {s["name"] for s in found["systems"]}
+    assert len(written["runs"]) == 2 * len(found["systems"])
+    assert figure.read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_the_table_says_what_was_chosen_and_that_texts_are_the_same(
+    text_pair: SavedPair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampled = ["--temperature", "1", "--no-reference"]
+
+    assert run(["bench", *text_pair.options(), *SMALL, *sampled]) == 0
+
+    said = capsys.readouterr().out
+    assert "PEARL 2, strict" in said
+    assert "HF" not in said
+    assert "Tuned on 1 of the prompts, finalists on all: PEARL 2" in said
+    assert "Every text that must be AR's is AR's, token for token." in said
+
+
+def test_several_at_once_write_the_same_texts(
+    text_pair: SavedPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "crowds.json"
+    asked = ["--in-flight", "3,1", "--output", str(output)]
+
+    assert run(["bench", *text_pair.options(), *SMALL, *asked]) == 0
+
+    assert "at once: speed over that of 1" in capsys.readouterr().out
+    found = json.loads(output.read_text(encoding="utf-8"))
+    assert [level["in_flight"] for level in found["in_flight"]] == [1] * 5 + [3] * 5
+    names = [level["system"] for level in found["in_flight"]][:5]
+    assert [name.split(",")[0] for name in names] == [
+        "AR", "SD 2", "SD auto", "PEARL 2", "PEARL auto",
+    ]  # fmt: skip
+    assert all(level["growth"] == 1 for level in found["in_flight"][:5])
+    assert found["identical"] is True
+
+
+def test_devices_that_only_wait_need_no_models(capsys: pytest.CaptureFixture[str]) -> None:
+    timed = ["--timed", "0.1,0.5", "--acceptance", "1"]
+
+    assert run(["bench", *SMALL, *timed, "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert found["models"] is None
+    assert found["timed"]["target_s"] == pytest.approx(0.0005)
+    assert [system["family"] for system in found["systems"]] == list(Family)[:5]
+    assert all(s["acceptance_rate"] == 1.0 for s in found["systems"][1:])
+
+
+# -- who competes ----------------------------------------------------------------------------------
+
+
+def test_every_family_has_all_its_candidates_and_no_name_twice() -> None:
+    found = contest.candidates(PLAN)
+
+    names = [each.name for competitors in found.values() for each in competitors]
+    assert len(names) == len(set(names))
+    assert {family: len(competitors) for family, competitors in found.items()} == {
+        Family.AR: 1,
+        Family.SD: 2,
+        Family.STRICT: 2,
+        Family.PEARL: 4,
+        Family.AUTO: 1,
+        Family.PLAIN: 1,
+        Family.ASSISTED: 3,
+    }
+    assert found[Family.ASSISTED][0].way == Assistance()
+
+
+def test_without_the_library_ours_compete_alone() -> None:
+    assert list(contest.candidates(dataclasses.replace(PLAN, reference=False))) == list(Family)[:5]
+
+
+class Scripted:
+    """A stage where a system's speed is known beforehand."""
+
+    def __init__(self, speeds: dict[str, float]) -> None:
+        self.speeds = speeds
+        self.order: list[tuple[str, str]] = []
+
+    async def run(self, each: Competitor, prompt: str) -> tuple[Run, None]:
+        self.order.append((prompt, each.name))
+        seconds = 1 / self.speeds.get(each.name, 1.0)
+        made = Run(system=each.name, prompt=0, round=0, tokens=(1,), arrivals=((seconds, 1),))
+        return made, None
+
+
+async def test_of_each_family_the_best_goes_on_and_all_are_looked_at_equally_often() -> None:
+    every = contest.candidates(PLAN)
+    stage = Scripted({"SD 4": 2.0, "PEARL 2, head start 1": 3.0, "HF assisted 3": 1.5})
+
+    tuned = await contest.tune(cast("Stage", stage), every, ["a", "b"], 2)
+
+    assert {family: found.best.name for family, found in tuned.items()} == {
+        Family.AR: "AR",
+        Family.SD: "SD 4",
+        Family.STRICT: "PEARL 2, strict",  # the first of equals
+        Family.PEARL: "PEARL 2, head start 1",
+        Family.AUTO: "PEARL auto",
+        Family.PLAIN: "HF generate",
+        Family.ASSISTED: "HF assisted 3",
+    }
+    assert tuned[Family.SD].speeds == {"SD 2": pytest.approx(1.0), "SD 4": pytest.approx(2.0)}
+    assert tuned[Family.AUTO].speeds == {}
+    looks = Counter(name for _, name in stage.order)
+    assert set(looks.values()) == {2}
+    assert stage.order[0][1] != stage.order[len(looks)][1]  # each prompt begins with another
+
+
+async def test_the_best_three_of_a_family_are_looked_at_once_more() -> None:
+    """One look is often luck: here the one that began second best is the best on all prompts."""
+    plan = dataclasses.replace(PLAN, gammas=(2, 3, 4, 5), head_starts=(0,), reference=False)
+    stage = Scripted({"SD 3": 3.0, "SD 4": 2.5, "SD 5": 2.0})
+    late = {"SD 3": 1.0, "SD 4": 2.5}
+
+    async def run(each: Competitor, prompt: str) -> tuple[Run, None]:
+        if prompt == "b":
+            stage.speeds |= late
+        return await Scripted.run(stage, each, prompt)
+
+    tuned = await contest.tune(
+        cast("Stage", SimpleNamespace(run=run)), contest.candidates(plan), ["a", "b"], 1
+    )
+
+    assert tuned[Family.SD].best.name == "SD 4"
+    looks = Counter(name for _, name in stage.order)
+    assert [looks[f"SD {gamma}"] for gamma in plan.gammas] == [1, 2, 2, 2]
+
+
+async def test_where_there_is_no_choice_nothing_is_tried() -> None:
+    plan = dataclasses.replace(PLAN, gammas=(4,), head_starts=(0,), reference=False)
+    stage = Scripted({})
+
+    tuned = await contest.tune(cast("Stage", stage), contest.candidates(plan), ["a"], 1)
+
+    assert stage.order == []
+    assert tuned[Family.PEARL].best.name == "PEARL 4"
+
+
+def test_everybody_comes_first_and_behind_everybody_else_equally_often() -> None:
+    """Seven systems in forty-two orders: also the cold caches of a neighbour are shared."""
+    orders = [contest.rotated("ABCDEFG", by) for by in range(42)]
+
+    assert all(sorted(order) == list("ABCDEFG") for order in orders)
+    assert set(Counter(order[0] for order in orders).values()) == {6}
+    pairs = Counter(pair for order in orders for pair in itertools.pairwise(order))
+    assert len(pairs) == 42
+    assert set(pairs.values()) == {6}
+    assert contest.rotated("A", 5) == ["A"]
+    assert contest.rotated("", 5) == []
+
+
+@pytest.mark.parametrize(
+    ("places", "devices"),
+    [
+        ({"draft": "cpu", "target": "cpu"}, [1, 2, 1, 1]),
+        ({"draft": "cuda:0", "target": "cuda:0"}, [1, 1, 1, 1]),
+        ({"draft": "cuda:1", "target": "cuda:0"}, [1, 2, 1, 2]),
+    ],
+)
+def test_devices_are_counted_where_something_computes(
+    places: dict[str, str], devices: list[int]
+) -> None:
+    fitted = SimpleNamespace(places={Device(role): at for role, at in places.items()}, eos=())
+    families = (Family.AR, Family.PEARL, Family.PLAIN, Family.ASSISTED)
+    compared = [contest.candidates(PLAN)[family][0] for family in families]
+
+    assert [_stage(PLAN, fitted).system(each).devices for each in compared] == devices
+
+
+def test_texts_must_be_the_same_where_the_coins_are() -> None:
+    """Greedy everybody's; coupled ours; by rejection, or sampled by the library, nobody's."""
+
+    def same(**more: Any) -> list[bool]:
+        settings = Settings(schedule=ScheduleName.AR, **more)
+        plan = dataclasses.replace(PLAN, settings=settings)
+        families = (Family.AR, Family.SD, Family.PLAIN)
+        compared = [contest.candidates(plan)[family][0] for family in families]
+        return [_stage(plan).system(each).same_text for each in compared]
+
+    warm = Sampling(temperature=1.0)
+    assert same() == [True, True, True]
+    assert same(sampling=warm) == [True, True, False]
+    assert same(sampling=warm, verifier=VerifierName.REJECTION) == [True, False, False]
+
+
+def _stage(plan: Plan, fitted: Any = None) -> Stage:
+    nothing: Any = None
+    return Stage(plan, fitted or SimpleNamespace(eos=()), nothing, None, {})
+
+
+def test_waves_reach_every_prompt_in_a_fixed_cycle() -> None:
+    assert waves_of(3, 1) == [(0,), (1,), (2,)]
+    assert waves_of(3, 2) == [(0, 1), (2, 0)]
+    assert waves_of(2, 5) == [(0, 1, 0, 1, 0)]
+
+
+def test_crowds_are_asked_of_the_best_and_of_automatic_windows() -> None:
+    every = contest.candidates(PLAN)
+    best = {Family.AR: 0, Family.SD: 1, Family.PEARL: 3}
+    tuned = {family: Tuned(best=every[family][n], speeds={}) for family, n in best.items()}
+
+    assert list(systems(tuned)) == [
+        "AR", "SD 4", "SD auto", "PEARL 4, head start 1", "PEARL auto",
+    ]  # fmt: skip
+
+
+# -- a text that is not what it must be ------------------------------------------------------------
+
+
+def test_another_text_is_told_in_one_line_and_in_the_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = dataclasses.replace(PLAN, reference=False)
+    chosen = {family: found[0] for family, found in contest.candidates(plan).items()}
+    stage = _stage(plan)
+
+    async def compete(*_: object) -> Outcome:
+        return Outcome(
+            systems=[stage.system(each) for each in chosen.values()],
+            runs=[
+                Run(
+                    system=each.name,
+                    prompt=0,
+                    round=1,
+                    tokens=(5, 6, 8 if each.family is Family.SD else 7),
+                    arrivals=((0.5, 3),),
+                )
+                for each in chosen.values()
+            ],
+            traced={},
+            tuned={family: Tuned(best=each, speeds={}) for family, each in chosen.items()},
+            others=0.5,
+        )
+
+    monkeypatch.setattr(verb, "compete", compete)
+
+    assert run(["bench", "--no-reference"]) == 1
+
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert line.startswith("pearl: SD 2 differs from AR on prompt 1, round 1, at token 3; ")
+    assert "NO" in said.out
+    assert "The machine was not quiet" in said.out
+
+
+# -- wrong input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--gammas", "x"], "gammas is 'x'; it must be whole numbers from 1 on between commas"),
+        (["--gammas", "0,2"], "gammas is '0,2'; it must be whole numbers from 1 on"),
+        (["--gammas", "auto"], "gammas is 'auto'; it must be whole numbers"),
+        (["--gammas", "500"], "gamma is 500; it must be a whole number from 1 to 256"),
+        (["--head-starts", "-1"], "head-starts is '-1'; it must be whole numbers from 0 on"),
+        (["--assistant-tokens", ""], "assistant-tokens is ''; it must be whole numbers from 1"),
+        (["--rounds", "0"], "0 is not in the range x>=1"),
+        (["--tuning-prompts", "0"], "0 is not in the range x>=1"),
+        (["--count", "0"], "count is 0; it must be 1 or more"),
+        (["--in-flight", "0"], "in-flight is '0'; it must be whole numbers from 1 on"),
+        (["--figure", "x.txt"], "x.txt cannot hold a figure; its name must end in .png or .svg"),
+        (["--in-flight", "2", "--figure", "x.svg"], "figure and in-flight are both given"),
+        (["--output", "none/x.json"], "none/x.json cannot be written"),
+        (["--timed", "3"], "timed is '3'; it must be two numbers of ms with a comma between"),
+        (["--acceptance", "0.5"], "acceptance is 0.5; it is for --timed"),
+        (["--timed", "1,2", "--acceptance", "2"], "acceptance is 2.0; it must be from 0 to 1"),
+        (["--timed", "1,2", "--draft", "x"], "the draft needs a time or a shape, and not both"),
+        (["--temperature", "-1"], "temperature is -1.0; it must be 0 or more"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_compared_is_refused_before_anything_starts(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", *arguments]) == 2
+
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_a_comparison_needs_a_draft(
+    text_pair: SavedPair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", "--target", text_pair.options()[1]]) == 2
+
+    assert "a benchmark needs a draft beside the target; name one" in capsys.readouterr().err
+
+
+def test_prompts_that_leave_no_room_for_the_widest_window_are_refused(
+    text_pair: SavedPair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = ["--max-new-tokens", "4090", "--gammas", "2,8"]
+
+    assert run(["bench", *text_pair.options(), *long]) == 2
+
+    assert "max-new-tokens is 4090, this pair holds 4096 positions" in capsys.readouterr().err
