@@ -1,7 +1,8 @@
 """A pair that stands in for models: timed devices, or weights that nobody trained.
 
-    async with await Engine.start_prepared(StandInPair(draft_s=0.002, target_s=0.010)) as engine:
-        result = await engine.generate("any text", Settings(schedule="pearl", gamma=5)).wait()
+    pair = StandInPair(settings=EngineSettings(), draft_s=0.002, target_s=0.010)
+    async with await Engine.start_fitted(pair) as engine:
+        result = await engine.generate("any text", Settings(gamma=5)).wait()
 
 The text is a script that the target says word by word and the draft guesses with the acceptance
 that was asked for. Everything else is real: hosts, wire, scheduler, Ray. So what such a pair falls
@@ -32,7 +33,9 @@ PROMPT_TOKENS: Final = 8
 """Tokens of every prompt; they tell one text of the script from another."""
 POSITIONS: Final = 1 << 16
 """Of a device without a model."""
-LONGEST_PASS_S: Final = 100.0
+LONGEST_PASS_S: Final = 100
+FEWEST_WORDS: Final = 3
+"""The end of a text, a word and another one."""
 
 
 @final
@@ -51,9 +54,12 @@ class Script:
     vocabulary: int = 64
 
     def __post_init__(self) -> None:
-        """Refuse what is no probability."""
+        """Refuse what is no probability, and words too few to be wrong."""
         if not 0 <= self.acceptance <= 1:
             message = f"acceptance is {self.acceptance}; it must be from 0 to 1"
+            raise SettingError(message)
+        if self.vocabulary < FEWEST_WORDS:
+            message = f"vocabulary is {self.vocabulary}; it must be at least {FEWEST_WORDS}"
             raise SettingError(message)
 
     def prompt(self, text: str) -> tuple[TokenId, ...]:
@@ -119,7 +125,7 @@ class StandInPair:
             if (shape is None) == (seconds is None):
                 message = f"the {role} needs a time or a shape, and not both"
                 raise SettingError(message)
-            if seconds is not None and not 0 <= seconds < LONGEST_PASS_S:
+            if seconds is not None and not 0 <= seconds <= LONGEST_PASS_S:
                 message = (
                     f"a pass of the {role} takes {seconds:g} s; it must be 0 to {LONGEST_PASS_S}"
                 )
@@ -129,12 +135,26 @@ class StandInPair:
         """The beginning of one of the script's texts; another prompt, another text.
 
         Raises:
-            SettingError: more tokens are asked for than a device holds.
+            SettingError: more tokens are asked for than a device holds, or other ones than it has.
         """
-        if PROMPT_TOKENS + settings.max_new_tokens > POSITIONS:
-            message = f"max-new-tokens is {settings.max_new_tokens}; a stand-in holds {POSITIONS}"
+        positions, words = self._limits()
+        if PROMPT_TOKENS + settings.max_new_tokens > positions:
+            message = f"max-new-tokens is {settings.max_new_tokens}; a stand-in holds {positions}"
+            raise SettingError(message)
+        if self.script.vocabulary > words:
+            message = f"vocabulary is {self.script.vocabulary}; a shape that is named has {words}"
             raise SettingError(message)
         return self.script.prompt(prompt)
+
+    def _limits(self) -> tuple[int, int]:
+        """Positions and tokens of the smaller device; one without a shape has no small limits."""
+        shapes = [shape for shape, _ in self._devices().values() if shape is not None]
+        if not shapes:
+            return POSITIONS, self.script.vocabulary
+        from actors.runners.loading import limits  # noqa: PLC0415 - torch comes in with it
+
+        positions, words = zip(*map(limits, shapes), strict=True)
+        return min(positions), min(words)
 
     def detokenize(self, tokens: Sequence[TokenId]) -> str:
         """Numbers, for want of words."""
@@ -150,10 +170,11 @@ class StandInPair:
 
         devices = self._devices()
         at = dict.fromkeys(devices, "cpu")
-        if any(shape is not None for shape, _ in devices.values()):
+        shaped = tuple(role for role, (shape, _) in devices.items() if shape is not None)
+        if shaped:
             from actors.runners.loading import gpu_names  # noqa: PLC0415 - torch comes in with it
 
-            at = places(tuple(devices), self.settings.gpus, len(gpu_names()))
+            at |= places(shaped, self.settings.gpus, len(gpu_names()))
         shapes = {role: shape or "" for role, (shape, _) in devices.items()}
         found = device_specs(self.settings, shapes, at, self.script.vocabulary)
         return tuple(

@@ -373,7 +373,9 @@ def _row(points: Mapping[int, float], forwards: Sequence[Forward]) -> list[float
 def network(recordings: Sequence[Recording]) -> Network:
     """Means of the ways of messages: half of out and back for each direction.
 
-    The scheduler's own work is in them: a trace cannot tell it from the link.
+    The scheduler's own work is in them: a trace cannot tell it from the link. A target that goes on
+    before it is told (`decoding.foresight`) begins before its job was sent; out is negative then,
+    and both ways together are what its round really lost.
     """
     written = [_ways(written_in(recording.records)) for recording in recordings]
     judged = [_ways(judged_in(recording.records)) for recording in recordings]

@@ -92,10 +92,17 @@ def store_by_input(model: Any) -> None:
 
     A product with a few rows then reads the matrix once, as one with a single row does. Stored the
     usual way the kernels repack it first: eight rows took 1.7 to 3 times as long as one, and take
-    1.1 to 1.2 times as long (docs/speed.md).
+    1.1 to 1.2 times as long (docs/speed.md). A head that shares its matrix with the embedding stays
+    as it is: there, single rows are looked up.
     """
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear) and _is_stored(module.weight):
+    modules = list(model.modules())
+    looked_up = {id(each.weight) for each in modules if isinstance(each, torch.nn.Embedding)}
+    for module in modules:
+        if (
+            isinstance(module, torch.nn.Linear)
+            and id(module.weight) not in looked_up
+            and _is_stored(module.weight)
+        ):
             module.weight.data = module.weight.data.t().contiguous().t()
 
 

@@ -78,7 +78,7 @@ class LlamaForward:
     """A model's passes, and the keys and values of its rows."""
 
     def __init__(self, model: Any) -> None:
-        """Take copies of the weights; the model itself is not needed any more."""
+        """Take the weights, most of them as copies; the model is not needed any more."""
         attention = model.model.layers[0].self_attn
         self._width = int(model.config.hidden_size)
         self._head = int(attention.head_dim)

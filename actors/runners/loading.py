@@ -17,6 +17,7 @@ Must never: print, retry, or run a model's own code unless told to.
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -194,6 +195,23 @@ def load_model(
             ) from None
 
 
+@functools.cache
+def limits(name: str) -> tuple[int, int]:
+    """Positions and tokens of a shape; arguments and errors as `load_untrained`."""
+    text = _shape(name, trust_remote_code=False).get_text_config(decoder=True)
+    return positions_of(text), int(text.vocab_size)
+
+
+def _shape(name: str, *, trust_remote_code: bool) -> Any:
+    with _quietly():
+        try:
+            return AutoConfig.from_pretrained(
+                name, trust_remote_code=trust_remote_code, local_files_only=True
+            )
+        except Exception as error:  # noqa: BLE001 - each configuration fails in its own way
+            raise ModelError(f"{name} is no shape of a decoder ({_first_line(error)})") from None
+
+
 def load_untrained(
     name: str,
     *,
@@ -214,11 +232,9 @@ def load_untrained(
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
     _set_threads(threads)
+    config = _shape(name, trust_remote_code=trust_remote_code)
     with _quietly():
         try:
-            config = AutoConfig.from_pretrained(
-                name, trust_remote_code=trust_remote_code, local_files_only=True
-            )
             with place:
                 model: Any = cast("Any", AutoModelForCausalLM).from_config(
                     config, dtype=precision, trust_remote_code=trust_remote_code

@@ -1,0 +1,400 @@
+"""The forward that is written out, against the library's own: the same logits but for rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, Final
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
+
+from actors.runners import hugging_face, llama
+from actors.runners.hugging_face import HuggingFaceRunner
+from actors.runners.library import LibraryForward
+from actors.runners.llama import LlamaForward
+from actors.runners.masks import BAND_TOKENS
+from decoding.errors import PlacementError
+from tests.actors.runners.models import CONFIGS, VOCAB, feed, plain, text
+
+POSITIONS: Final = 400
+TRAINED: Final = 32  # positions, before a rotation is stretched
+
+_SHAPE: Final[dict[str, Any]] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": POSITIONS,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+
+
+def _llama(**changes: Any) -> LlamaConfig:
+    return LlamaConfig(**_SHAPE | changes)
+
+
+def _turned(kind: str, **more: Any) -> LlamaConfig:
+    return _llama(rope_parameters={"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, **more})
+
+
+KNOWN: Final[dict[str, Callable[[], Any]]] = {
+    "llama": _llama,
+    "llama-one-shared-head": lambda: _llama(num_key_value_heads=1),
+    "llama-no-shared-heads": lambda: _llama(num_key_value_heads=4),
+    "llama-wide-heads": lambda: _llama(head_dim=16),
+    "llama-tied": lambda: _llama(tie_word_embeddings=True),
+    "llama-large-epsilon": lambda: _llama(rms_norm_eps=0.5),
+    "llama-eager": lambda: _llama(attn_implementation="eager"),
+    "llama-linear": lambda: _turned("linear"),
+    "llama-llama3": lambda: _turned(
+        "llama3",
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_max_position_embeddings=TRAINED,
+    ),
+    "llama-yarn": lambda: _turned("yarn", original_max_position_embeddings=TRAINED),
+    "qwen2": lambda: Qwen2Config(**_SHAPE),
+    "mistral": lambda: MistralConfig(**_SHAPE, sliding_window=None),
+}
+"""Written out; heads are shared two by two where nothing is said."""
+
+UNKNOWN: Final[dict[str, Callable[[], Any]]] = {
+    **{name: make for name, make in CONFIGS.items() if name not in KNOWN},
+    "llama-biases": lambda: _llama(attention_bias=True),
+    "llama-biases-inside": lambda: _llama(mlp_bias=True),
+    "llama-gelu": lambda: _llama(hidden_act="gelu"),
+    "llama-dynamic": lambda: _turned("dynamic"),
+    "llama-longrope": lambda: _turned(
+        "longrope",
+        short_factor=[1.0] * 4,
+        long_factor=[2.0] * 4,
+        original_max_position_embeddings=TRAINED,
+    ),
+}
+
+every_known = pytest.mark.parametrize("name", KNOWN)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two threads beside a busy core are many times slower than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _model(config: Any) -> Any:
+    """Weights, norms and biases that all matter."""
+    torch.manual_seed(11)
+    model: Any = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if weights.dim() > 1 or name.endswith("bias"):
+                weights.normal_(0.0, 0.15)
+            else:
+                weights.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+@cache
+def _known(name: str) -> Any:
+    return _model(KNOWN[name]())
+
+
+def _runner(name: str, **options: Any) -> HuggingFaceRunner:
+    runner = HuggingFaceRunner(_known(name), **options)
+    assert isinstance(runner._network, LlamaForward)
+    return runner
+
+
+def _close(got: Tensor, expected: Tensor) -> None:
+    """Equal but for rounding, measured by the spread of the logits."""
+    spread = float(expected.std()) if expected.numel() else 1.0
+    torch.testing.assert_close(got, expected, atol=3e-5 * spread, rtol=3e-5)
+
+
+# -- where it is used ------------------------------------------------------------------------------
+
+
+@every_known
+def test_the_llama_family_is_written_out(name: str) -> None:
+    runner = HuggingFaceRunner(_known(name))
+
+    assert isinstance(runner._network, LlamaForward)
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_is_not_written_out_the_library_runs(name: str) -> None:
+    """Another norm, activation, window, bias or rotation."""
+    model = _model(UNKNOWN[name]())
+    tokens = text(20, seed=1)
+
+    runner = HuggingFaceRunner(model)
+
+    assert isinstance(runner._network, LibraryForward)
+    _close(runner.forward([feed(runner.allocate(20), 0, tokens)])[0], plain(model, tokens))
+
+
+def test_half_precision_is_left_to_the_library() -> None:
+    runner = HuggingFaceRunner(_model(_llama()).to(torch.bfloat16))
+
+    assert isinstance(runner._network, LibraryForward)
+
+
+def test_without_memory_to_spare_the_weights_are_not_copied() -> None:
+    runner = HuggingFaceRunner(_known("llama"), spare=False)
+
+    assert isinstance(runner._network, LibraryForward)
+
+
+@pytest.mark.parametrize("part", ["model.layers.1.mlp", "model.norm", "lm_head"])
+def test_a_model_that_somebody_changed_is_left_to_the_library(part: str) -> None:
+    """It still has the class and the configuration of one that is known: so it is compared."""
+    model = _model(_llama())
+    model.get_submodule(part).register_forward_hook(lambda _module, _inputs, output: 1.1 * output)
+    tokens = text(20, seed=1)
+
+    runner = HuggingFaceRunner(model)
+
+    assert isinstance(runner._network, LibraryForward)
+    _close(runner.forward([feed(runner.allocate(20), 0, tokens)])[0], plain(model, tokens))
+
+
+def test_a_forward_that_cannot_be_made_is_left_to_the_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever goes wrong in the copy, there is still the model."""
+
+    def refuse(*_: Any) -> Tensor:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(LlamaForward, "_write", refuse)
+
+    runner = HuggingFaceRunner(_model(_llama()))
+
+    assert isinstance(runner._network, LibraryForward)
+
+
+# -- what it computes ------------------------------------------------------------------------------
+
+
+@every_known
+def test_a_prompt_has_the_librarys_logits(name: str) -> None:
+    runner, tokens = _runner(name), text(90, seed=2)
+
+    logits = runner.forward([feed(runner.allocate(90), 0, tokens)])[0]
+
+    _close(logits, plain(_known(name), tokens))
+
+
+@every_known
+def test_a_prompt_read_in_pieces_has_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of nearly all lengths, the last one of a single token."""
+    runner, tokens = _runner(name), text(43, seed=3)
+    expected = plain(_known(name), tokens)
+    for piece in (1, 3, 6, 7, 42):
+        monkeypatch.setattr(hugging_face, "PIECE", piece)
+
+        logits = runner.forward([feed(runner.allocate(43), 0, tokens)])[0]
+
+        _close(logits, expected)
+
+
+@every_known
+@pytest.mark.parametrize("count", [BAND_TOKENS - 1, BAND_TOKENS, BAND_TOKENS + 1, 3 * BAND_TOKENS])
+def test_many_tokens_behind_others_have_them(name: str, count: int) -> None:
+    """Beyond a width no mask is at hand, and one is made for the pass."""
+    runner, tokens = _runner(name), text(count + 9, seed=4)
+    row = runner.allocate(len(tokens))
+    runner.forward([feed(row, 0, tokens[:9], logits=0)])
+
+    logits = runner.forward([feed(row, 9, tokens[9:])])[0]
+
+    _close(logits, plain(_known(name), tokens)[9:])
+
+
+@every_known
+def test_one_token_after_the_other_has_them(name: str) -> None:
+    """The draft's step; the cache grows on the way."""
+    runner, tokens = _runner(name), text(40, seed=5)
+    row = runner.allocate(1)
+
+    logits = [runner.forward([feed(row, at, [token])])[0] for at, token in enumerate(tokens)]
+
+    _close(torch.cat(logits), plain(_known(name), tokens))
+
+
+@every_known
+@pytest.mark.parametrize("width", [2, 3, 8])
+def test_windows_have_them(name: str, width: int) -> None:
+    """The target's pass. Only the last rows are asked for, as it does."""
+    runner, tokens = _runner(name), text(1 + 6 * width, seed=6)
+    row, found = runner.allocate(len(tokens)), []
+    runner.forward([feed(row, 0, tokens[:1])])
+    for start in range(1, len(tokens), width):
+        window = tokens[start : start + width]
+        found += runner.forward([feed(row, start, window, logits=width - 1)])
+
+    expected = plain(_known(name), tokens)
+    for index, logits in enumerate(found):
+        end = 1 + (index + 1) * width
+        _close(logits, expected[end - width + 1 : end])
+
+
+@every_known
+def test_rows_read_together_have_them(name: str) -> None:
+    """Padding on the left, an idle row between that holds a text, and one that holds nothing."""
+    runner, model = _runner(name), _known(name)
+    texts = {0: text(20, seed=7), 2: text(9, seed=8), 4: text(33, seed=9)}
+    idle = text(13, seed=10)
+    rows = [runner.allocate(40) for _ in range(5)]
+    runner.forward([feed(rows[1], 0, idle[:12])])
+    ends = {0: 1, 2: 7, 4: 4}
+    runner.forward([feed(rows[i], 0, tokens[: -ends[i]]) for i, tokens in texts.items()])
+    before = runner.statistics().passes
+
+    together = runner.forward(
+        [feed(rows[i], len(t) - ends[i], t[-ends[i] :]) for i, t in texts.items()]
+    )
+
+    assert runner.statistics().passes == before + 1
+    for (i, tokens), logits in zip(texts.items(), together, strict=True):
+        _close(logits, plain(model, tokens)[-ends[i] :])
+    _close(runner.forward([feed(rows[1], 12, idle[12:])])[0], plain(model, idle)[12:])
+
+
+@every_known
+def test_after_a_rollback_only_what_stands_is_seen(name: str) -> None:
+    runner, tokens = _runner(name), text(24, seed=11)
+    row = runner.allocate(40)
+    runner.forward([feed(row, 0, tokens[:20])])
+    runner.forward([feed(row, 20, text(12, seed=12))])
+    runner.forward([feed(row, 9, text(3, seed=13))])
+
+    again = runner.forward([feed(row, 9, tokens[9:20])])[0]
+    after = runner.forward([feed(row, 20, tokens[20:])])[0]
+
+    _close(torch.cat([again, after]), plain(_known(name), tokens)[9:])
+
+
+@every_known
+def test_growing_keeps_what_the_rows_hold(name: str) -> None:
+    """More rows, then longer ones."""
+    runner, tokens = _runner(name), text(100, seed=14)
+    row = runner.allocate(8)
+    runner.forward([feed(row, 0, tokens[:8])])
+    for _ in range(3):
+        runner.allocate(8)
+    kept = runner.forward([feed(row, 8, tokens[8:12])])[0]
+
+    longer = runner.forward([feed(row, 12, tokens[12:])])[0]
+
+    _close(torch.cat([kept, longer]), plain(_known(name), tokens)[8:])
+
+
+@every_known
+@settings(max_examples=10)
+@given(data=st.data())
+def test_whatever_is_fed_and_rolled_back_the_logits_are_the_librarys(
+    name: str, data: st.DataObject
+) -> None:
+    """Three rows, any subset of them a call, any start up to the end, any number of tokens."""
+    model, runner = _known(name), _runner(name)
+    held: dict[int, list[int]] = {runner.allocate(1): [] for _ in range(3)}
+    for _ in range(data.draw(st.integers(1, 6), label="calls")):
+        rows = data.draw(st.sets(st.sampled_from(sorted(held)), min_size=1), label="rows")
+        feeds = []
+        for row in sorted(rows):
+            start = data.draw(st.integers(0, len(held[row])), label="start")
+            tokens = data.draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=20))
+            feeds.append(feed(row, start, tokens, data.draw(st.integers(0, len(tokens)))))
+            held[row] = held[row][:start] + tokens
+
+        for got, fed in zip(runner.forward(feeds), feeds, strict=True):
+            whole = plain(model, held[fed.row])
+            _close(got, whole[len(whole) - fed.logits :])
+
+
+@pytest.mark.parametrize("count", [1, 3, BAND_TOKENS + 1])
+def test_without_logits_a_feed_is_read_all_the_same(count: int) -> None:
+    """Alone and beside others."""
+    runner, tokens = _runner("qwen2"), text(count + 2, seed=15)
+    rows = [runner.allocate(len(tokens)) for _ in range(2)]
+    runner.forward([feed(row, 0, tokens[:1]) for row in rows])
+
+    none = runner.forward([feed(rows[0], 1, tokens[1:-1], logits=0)])
+    none += runner.forward([feed(row, 1, tokens[1:-1], logits=0) for row in rows])
+
+    assert [tuple(logits.shape) for logits in none] == [(0, VOCAB)] * 3
+    for row in rows:
+        last = runner.forward([feed(row, len(tokens) - 1, tokens[-1:])])[0]
+        _close(last, plain(_known("qwen2"), tokens)[-1:])
+
+
+def test_logits_are_cut_to_the_vocabulary_of_the_pair() -> None:
+    runner, tokens = _runner("llama", vocab_size=90), [3, 89, 4]
+
+    logits = runner.forward([feed(runner.allocate(3), 0, tokens)])[0]
+
+    _close(logits, plain(_known("llama"), tokens)[:, :90])
+
+
+# -- what it holds ---------------------------------------------------------------------------------
+
+
+def test_the_model_it_is_made_from_keeps_its_weights() -> None:
+    """Norms and scales go into the copies."""
+    model, tokens = _model(_llama()), text(10, seed=16)
+    before = {name: weights.clone() for name, weights in model.state_dict().items()}
+    expected = plain(model, tokens)
+
+    HuggingFaceRunner(model)
+
+    assert all(torch.equal(before[name], w) for name, w in model.state_dict().items())
+    _close(plain(model, tokens), expected)
+
+
+def test_memory_is_that_of_the_rows_and_is_doubled_where_it_grows() -> None:
+    layers, keys_and_values, heads, width, number = 2, 2, 2, 8, 4
+    position = layers * keys_and_values * heads * width * number
+    runner = _runner("llama")
+    row = runner.allocate(10)
+    first = runner.statistics().cache_bytes
+    runner.allocate(10)
+    second = runner.statistics().cache_bytes
+    runner.forward([feed(row, 0, text(11, seed=17))])
+
+    assert (first, second) == (10 * position, 2 * 10 * position)
+    assert runner.statistics().cache_bytes == 2 * 20 * position
+
+
+def test_a_row_for_which_there_is_no_memory_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The requests that run go on."""
+    runner, tokens = _runner("llama"), text(12, seed=18)
+    row = runner.allocate(12)
+    runner.forward([feed(row, 0, tokens[:10])])
+    before = runner.statistics()
+
+    def full(*_: Any) -> Tensor:
+        raise PlacementError("no memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(llama, "zeros", full)
+        with pytest.raises(PlacementError, match="no memory"):
+            runner.allocate(12)
+
+    assert runner.statistics() == before
+    logits = runner.forward([feed(row, 10, tokens[10:])])[0]
+    _close(logits, plain(_known("llama"), tokens)[10:])

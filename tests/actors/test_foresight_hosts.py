@@ -1,0 +1,513 @@
+"""A target that goes on before it is told, under a real scheduler: no order of events misleads it.
+
+Everything here is real but the models and the network: the scheduler with its packets, its
+foresight and its losses, both hosts, the bytes of the wire. The network keeps the order on each
+connection, as TCP does, and is free in all else: who is heard next, who works next, when a device
+dies, loads, or is given up. Then the same where packets also come twice, late, or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import enum
+import itertools
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from random import Random
+from typing import Final, cast, final
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.hosts import DraftHost, Host, TargetHost
+from actors.scheduler import Peer, Scheduler
+from actors.wire import (
+    Ahead,
+    Alive,
+    AnyPacket,
+    Finished,
+    Hello,
+    Submit,
+    ToDevice,
+    Tokens,
+    Unframer,
+    Work,
+    frame,
+)
+from decoding.messages import Device, Judge, Judged, TokenId
+from decoding.plans import REST, AutoPlan
+from decoding.sampling import Sampling
+from decoding.settings import ScheduleName, Settings
+from decoding.stopping import FinishReason, StopRules
+from decoding.verification import VerifierName, make_verifier
+from tests.actors.toys import ToyRunner
+from tests.decoding.toys import Logits, Model, Prefix, autoregressive, blend, only, table
+
+VOCAB: Final = 8
+SPOKEN: Final = range(6)
+"""What the target can say; the draft says anything."""
+LETTERS: Final = "abcdefgh"
+PROMPTS: Final[Sequence[Prefix]] = ((1, 2, 3), (4,), (5, 5))
+MOST_STEPS: Final = 6000
+MOST_DEATHS: Final = 2  # of the target; with five in its life the scheduler gives a request up
+COMMON: Final = 4  # how likely a move is of which nothing is said
+TABLE: Final = table(VOCAB, seed=3)
+TARGET: Final = only(TABLE, SPOKEN)
+
+
+def spelled(tokens: Sequence[TokenId]) -> str:
+    return "".join(LETTERS[token] for token in tokens)
+
+
+# -- the world -------------------------------------------------------------------------------------
+
+
+@final
+class Wire(asyncio.Transport):
+    """A connection's way from the scheduler: its bytes, cut into packets again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.packets: deque[AnyPacket] = deque()
+        self._unframer = Unframer()
+        self._closed = False
+
+    def write(self, data: object) -> None:
+        self.packets.extend(self._unframer.feed(cast("bytes", data)))
+
+    def is_closing(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        self._closed = True
+
+
+class Move(enum.Enum):
+    """What can happen next to a device."""
+
+    DIAL = enum.auto()
+    LOAD = enum.auto()
+    TAKE = enum.auto()
+    TURN = enum.auto()
+    HEAR = enum.auto()
+
+
+class Trouble(enum.Enum):
+    """What happens once, before some move."""
+
+    DRAFT_DIES = enum.auto()
+    TARGET_DIES = enum.auto()
+    TARGET_IS_REPLACED = enum.auto()  # it dials in anew before its old connection has ended
+    DRAFT_IS_GIVEN_UP = enum.auto()
+    # No stream does the following.
+    TO_TARGET_TWICE = enum.auto()
+    TO_TARGET_LATE = enum.auto()  # a job that was taken before comes once more
+    TO_DRAFT_TWICE = enum.auto()
+    TO_DRAFT_LATE = enum.auto()
+    AHEAD_IS_LOST = enum.auto()
+
+
+ORDERLY: Final = tuple(Trouble)[:4]
+
+
+@final
+class Process:
+    """A device from when it dials in to its death, with its connection."""
+
+    def __init__(self, role: Device, scheduler: Scheduler, model: Model, tick: float) -> None:
+        ticks = itertools.count()
+        self.runner = ToyRunner(model, vocab_size=VOCAB)
+        make = DraftHost if role is Device.DRAFT else TargetHost
+        self.host: Host = make(self.runner, lambda: tick * next(ticks))
+        self.loaded = False
+        self.wire = Wire()
+        self.sent: deque[AnyPacket] = deque()
+        self.taken: list[ToDevice] = []
+        self.ahead = 0
+        """Verdicts on jobs that no command had named yet."""
+        self.mistaken = 0
+        """Commands that were not what had been begun."""
+        self._named: set[tuple[int, int, int, int]] = set()
+        self._peer = Peer(scheduler)
+        self._peer.connection_made(self.wire)
+        self._peer.data_received(frame(Hello(secret=scheduler._secret, device=role)))
+
+    def moves(self) -> Iterator[Move]:
+        if not self.loaded:
+            yield Move.LOAD
+        elif self.wire.packets:
+            yield Move.TAKE
+        if self.host.busy:
+            yield Move.TURN
+        if self.sent:
+            yield Move.HEAR
+
+    def make(self, move: Move) -> None:
+        match move:
+            case Move.LOAD:
+                self.loaded = True
+                self.sent.append(Alive())
+            case Move.TAKE:
+                self._take(cast("ToDevice", self.wire.packets.popleft()))
+            case Move.TURN:
+                self._turn()
+            case _:
+                self._peer.data_received(frame(self.sent.popleft()))
+                assert not self.wire.is_closing(), "the scheduler hung up"
+
+    def die(self, heard: int) -> None:
+        """Of what it had sent, so much is heard; then the connection ends."""
+        while self.sent and heard:
+            self.make(Move.HEAR)
+            heard -= 1
+        self._peer.connection_lost(None)
+
+    def _take(self, packet: ToDevice) -> None:
+        self.taken.append(packet)
+        if isinstance(packet, Work) and isinstance(job := packet.command, Judge):
+            self._named.add((packet.request, job.epoch, job.base, len(job.pending)))
+            assert isinstance(self.host, TargetHost)
+            self.mistaken += self.host._own.get(packet.request, job) != job
+        self.sent.extend(self.host.take(packet))
+
+    def _turn(self) -> None:
+        for answer in self.host.turn():
+            if isinstance(event := answer.event, Judged):
+                job = (answer.request, event.epoch, event.base, event.judged)
+                self.ahead += job not in self._named
+            self.sent.append(answer)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One run, as it is drawn."""
+
+    requests: tuple[Settings, ...]
+    eos: tuple[TokenId, ...] = ()
+    share: float = 0.7
+    """Of the target's logits in the draft's."""
+    draft_tick: float = 1.0
+    """Of the draft's clock; the target's is 1."""
+    likely: Mapping[tuple[Device, Move], int] = dataclasses.field(default_factory=dict)
+    troubles: Mapping[int, Trouble] = dataclasses.field(default_factory=dict)
+    seed: int = 0
+
+
+@final
+class World:
+    """A scheduler, its devices and a client, and whatever comes between them."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self._random = Random(case.seed)
+        draft = blend(TABLE, table(VOCAB, seed=4), case.share)
+        self._models = {Device.TARGET: TARGET, Device.DRAFT: draft}
+        self.scheduler = Scheduler(restarts=True)
+        self.scheduler._text = spelled
+        self.processes: dict[Device, Process | None] = dict.fromkeys(Device)
+        self.ahead = self.mistaken = self._deaths = self._submitted = 0
+        self._calm = False
+        self._heard = Wire()
+        self._client = Peer(self.scheduler)
+        self._client.connection_made(self._heard)
+        self._client.data_received(frame(Hello(secret=self.scheduler._secret)))
+        self.tokens: dict[int, Prefix] = {}
+        self.reasons: dict[int, FinishReason | None] = {}
+
+    def run(self) -> None:
+        """To the end of all requests, then until nothing is under way."""
+        for step in range(MOST_STEPS):
+            if not self._calm and (trouble := self._case.troubles.get(step)) is not None:
+                self._trouble(trouble)
+            if self._submitted < len(self._case.requests) and self._random.random() < 1 / 8:
+                self._submit()
+            moves = self._moves()
+            if not moves and self._ended:
+                return
+            if moves:
+                likely = [self._case.likely.get(move, COMMON) for move in moves]
+                self._make(*self._random.choices(moves, likely)[0])
+            elif self._submitted == len(self._case.requests):
+                self._stuck()
+        raise AssertionError(f"somebody works for ever: {self.tokens}")
+
+    @property
+    def _ended(self) -> bool:
+        return len(self.reasons) == len(self._case.requests)
+
+    def _moves(self) -> list[tuple[Device, Move]]:
+        found = []
+        for role, process in self.processes.items():
+            if process is None:
+                found.append((role, Move.DIAL))
+            else:
+                found += [(role, move) for move in process.moves()]
+        return found
+
+    def _make(self, role: Device, move: Move) -> None:
+        process = self.processes[role]
+        if process is not None:
+            before = process.ahead, process.mistaken
+            process.make(move)
+            self.ahead += process.ahead - before[0]
+            self.mistaken += process.mistaken - before[1]
+        else:
+            tick = self._case.draft_tick if role is Device.DRAFT else 1.0
+            self.processes[role] = Process(role, self.scheduler, self._models[role], tick)
+        self._listen()
+
+    def _submit(self) -> None:
+        number = self._submitted
+        self._submitted += 1
+        submit = Submit(
+            request=number,
+            prompt=PROMPTS[number],
+            eos=self._case.eos,
+            settings=self._case.requests[number],
+            trace=True,
+        )
+        self._client.data_received(frame(submit))
+        self._listen()
+
+    def _listen(self) -> None:
+        while self._heard.packets:
+            match self._heard.packets.popleft():
+                case Tokens(request=request, tokens=tokens):
+                    self.tokens[request] = self.tokens.get(request, ()) + tokens
+                case Finished(request=request, reason=reason):
+                    assert request not in self.reasons, "finished twice"
+                    self.reasons[request] = reason
+                case other:
+                    raise AssertionError(f"the client was told {other}")
+
+    def _stuck(self) -> None:
+        """Nobody has anything to do: only what no stream does excuses it, and one restart helps."""
+        orderly = set(self._case.troubles.values()) <= set(ORDERLY)
+        excused = not orderly and not self._calm
+        assert excused, f"everybody waits for ever: {self.tokens}"
+        self._calm = True
+        for role in Device:
+            self._kill(role)
+
+    def _kill(self, role: Device) -> None:
+        process = self.processes[role]
+        if process is not None:
+            process.die(heard=self._random.randrange(3))
+            self.processes[role] = None
+            self._deaths += role is Device.TARGET
+        self._listen()
+
+    def _trouble(self, trouble: Trouble) -> None:
+        draft, target = self.processes[Device.DRAFT], self.processes[Device.TARGET]
+        match trouble:
+            case Trouble.DRAFT_DIES:
+                self._kill(Device.DRAFT)
+            case Trouble.TARGET_DIES if self._deaths < MOST_DEATHS:
+                self._kill(Device.TARGET)
+            case Trouble.TARGET_IS_REPLACED if target and self._deaths < MOST_DEATHS:
+                self._deaths += 1
+                self.processes[Device.TARGET] = None
+                self._make(Device.TARGET, Move.DIAL)
+                target.die(heard=0)
+            case Trouble.DRAFT_IS_GIVEN_UP if draft and draft.loaded:
+                self.scheduler._lose(Device.DRAFT)
+                self._listen()
+            case Trouble.TO_TARGET_TWICE if target:
+                _again(target, target.wire.packets)
+            case Trouble.TO_TARGET_LATE if target:
+                _again(target, target.taken)
+            case Trouble.TO_DRAFT_TWICE if draft:
+                _again(draft, draft.wire.packets)
+            case Trouble.TO_DRAFT_LATE if draft:
+                _again(draft, draft.taken)
+            case Trouble.AHEAD_IS_LOST if target:
+                packets = target.wire.packets
+                kept = [packet for packet in packets if not isinstance(packet, Ahead)]
+                packets.clear()
+                packets.extend(kept)
+            case _:
+                pass  # there is nothing that it could happen to
+
+
+def _again(process: Process, packets: Sequence[AnyPacket]) -> None:
+    """The last job among these comes once more, behind all that is under way."""
+    jobs = [packet for packet in packets if isinstance(packet, Work | Ahead)]
+    process.wire.packets.extend(jobs[-1:])
+
+
+# -- what is drawn ---------------------------------------------------------------------------------
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Settings:
+    schedule = draw(st.sampled_from(ScheduleName))
+    parallel = schedule is ScheduleName.PEARL
+    verifier = draw(st.sampled_from(VerifierName))
+    temperature = 0.0 if verifier is VerifierName.GREEDY else draw(st.sampled_from([0.5, 1.0]))
+    return Settings(
+        schedule=schedule,
+        gamma=draw(st.sampled_from([1, 2, 3, 5, "auto"])),
+        head_start=draw(st.sampled_from([0, 0, 1, 3])) if parallel else 0,
+        strict=parallel and draw(st.booleans()),
+        verifier=verifier,
+        sampling=Sampling(temperature=temperature),
+        seed=draw(st.integers(0, 5)),
+        max_new_tokens=draw(st.integers(1, 30)),
+        stop=draw(st.sampled_from([(), (), ("ab",), ("f",)])),
+    )
+
+
+@st.composite
+def cases(draw: st.DrawFn, troubles: Sequence[Trouble]) -> Case:
+    moves = st.tuples(st.sampled_from(Device), st.sampled_from(Move))
+    return Case(
+        requests=tuple(draw(st.lists(requests(), min_size=1, max_size=len(PROMPTS)))),
+        eos=draw(st.sampled_from([(), (), (3,)])),
+        share=draw(st.sampled_from([0.0, 0.6, 0.8, 1.0])),
+        draft_tick=draw(st.sampled_from([0.1, 1.0, 10.0])),
+        likely=draw(st.dictionaries(moves, st.sampled_from([1, 40]), max_size=6)),
+        troubles=draw(st.dictionaries(st.integers(0, 150), st.sampled_from(troubles), max_size=8)),
+        seed=draw(st.integers(0, 2**16)),
+    )
+
+
+def _alone(asked: Settings, prompt: Prefix, eos: Sequence[TokenId]) -> Prefix:
+    """What the target says with nobody's help, one token at a time."""
+
+    def after_prompt(text: Prefix) -> Logits:
+        return cast("Logits", TARGET(prompt + text).astype(np.float32))
+
+    stop = StopRules(
+        limit=asked.max_new_tokens, eos=frozenset(eos), strings=asked.stop, text=spelled
+    )
+    verifier = make_verifier(asked.effective_verifier, asked.sampling, asked.seed)
+    return autoregressive(after_prompt, verifier, stop)
+
+
+def _check(case: Case) -> World:
+    """Run it: the text is the target's own, whoever waits is told, and nothing is left behind."""
+    world = World(case)
+    world.run()
+    for number, asked in enumerate(case.requests):
+        if asked.effective_verifier is VerifierName.REJECTION:  # another sample of the same law
+            assert set(world.tokens[number]) <= set(SPOKEN)
+            assert len(world.tokens[number]) <= asked.max_new_tokens
+        else:
+            assert world.tokens[number] == _alone(asked, PROMPTS[number], case.eos)
+    return world
+
+
+# -- claims ----------------------------------------------------------------------------------------
+
+
+@settings(max_examples=300)
+@given(case=cases(ORDERLY))
+def test_in_any_order_the_text_is_the_targets_own_and_nobody_waits_for_ever(case: Case) -> None:
+    """Deaths and restarts included. Each command is answered: else all would come to a stop."""
+    world = _check(case)
+
+    for process in world.processes.values():
+        assert process is not None
+        assert process.runner.rows == 0
+        assert not process.host.busy
+        if isinstance(host := process.host, TargetHost):
+            kept = [host._done, host._foresight, host._own, host._held]
+            assert kept == [{}] * 4
+
+
+@settings(max_examples=300)
+@given(case=cases(tuple(Trouble)))
+def test_what_comes_twice_or_late_or_never_misleads_nobody(case: Case) -> None:
+    """A restart may be needed then, and is enough."""
+    _check(case)
+
+
+EAGER: Final = {(Device.TARGET, Move.TURN): 400, (Device.TARGET, Move.TAKE): 1}
+"""A target that rather works than listens."""
+
+
+def _fickle(case: Case) -> World:
+    """As `_check`, with plans that take another gamma after each window, resting or not."""
+    mood = Random(case.seed)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(AutoPlan, "_is_time", lambda _: True)
+        patched.setattr(AutoPlan, "_choose", lambda _: mood.choice([REST, 1, 2, 4]))
+        return _check(case)
+
+
+@settings(max_examples=200)
+@given(case=cases(ORDERLY))
+def test_a_plan_that_changes_its_mind_leaves_nobody_waiting(case: Case) -> None:
+    """What was foreseen is then not what is asked: the command that comes has the last word."""
+    capricious = tuple(
+        msgspec.structs.replace(
+            asked, schedule=ScheduleName.SD, gamma="auto", head_start=0, strict=False
+        )
+        for asked in case.requests
+    )
+    _fickle(dataclasses.replace(case, requests=capricious))
+
+
+def test_such_a_plan_is_foreseen_wrongly_now_and_then() -> None:
+    """So that the claim above is not an empty one."""
+    asked = Settings(schedule=ScheduleName.SD, gamma="auto", max_new_tokens=60)
+    worlds = [_fickle(Case(requests=(asked,), likely=EAGER, seed=seed)) for seed in range(5)]
+
+    assert sum(world.mistaken for world in worlds) > 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "ahead"),
+    [
+        (Settings(schedule=ScheduleName.AR), True),
+        (Settings(gamma=2), True),
+        (Settings(gamma=2, strict=True), True),
+        (Settings(gamma="auto"), True),
+        (Settings(gamma=2, sampling=Sampling(temperature=1.0)), True),
+        (Settings(gamma=2, head_start=2), True),
+        (Settings(schedule=ScheduleName.SD, gamma=2), False),
+        (
+            Settings(gamma=2, verifier=VerifierName.REJECTION, sampling=Sampling(temperature=1.0)),
+            False,
+        ),
+    ],
+    ids=["AR", "PEARL", "strict", "auto", "coupled", "head start", "SD", "rejection"],
+)
+def test_the_target_judges_what_it_foresaw_before_it_is_asked(
+    schedule: Settings,
+    ahead: bool,  # noqa: FBT001 - pytest gives it by name
+) -> None:
+    """So what is claimed above is claimed of something. A row that is held foretells nothing."""
+    worlds = [
+        _check(Case(requests=(schedule,), share=0.9, likely=EAGER, seed=seed)) for seed in range(5)
+    ]
+
+    assert (sum(world.ahead for world in worlds) > 0) is ahead
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        Settings(schedule=ScheduleName.AR, max_new_tokens=60),
+        Settings(gamma=3, max_new_tokens=60),
+        Settings(gamma=3, strict=True, max_new_tokens=60),
+        Settings(gamma=3, sampling=Sampling(temperature=1.0), max_new_tokens=60),
+    ],
+    ids=["AR", "PEARL", "strict", "coupled"],
+)
+def test_a_command_that_was_foreseen_is_not_judged_twice(schedule: Settings) -> None:
+    """As many passes as commands: none was made in vain, and none once more."""
+    world = _check(Case(requests=(schedule,), likely=EAGER))
+    target = world.processes[Device.TARGET]
+
+    assert target is not None
+    commands = [packet for packet in target.taken if isinstance(packet, Work)]
+    known = [p.foresight for p in target.taken if isinstance(p, Work | Ahead) and p.foresight]
+    assert world.ahead > 0
+    assert world.mistaken == 0
+    assert len(target.runner.forwards) == len(commands)
+    assert all(one != other for one, other in itertools.pairwise(known)), "told twice"
