@@ -1,10 +1,10 @@
 """Several requests at once: what a whole batch gains, and what its pass times allow it.
 
-A *wave* is so many requests that are submitted together, and its speed all their tokens over the
-time until the last one has ended. Theory has the same closed forms for a wave as for one request,
-with passes and steps of as many rows. Requests that take turns with the draft leave the target to
-others meanwhile: so a wave may also go in groups, and the best number of groups is what the pass
-times allow. What it leaves out is that a wave thins out as its texts end.
+A *crowd* is so many users that each ask for the next text when the last has ended, and its speed
+what was written while all of them had one. Theory has the same closed forms for a crowd as for one
+request, with passes and steps of as many rows. Requests that take turns with the draft leave the
+target to others meanwhile: so a crowd may also go in groups, and the best number of groups is what
+the pass times allow.
 """
 
 from __future__ import annotations
@@ -36,24 +36,26 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     target: PassTime
 
 
-class Wave(msgspec.Struct, frozen=True, kw_only=True):
-    """Requests that were submitted together, and the time until all had ended."""
+class Crowd(msgspec.Struct, frozen=True, kw_only=True):
+    """One system serving so many users.
+
+    Args:
+        requests: all that they asked for.
+        seconds, tokens: while all users had a request under way.
+    """
 
     system: str
+    in_flight: int
     requests: tuple[Request, ...]
     seconds: float
-
-    @property
-    def tokens(self) -> int:
-        """Of all requests."""
-        return sum(len(request.tokens) for request in self.requests)
+    tokens: int
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
     """One system at one number of requests at once.
 
     Args:
-        tokens_per_s: over waves.
+        tokens_per_s: while all users had a request under way.
         growth: that over what the smallest number gives; None where that was not run.
         growth_in_theory: the same of the closed forms, at the measured pass times.
         over_ar: over AR at the same number.
@@ -67,16 +69,16 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     over_ar: float | None
 
 
-def levels(waves: Sequence[Wave], times: Times | None) -> list[Level]:
-    """Of all waves, by number of requests, and of each number by system, as they came first.
+def levels(crowds: Sequence[Crowd], times: Times | None) -> list[Level]:
+    """Of all crowds, by number of users, and of each number by system, as they came first.
 
     Args:
-        waves: of equally many requests where they are of one level.
+        crowds: of equally many users where they are of one level.
         times: of the pair; None where too little was measured.
     """
-    found: dict[tuple[str, int], list[Wave]] = {}
-    for wave in waves:
-        found.setdefault((wave.system, len(wave.requests)), []).append(wave)
+    found: dict[tuple[str, int], list[Crowd]] = {}
+    for crowd in crowds:
+        found.setdefault((crowd.system, crowd.in_flight), []).append(crowd)
     names = dict.fromkeys(system for system, _ in found)
     sizes = sorted({number for _, number in found})
     fewest = min(sizes, default=0)
@@ -98,12 +100,12 @@ def levels(waves: Sequence[Wave], times: Times | None) -> list[Level]:
     ]
 
 
-def _sums(waves: Sequence[Wave]) -> tuple[list[int], list[float]]:
-    return [wave.tokens for wave in waves], [wave.seconds for wave in waves]
+def _sums(crowds: Sequence[Crowd]) -> tuple[list[int], list[float]]:
+    return [crowd.tokens for crowd in crowds], [crowd.seconds for crowd in crowds]
 
 
-def _schedule(waves: Sequence[Wave]) -> ScheduleName:
-    return waves[0].requests[0].settings.schedule
+def _schedule(crowds: Sequence[Crowd]) -> ScheduleName:
+    return crowds[0].requests[0].settings.schedule
 
 
 def _over(above: float | None, below: Estimate | float | None) -> float | None:
@@ -111,10 +113,10 @@ def _over(above: float | None, below: Estimate | float | None) -> float | None:
     return None if above is None or not base else above / base
 
 
-def allowed(waves: Sequence[Wave], times: Times) -> float | None:
-    """Tokens a second that the closed forms give a wave; None where nothing was compared."""
-    requests = [request for wave in waves for request in wave.requests]
-    settings, number = requests[0].settings, len(waves[0].requests)
+def allowed(crowds: Sequence[Crowd], times: Times) -> float | None:
+    """Tokens a second that the closed forms give a crowd; None where nothing was compared."""
+    requests = [request for crowd in crowds for request in crowd.requests]
+    settings, number = requests[0].settings, crowds[0].in_flight
     rate = acceptance([r.luck for r in requests]).independent.value if settings.widest else 0.0
     if rate is None:
         return None

@@ -342,9 +342,9 @@ def _show_crowds(found: Crowds, answer: dict[str, Any]) -> None:
     over_ar = _crowds(found.levels, "at once: speed over AR", lambda n: _digits(n.over_ar, 2))
     console.print(over_ar)
     console.print(
-        f"{answer['prompts']} prompts in a cycle; speed is all tokens of requests that were asked "
-        "for at once, over the time until the last one ended. In brackets: what the measured times "
-        "of passes with as many rows allow."
+        f"{answer['prompts']} prompts in a cycle, the next one when a text has ended; speed is "
+        "what was written while as many were in flight. In brackets: what the measured times of "
+        "passes with as many rows allow."
     )
     _show_how(console, found.tuned, answer)
 

@@ -1,17 +1,19 @@
-"""Several requests at once, for `pearl bench --in-flight`: the same waves by every system.
+"""Several requests at once, for `pearl bench --in-flight`: the same crowds by every system.
 
-Prompts come in a fixed cycle. Every number of requests decodes every prompt once or more, so that
-all numbers are asked of the same texts.
+A crowd is so many users; each asks for the next prompt as soon as its last text has ended. Speed is
+what was written while all of them had something to ask: texts are of different speed, and the last
+ones alone would say nothing of a crowd. Prompts come in a fixed cycle, the same for all systems.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import dataclasses
 import itertools
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
@@ -25,10 +27,13 @@ from pearl.validate import name_of
 if TYPE_CHECKING:
     from actors.engine import Engine, EngineSettings, Result
     from analysis.benchmark import Difference
-    from analysis.crowds import Level, Times, Wave
+    from analysis.crowds import Crowd, Level, Times
     from decoding.messages import TokenId
     from pearl.contest import Plan
     from simulator.profiling import Recording
+
+
+LAPS: Final = 3  # requests of each user, about
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +48,20 @@ class Crowds:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """Requests that were submitted together, and the time until all had ended."""
+    """What a crowd was given, and how much of it while it was whole.
+
+    Args:
+        prompts, results: of each request, in the order in which they were asked for.
+        seconds, tokens: from the beginning until the first user had nothing more to ask.
+    """
 
     system: str
     settings: Settings
+    in_flight: int
     prompts: tuple[int, ...]
     results: tuple[Result, ...]
     seconds: float
+    tokens: int
 
 
 async def gather(
@@ -74,9 +86,9 @@ async def gather(
         with Others() as others:
             tuned = await tune(stage, few, prompts, plan.tuning_prompts)
             done = await _run(engine, systems(tuned), prompts, sizes)
-    waves = [_wave(each, fitted.eos) for each in done]
+    crowds_run = [_as_crowd(each, fitted.eos) for each in done]
     return Crowds(
-        levels=crowds.levels(waves, _times(done)),
+        levels=crowds.levels(crowds_run, _times(done)),
         differences=_differences(done),
         tuned=tuned,
         others=others.share,
@@ -91,47 +103,65 @@ def systems(tuned: dict[Family, Tuned]) -> dict[str, Settings]:
     return {name_of(each): each for each in (alone, sd, sd_auto, pearl, pearl_auto)}
 
 
-def waves_of(prompts: int, size: int) -> list[tuple[int, ...]]:
-    """Which prompts go together: as few waves as reach every one of them."""
-    cycle = itertools.cycle(range(prompts))
-    return [tuple(itertools.islice(cycle, size)) for _ in range(-(-prompts // size))]
+def asked_of(prompts: int, size: int) -> list[int]:
+    """Which prompts a crowd asks for: each of them, and some for every user."""
+    count = max(prompts, LAPS * size)
+    return list(itertools.islice(itertools.cycle(range(prompts)), count))
 
 
 async def _run(
     engine: Engine, compared: dict[str, Settings], prompts: Sequence[str], sizes: Sequence[int]
 ) -> list[Done]:
-    """Every wave by every system, in an order that rotates."""
-    planned = [wave for size in sizes for wave in waves_of(len(prompts), size)]
+    """Every crowd by every system, in an order that rotates."""
     found = []
-    with bar(len(planned) * len(compared), "waves") as advance:
-        for number, wave in enumerate(planned):
+    with bar(len(sizes) * len(compared), "crowds") as advance:
+        for number, size in enumerate(sizes):
             for name in rotated(list(compared), number):
-                began = time.perf_counter()
-                running = [
-                    engine.generate(prompts[place], compared[name], trace=True) for place in wave
-                ]
-                results = await asyncio.gather(*(generation.wait() for generation in running))
-                seconds = time.perf_counter() - began
-                found.append(
-                    Done(
-                        system=name,
-                        settings=compared[name],
-                        prompts=wave,
-                        results=tuple(results),
-                        seconds=seconds,
-                    )
-                )
+                found.append(await _crowd(engine, name, compared[name], prompts, size))
                 advance()
     return found
 
 
-def _wave(done: Done, eos: tuple[TokenId, ...]) -> Wave:
-    from analysis.crowds import Wave
+async def _crowd(
+    engine: Engine, name: str, settings: Settings, prompts: Sequence[str], size: int
+) -> Done:
+    """So many users until all is written."""
+    places = asked_of(len(prompts), size)
+    waiting = iter(enumerate(places))
+    results: dict[int, Result] = {}
+    written: collections.Counter[float] = collections.Counter()  # tokens, by when they came
+    left: list[float] = []
+    began = time.perf_counter()
+
+    async def ask() -> None:
+        for number, place in waiting:
+            generation = engine.generate(prompts[place], settings, trace=True)
+            async for piece in generation:
+                written[time.perf_counter()] += len(piece.token_ids)
+            results[number] = generation.result
+        left.append(time.perf_counter())
+
+    await asyncio.gather(*(ask() for _ in range(size)))
+    return Done(
+        system=name,
+        settings=settings,
+        in_flight=size,
+        prompts=tuple(places),
+        results=tuple(results[number] for number in range(len(places))),
+        seconds=left[0] - began,
+        tokens=sum(count for at, count in written.items() if at <= left[0]),
+    )
+
+
+def _as_crowd(done: Done, eos: tuple[TokenId, ...]) -> Crowd:
+    from analysis.crowds import Crowd
     from analysis.traces import Request
 
-    return Wave(
+    return Crowd(
         system=done.system,
+        in_flight=done.in_flight,
         seconds=done.seconds,
+        tokens=done.tokens,
         requests=tuple(
             Request(
                 name=done.system,
@@ -146,14 +176,14 @@ def _wave(done: Done, eos: tuple[TokenId, ...]) -> Wave:
 
 
 def _times(done: Sequence[Done]) -> Times | None:
-    """How long passes of so many rows took, in all waves; None where too little was timed."""
+    """How long passes of so many rows took, in all crowds; None where too little was timed."""
     from analysis.crowds import Times
     from simulator import profiling
 
     together = [_recordings(each) for each in done]
     try:
-        target = profiling.fit([s for wave in together for s in profiling.passes(wave)])
-        draft = profiling.fit([s for wave in together for s in profiling.windows(wave)])
+        target = profiling.fit([s for crowd in together for s in profiling.passes(crowd)])
+        draft = profiling.fit([s for crowd in together for s in profiling.windows(crowd)])
     except SettingError:
         return None
     return Times(draft=draft.measured, target=target.measured)
@@ -183,7 +213,7 @@ def _differences(done: Sequence[Done]) -> list[Difference]:
         Run(
             system=each.system,
             prompt=place,
-            round=len(each.prompts),
+            round=each.in_flight,
             tokens=result.token_ids,
             arrivals=((each.seconds, len(result.token_ids)),),
         )

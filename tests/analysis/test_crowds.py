@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from analysis import theory
-from analysis.crowds import Times, Wave, allowed, levels
+from analysis.crowds import Crowd, Times, allowed, levels
 from analysis.statistics import acceptance
 from analysis.traces import Request
 from decoding.estimates import of_ratio
@@ -32,30 +32,37 @@ def judge(tokens: int, rows: int) -> float:
 TIMES: Final = Times(draft=step, target=judge)
 
 
-def wave(name: str, requests: list[Request], seconds: float) -> Wave:
-    return Wave(system=name, requests=tuple(requests), seconds=seconds)
+def crowd(name: str, requests: list[Request], seconds: float) -> Crowd:
+    """Users with one request each."""
+    return Crowd(
+        system=name,
+        in_flight=len(requests),
+        requests=tuple(requests),
+        seconds=seconds,
+        tokens=sum(len(request.tokens) for request in requests),
+    )
 
 
 def test_growth_is_over_the_smallest_number_and_over_ar_with_as_many() -> None:
     alone, pearl = decoded(AR), decoded(PEARL)  # texts of 200 tokens
-    waves = [
-        wave("AR", alone[:1], 200.0),
-        wave("PEARL", pearl[:1], 100.0),
-        wave("AR", alone[:4], 400.0),
-        wave("PEARL", pearl[:4], 400.0),
+    crowds = [
+        crowd("AR", alone[:1], 200.0),
+        crowd("PEARL", pearl[:1], 100.0),
+        crowd("AR", alone[:4], 400.0),
+        crowd("PEARL", pearl[:4], 400.0),
     ]
 
-    found = {(n.system, n.in_flight): n for n in levels(waves, None)}
+    found = {(n.system, n.in_flight): n for n in levels(crowds, None)}
 
     assert [n.growth for n in found.values()] == [1, 1, 2, 1]
     assert [n.over_ar for n in found.values()] == [1, 2, 1, 1]
     assert {n.growth_in_theory for n in found.values()} == {None}
 
 
-def test_waves_of_one_number_are_one_speed_with_its_interval() -> None:
+def test_crowds_of_one_number_are_one_speed_with_its_interval() -> None:
     alone = decoded(AR)
 
-    (level,) = levels([wave("AR", alone[:2], 200.0), wave("AR", alone[2:4], 100.0)], None)
+    (level,) = levels([crowd("AR", alone[:2], 200.0), crowd("AR", alone[2:4], 100.0)], None)
 
     assert level.in_flight == 2
     assert level.tokens_per_s == of_ratio([400, 400], [200, 100])
@@ -63,14 +70,14 @@ def test_waves_of_one_number_are_one_speed_with_its_interval() -> None:
 
 def test_numbers_ascend_and_systems_stand_in_one_order_whatever_came_first() -> None:
     alone, pearl = decoded(AR), decoded(PEARL)
-    waves = [
-        wave("AR", alone[:1], 1.0),
-        wave("PEARL", pearl[:1], 1.0),
-        wave("PEARL", pearl[:2], 1.0),
-        wave("AR", alone[:2], 1.0),
+    crowds = [
+        crowd("AR", alone[:1], 1.0),
+        crowd("PEARL", pearl[:1], 1.0),
+        crowd("PEARL", pearl[:2], 1.0),
+        crowd("AR", alone[:2], 1.0),
     ]
 
-    found = levels(waves, TIMES)
+    found = levels(crowds, TIMES)
 
     names = [(n.in_flight, n.system) for n in found]
     assert names == [(1, "AR"), (1, "PEARL"), (2, "AR"), (2, "PEARL")]
@@ -79,7 +86,7 @@ def test_numbers_ascend_and_systems_stand_in_one_order_whatever_came_first() -> 
 def test_alone_the_target_is_allowed_a_token_a_row_of_each_pass() -> None:
     alone = decoded(AR)
 
-    assert allowed([wave("AR", alone[:4], 1.0)], TIMES) == pytest.approx(4 / judge(1, 4))
+    assert allowed([crowd("AR", alone[:4], 1.0)], TIMES) == pytest.approx(4 / judge(1, 4))
 
 
 def closed_form(settings: Settings, requests: list[Request], rows: int) -> float:
@@ -93,7 +100,7 @@ def closed_form(settings: Settings, requests: list[Request], rows: int) -> float
 def test_with_a_draft_the_closed_form_has_passes_and_steps_of_as_many_rows() -> None:
     requests = decoded(PEARL)[:3]
 
-    found = allowed([wave("", requests, 1.0)], TIMES)
+    found = allowed([crowd("", requests, 1.0)], TIMES)
 
     assert found == pytest.approx(closed_form(PEARL, requests, 3))
 
@@ -104,7 +111,7 @@ def test_while_one_request_is_drafted_another_is_judged() -> None:
     dear = Times(draft=step, target=lambda tokens, rows: rows * judge(tokens, 1))
     drafting, judging = 4 * step(1, 1), judge(5, 1)
 
-    found = allowed([wave("", requests, 1.0)], dear)
+    found = allowed([crowd("", requests, 1.0)], dear)
 
     assert found == pytest.approx(
         closed_form(SD, requests, 1) * (drafting + judging) / max(drafting, judging)
@@ -114,14 +121,14 @@ def test_while_one_request_is_drafted_another_is_judged() -> None:
 def test_one_request_takes_turns_with_itself_alone() -> None:
     requests = decoded(SD)[:1]
 
-    assert allowed([wave("", requests, 1.0)], TIMES) == pytest.approx(closed_form(SD, requests, 1))
+    assert allowed([crowd("", requests, 1.0)], TIMES) == pytest.approx(closed_form(SD, requests, 1))
 
 
 def test_growth_in_theory_is_over_that_of_the_smallest_number() -> None:
     alone = decoded(AR)
-    waves = [wave("AR", alone[:1], 200.0), wave("AR", alone[:4], 300.0)]
+    crowds = [crowd("AR", alone[:1], 200.0), crowd("AR", alone[:4], 300.0)]
 
-    one, four = levels(waves, TIMES)
+    one, four = levels(crowds, TIMES)
 
     assert one.growth_in_theory == 1
     assert four.growth_in_theory == pytest.approx(4 * judge(1, 1) / judge(1, 4))

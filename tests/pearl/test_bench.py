@@ -22,7 +22,7 @@ from pearl import bench as verb
 from pearl import contest
 from pearl.__main__ import run
 from pearl.contest import Competitor, Family, Outcome, Plan, Stage, Tuned
-from pearl.crowd import systems, waves_of
+from pearl.crowd import asked_of, systems
 from tests.actors.pairs import SavedPair
 
 PLAN: Final = Plan(
@@ -268,10 +268,9 @@ def _stage(plan: Plan, fitted: Any = None) -> Stage:
     return Stage(plan, fitted or SimpleNamespace(eos=()), nothing, None, {})
 
 
-def test_waves_reach_every_prompt_in_a_fixed_cycle() -> None:
-    assert waves_of(3, 1) == [(0,), (1,), (2,)]
-    assert waves_of(3, 2) == [(0, 1), (2, 0)]
-    assert waves_of(2, 5) == [(0, 1, 0, 1, 0)]
+def test_a_crowd_asks_for_every_prompt_and_for_some_of_each_user() -> None:
+    assert asked_of(3, 1) == [0, 1, 2]
+    assert asked_of(2, 2) == [0, 1, 0, 1, 0, 1]
 
 
 def test_crowds_are_asked_of_the_best_and_of_automatic_windows() -> None:
