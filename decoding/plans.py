@@ -26,7 +26,7 @@ WIDEST: Final = 32  # gamma auto looks no further
 FIRST_GAMMA: Final = 4  # gamma auto before anything was measured
 WORTH: Final = 1.01  # times the speed: less is no reason to change
 LONG: Final = 64  # tokens: a run of more counts as one of so many
-SLOWLY: Final = 0.1  # how much of a new measurement of messages is believed
+SLOWLY: Final = 0.1  # how much of a new measurement is believed
 LONGEST_CONTROL_S: Final = 0.1  # more is no message but a device that was away
 REST: Final = 0  # gamma auto of speculative decoding where the target alone is faster
 
@@ -110,7 +110,9 @@ class AutoPlan:
         self._head_start = head_start
         self._measured = measured or Measured()
         self._run = 0  # tokens kept since the last rejection
-        self._gamma = self._best(self._speeds()) if self._measured.ready else FIRST_GAMMA
+        # Speculative decoding begins at rest: what the target takes alone is then known.
+        first = FIRST_GAMMA if parallel else REST
+        self._gamma = self._best(self._speeds()) if self._measured.ready else first
         self._windows = self._passes = 0
         self._last: Judged | None = None  # the last pass, on the clock of its device
         self._between: list[float] = []  # seconds of the windows that came since
@@ -198,6 +200,7 @@ class Measured:
         # Sums for the line through (tokens, seconds) of the passes: weight, n, n^2, T, n T.
         self._weight = self._n = self._nn = self._t = self._nt = 0.0
         self._crowd = 0.0  # and of how many times its own tokens a pass reads
+        self._alone: float | None = None  # seconds of a pass with nothing pending; kept, if old
         # What a round takes beside its jobs: with a window beside the pass, and before it.
         self._control: dict[bool, float] = {}
         # A prior of three runs at a rate of about 0.8, so that the first one does not decide alone.
@@ -216,6 +219,9 @@ class Measured:
     def add_pass(self, tokens: int, seconds: float, own: int | None = None) -> None:
         """The target read `tokens` in `seconds`, `own` of them for the request that asks."""
         self._crowd = self.FORGET * self._crowd + tokens / (own or tokens)
+        if (own or tokens) == 1:
+            known = seconds if self._alone is None else self._alone
+            self._alone = known + SLOWLY * (seconds - known)
         self._weight = self.FORGET * self._weight + 1
         self._n = self.FORGET * self._n + tokens
         self._nn = self.FORGET * self._nn + tokens * tokens
@@ -255,7 +261,9 @@ class Measured:
             # A window that is kept has a bonus token, with which nothing is compared.
             full = (kept[:, None] // windows).sum(axis=0)
             seconds = (full + len(kept)) * (windows * step + judge(windows + 1) + before)
-            return np.append(1 / (judge(1.0) + beside), ((tokens + full) / seconds)[1:])
+            # Windows of one size tell nothing of passes without; a draft waited for slows them too.
+            alone = judge(1.0) if self._alone is None else self._alone
+            return np.append(1 / (alone + beside), ((tokens + full) / seconds)[1:])
         # The first pass of a run settles one token more than the head start, each later one gamma.
         later = np.ceil(np.maximum(kept - head_start, 0)[:, None] / windows).sum(axis=0)
         first = head_start * step + np.maximum(windows * step, judge(head_start + 1.0)) + beside

@@ -208,7 +208,7 @@ def test_a_plan_writes_before_or_beside_a_pass(*, parallel: bool) -> None:
     """The two numbers of each schedule; a head start is for PEARL."""
     plan = AutoPlan(parallel=parallel, head_start=3 if parallel else 0)
 
-    assert (plan.before, plan.beside) == ((3, FIRST_GAMMA) if parallel else (FIRST_GAMMA, 0))
+    assert (plan.before, plan.beside) == ((3, FIRST_GAMMA) if parallel else (0, 1))
 
 
 def test_a_plan_cannot_be_negative() -> None:
