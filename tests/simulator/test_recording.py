@@ -192,7 +192,7 @@ def test_a_plan_that_had_learned_before_is_refused() -> None:
     settings = Settings(schedule=ScheduleName.SD)
     records = run(_scenario(Settings(schedule=ScheduleName.SD, gamma=7)), trace=True).records
 
-    with pytest.raises(SettingError, match="began with 7 tokens here and begins with 4"):
+    with pytest.raises(SettingError, match="began with 7 tokens here and begins with 1"):
         replay(records, settings, STOP)
 
 
