@@ -316,7 +316,8 @@ class TargetHost:
         following = onward(job, verdict, foresight)
         if following is None:
             return
-        fresh = (*job.pending.tokens[: verdict.kept], *_chosen(verdict))
+        assert verdict.token is not None  # of a row that is held nothing is foreseen
+        fresh = (*job.pending.tokens[: verdict.kept], verdict.token)
         transcript = self._transcripts[request]
         if transcript.may_go_on(fresh, following.base, len(following.pending)):
             transcript.learn(job.base, fresh)
@@ -381,10 +382,6 @@ def _judged(job: Judge, verdict: Verdict, times: tuple[float, float], read: int 
         began=times[0],
         ended=times[1],
     )
-
-
-def _chosen(verdict: Judged) -> tuple[TokenId, ...]:
-    return () if verdict.token is None else (verdict.token,)
 
 
 def _quick(rows: Logits) -> Logits:
