@@ -27,6 +27,9 @@ FIRST_GAMMA: Final = 4  # gamma auto before anything was measured
 WORTH: Final = 1.01  # times the speed: less is no reason to change
 LONG: Final = 64  # tokens: a run of more counts as one of so many
 SLOWLY: Final = 0.1  # how much of a new measurement is believed
+FORGET: Final = 0.99  # what is left of a measurement when another one comes
+FADE: Final = 0.999  # and when one of another kind comes
+FAINT: Final = 0.5  # measurements: less is as good as none
 LONGEST_CONTROL_S: Final = 0.1  # more is no message but a device that was away
 REST: Final = 0  # gamma auto of speculative decoding where the target alone is faster
 
@@ -111,8 +114,9 @@ class AutoPlan:
         self._measured = measured or Measured()
         self._run = 0  # tokens kept since the last rejection
         # Speculative decoding begins at rest: what the target takes alone is then known.
-        first = FIRST_GAMMA if parallel else REST
-        self._gamma = self._best(self._speeds()) if self._measured.ready else first
+        self._gamma = FIRST_GAMMA if parallel else REST
+        if self._measured.ready:
+            self._gamma = self._choose()
         self._windows = self._passes = 0
         self._last: Judged | None = None  # the last pass, on the clock of its device
         self._between: list[float] = []  # seconds of the windows that came since
@@ -147,14 +151,14 @@ class AutoPlan:
         if not answer.passes:
             return
         if self._passes > 1:
-            own = answer.judged + 1
-            self._measured.add_pass(answer.read or own, answer.ended - answer.began, own)
+            own, seconds = answer.judged + 1, answer.ended - answer.began
+            self._measured.add_pass(answer.read or own, seconds, own, parallel=self._beside_passes)
             self._observe_round(answer)
         self._last, self._between = answer, []
 
     def _observe_round(self, answer: Judged) -> None:
         """Learn what a round takes beside its jobs, on the target's clock; with one window only."""
-        last, parallel = self._last, self._parallel or self._gamma == REST
+        last, parallel = self._last, self._beside_passes
         if last is None or len(self._between) != 1:
             return
         window, judged = self._between[0], last.ended - last.began
@@ -168,65 +172,97 @@ class AutoPlan:
             self._measured.add_run(self._run)
             self._run = 0
 
+    @property
+    def _beside_passes(self) -> bool:
+        return self._parallel or self._gamma == REST
+
     def _is_time(self) -> bool:
         """Often at first, every eighth window later: choosing takes longer than a message."""
         return self._windows % 8 == 0 or self._windows.bit_count() == 1
 
     def _choose(self) -> int:
         """The best gamma, unless the one in use is within a hundredth of it."""
-        speeds = self._speeds()
-        best = self._best(speeds)
-        return best if speeds[best] > WORTH * speeds[self._gamma] else self._gamma
-
-    def _best(self, speeds: Array) -> int:
-        least = 1 if self._parallel else REST
-        return least + int(speeds[least:].argmax())
-
-    def _speeds(self) -> Array:
-        return self._measured.speeds(
+        speeds = self._measured.speeds(
             parallel=self._parallel, head_start=self._head_start, run=self._run
         )
+        least = 1 if self._parallel else REST
+        best = least + int(speeds[least:].argmax())
+        return best if speeds[best] > WORTH * speeds[self._gamma] else self._gamma
+
+
+@final
+class PassTimes:
+    """Seconds of a pass by the tokens it reads, as a line; the last hundred passes weigh most."""
+
+    def __init__(self) -> None:
+        # Sums over passes: how many, n, n^2, T, n T, and n over the tokens of one request.
+        self._sums = np.zeros(6)
+
+    def add(self, tokens: int, seconds: float, own: int) -> None:
+        """A pass read `tokens`, `own` of them for the request that asks."""
+        n, t = tokens, seconds
+        self._sums *= FORGET
+        self._sums += (1, n, n * n, t, n * t, n / own)
+
+    def fade(self) -> None:
+        """Passes of another kind were seen: who rests should not forget soon why."""
+        self._sums *= FADE
+
+    @property
+    def known(self) -> bool:
+        """Whether some are remembered, by a clock that moved."""
+        return bool(self._sums[0] >= FAINT and self._sums[3] > 0)
+
+    def line(self) -> Callable[[Any], Any]:
+        """Seconds by the tokens of one request: least squares, flat where all were of one size.
+
+        Of a crowd, all are taken to do as the one that asks: its next token is one for each.
+        """
+        weight, n, nn, t, nt, crowd = self._sums.tolist()
+        spread = weight * nn - n**2
+        slope = 0.0
+        if spread > 1e-9 * nn * weight:
+            slope = max(0.0, (weight * nt - n * t) / spread)
+        mean_n, mean_t, crowd = n / weight, t / weight, crowd / weight
+        return lambda own: np.maximum(mean_t + slope * (crowd * own - mean_n), 0.1 * mean_t)
 
 
 @final
 class Measured:
     """What plans have seen of two devices: of the times the last hundred or so weigh most."""
 
-    FORGET: Final = 0.99
     RUNS: Final = 64
 
     def __init__(self) -> None:
         self._draft_tokens = self._draft_seconds = 0.0
-        # Sums for the line through (tokens, seconds) of the passes: weight, n, n^2, T, n T.
-        self._weight = self._n = self._nn = self._t = self._nt = 0.0
-        self._crowd = 0.0  # and of how many times its own tokens a pass reads
-        self._alone: float | None = None  # seconds of a pass with nothing pending; kept, if old
-        # What a round takes beside its jobs: with a window beside the pass, and before it.
+        # A target that waited for its window may take longer than one that did not: each kind of
+        # pass, and of messages, is known for itself; True where windows are written beside.
+        self._passes = {True: PassTimes(), False: PassTimes()}
         self._control: dict[bool, float] = {}
+        self._alone: float | None = None  # seconds of a pass with nothing pending; kept, if old
         # A prior of three runs at a rate of about 0.8, so that the first one does not decide alone.
         self._runs = collections.deque([0, 3, 8], maxlen=self.RUNS)
 
     @property
     def ready(self) -> bool:
         """Whether both devices have been timed, by a clock that moved."""
-        return self._draft_tokens * self._weight > 0 and self._t > 0
+        return self._draft_tokens > 0 and any(passes.known for passes in self._passes.values())
 
     def add_window(self, tokens: int, seconds: float) -> None:
         """The draft wrote `tokens` in `seconds`."""
-        self._draft_tokens = self.FORGET * self._draft_tokens + tokens
-        self._draft_seconds = self.FORGET * self._draft_seconds + seconds
+        self._draft_tokens = FORGET * self._draft_tokens + tokens
+        self._draft_seconds = FORGET * self._draft_seconds + seconds
 
-    def add_pass(self, tokens: int, seconds: float, own: int | None = None) -> None:
+    def add_pass(
+        self, tokens: int, seconds: float, own: int | None = None, *, parallel: bool = True
+    ) -> None:
         """The target read `tokens` in `seconds`, `own` of them for the request that asks."""
-        self._crowd = self.FORGET * self._crowd + tokens / (own or tokens)
-        if (own or tokens) == 1:
+        own = own or tokens
+        self._passes[parallel].add(tokens, seconds, own)
+        self._passes[not parallel].fade()
+        if own == 1:
             known = seconds if self._alone is None else self._alone
             self._alone = known + SLOWLY * (seconds - known)
-        self._weight = self.FORGET * self._weight + 1
-        self._n = self.FORGET * self._n + tokens
-        self._nn = self.FORGET * self._nn + tokens * tokens
-        self._t = self.FORGET * self._t + seconds
-        self._nt = self.FORGET * self._nt + tokens * seconds
 
     def add_control(self, seconds: float, *, parallel: bool) -> None:
         """Messages of a round took so long; a device that came back may have another clock."""
@@ -252,7 +288,7 @@ class Measured:
         kept = np.array(self._runs, dtype=float)
         kept = np.append(kept, run) if run > kept.mean() else kept
         gammas = np.arange(WIDEST + 1.0)
-        step, judge = self._draft_seconds / self._draft_tokens, self._line()
+        step, judge = self._draft_seconds / self._draft_tokens, self._judge(parallel=parallel)
         tokens, windows = kept.sum() + len(kept), np.maximum(gammas, 1)
         # Where nothing is known of one way, the other tells: one exchange of messages or two.
         beside = self._control.get(True, self._control.get(False, 0.0) / 2)
@@ -261,7 +297,7 @@ class Measured:
             # A window that is kept has a bonus token, with which nothing is compared.
             full = (kept[:, None] // windows).sum(axis=0)
             seconds = (full + len(kept)) * (windows * step + judge(windows + 1) + before)
-            # Windows of one size tell nothing of passes without; a draft waited for slows them too.
+            # Windows of one size tell nothing of passes without.
             alone = judge(1.0) if self._alone is None else self._alone
             return np.append(1 / (alone + beside), ((tokens + full) / seconds)[1:])
         # The first pass of a run settles one token more than the head start, each later one gamma.
@@ -270,15 +306,7 @@ class Measured:
         seconds = len(kept) * first + later * (np.maximum(windows * step, judge(windows)) + beside)
         return np.asarray(tokens / seconds)
 
-    def _line(self) -> Callable[[Any], Any]:
-        """Least squares through the passes; flat where they were all of one size.
-
-        Of a crowd, all are taken to do as the one that asks: its next token is one for each.
-        """
-        spread = self._weight * self._nn - self._n**2
-        mean_n, mean_t = self._n / self._weight, self._t / self._weight
-        slope = 0.0
-        if spread > 1e-9 * self._nn * self._weight:
-            slope = max(0.0, (self._weight * self._nt - self._n * self._t) / spread)
-        crowd = self._crowd / self._weight
-        return lambda n: np.maximum(mean_t + slope * (crowd * n - mean_n), 0.1 * mean_t)
+    def _judge(self, *, parallel: bool) -> Callable[[Any], Any]:
+        """Seconds of a pass of this kind; where nothing is known of it, the other tells."""
+        own, other = self._passes[parallel], self._passes[not parallel]
+        return (own if own.known else other).line()

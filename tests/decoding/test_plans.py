@@ -253,6 +253,24 @@ def test_speculation_rests_where_its_messages_eat_what_it_gains() -> None:
     assert chosen[1] == (0, 1)
 
 
+def test_who_rests_remembers_why() -> None:
+    """Passes take longer after waiting for a window, which nobody sees who does not try."""
+    plan, dice, waited = AutoPlan(parallel=False), random.Random(1), []
+    for _ in range(4000):
+        gamma = plan.before or plan.beside
+        waited.append(plan.before > 0)
+        kept = next((i for i in range(gamma) if dice.random() >= 0.7), gamma)
+        drafted = Drafted(tokens=(0,) * gamma)
+        plan.observe_window(Proposed(epoch=0, start=0, drafted=drafted, ended=gamma * 0.002))
+        judged = plan.before
+        seconds = 0.025 if plan.before else 0.01
+        plan.observe_pass(Judged(epoch=0, base=0, judged=judged, kept=0, token=0, ended=seconds))
+        plan.observe_comparison(kept=kept, rejected=kept < gamma)
+
+    assert any(waited)
+    assert sum(waited[1000:]) <= 16
+
+
 def test_in_a_crowd_every_token_is_one_for_each() -> None:
     """Eight requests whose windows share a pass: a longer one costs eight times as much more."""
     chosen = []
