@@ -64,7 +64,7 @@ class Imitation:
     `corpus`, every second part is read from there, so that rows are not learned by heart.
     """
 
-    rows: Path
+    rows: tuple[Path, ...]
     teachers: tuple[Path, ...]
     corpus: Path | None
     tokens_per_part: int
@@ -74,7 +74,7 @@ class Imitation:
 
     def prepare(self, student: LlamaForCausalLM) -> Loss:
         """See `Lesson.prepare`."""
-        rows = np.load(self.rows)
+        rows = np.concatenate([np.load(path) for path in self.rows])
         teachers = tuple(models.load(path).to(student.device) for path in self.teachers)
         windows = _windows(self.corpus, self.seed) if self.corpus else None
         divergence = _maybe_compiled(_divergence, compiled=self.compiled)

@@ -50,6 +50,14 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Meeting:
+    """The target comes towards the draft and writes new rows, then the draft follows it."""
+
+    approach: Budget
+    follow: Budget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything that decides what comes out, except the machine."""
 
@@ -58,8 +66,7 @@ class Recipe:
     target_budget: Budget
     draft_budget: Budget
     distil_budget: Budget
-    approach_budget: Budget
-    follow_budget: Budget
+    meetings: tuple[Meeting, ...]
     weight_of_draft: int = 2
     vocabulary: int = 4096
     positions: int = 1024
@@ -73,17 +80,25 @@ class Recipe:
     seed: int = 2024
 
 
+_TOGETHER: Final = Budget(
+    minutes=0.0, rate=0.0, warm_up_steps=20, decay_from=0.2, lengths=((0.0, 384),)
+)
+
 FULL: Final = Recipe(
     target=Shape(layers=8, hidden=256, intermediate=704, heads=4),
     draft=Shape(layers=2, hidden=128, intermediate=352, heads=2),
     target_budget=Budget(minutes=40.0, rate=4e-3),
     draft_budget=Budget(minutes=6.0, rate=5e-3),
     distil_budget=Budget(minutes=11.0, rate=4e-3, decay_from=0.3, lengths=((0.0, 384),)),
-    approach_budget=Budget(
-        minutes=4.5, rate=1.5e-3, warm_up_steps=20, decay_from=0.3, lengths=((0.0, 384),)
-    ),
-    follow_budget=Budget(
-        minutes=24.0, rate=3e-3, warm_up_steps=20, decay_from=0.2, lengths=((0.0, 384),)
+    meetings=(
+        Meeting(
+            approach=replace(_TOGETHER, minutes=4.5, rate=1.5e-3, decay_from=0.3),
+            follow=replace(_TOGETHER, minutes=24.0, rate=3e-3),
+        ),
+        Meeting(
+            approach=replace(_TOGETHER, minutes=6.0, rate=1.5e-3, decay_from=0.3),
+            follow=replace(_TOGETHER, minutes=32.0, rate=2.5e-3),
+        ),
     ),
 )
 
@@ -104,8 +119,13 @@ SMALL: Final = Recipe(
     target_budget=_SMALL_BUDGET,
     draft_budget=_SMALL_BUDGET,
     distil_budget=replace(_SMALL_BUDGET, lengths=((0.0, 64),)),
-    approach_budget=replace(_SMALL_BUDGET, steps=8, lengths=((0.0, 64),)),
-    follow_budget=replace(_SMALL_BUDGET, steps=8, lengths=((0.0, 64),)),
+    meetings=2
+    * (
+        Meeting(
+            approach=replace(_SMALL_BUDGET, steps=8, lengths=((0.0, 64),)),
+            follow=replace(_SMALL_BUDGET, steps=8, lengths=((0.0, 64),)),
+        ),
+    ),
     vocabulary=512,
     positions=128,
     characters_per_package=0,

@@ -5,10 +5,12 @@
     corpus      Python sources on this machine     -> train.npy, held_out.npy, tokenizer.json
     target      reads the corpus                   -> target/
     draft       reads the corpus                   -> undistilled/
-    rows        the target writes                  -> rows.npy
+    rows        the target writes                  -> rows-0.npy
     distil      the draft imitates the target      -> draft/
-    approach    the target meets the draft         -> approached/
-    follow      the draft imitates that target     -> followed/
+    meetings, each of three stages:
+      approach  the target comes towards the draft -> target-1/, target-2/
+      rows      that target writes                 -> rows-1.npy, rows-2.npy
+      follow    the draft imitates that target     -> draft-1/, draft-2/
     measure     how often they agree               -> report.json, and both folders go to --out
 
 A stage whose result is there is not done again, and an interrupted stage goes on where it stopped:
@@ -95,59 +97,68 @@ class Workshop:
             "undistilled", model, self.recipe.draft_budget, self._reading(self.recipe.draft_budget)
         )
 
-    def write_rows(self) -> None:
-        """Let the target write what the draft will be distilled on."""
-        if (self.folder / "rows.npy").exists():
+    def write_rows(self, meeting: int = 0) -> None:
+        """Let the target write what the draft will imitate it on."""
+        rows = self.folder / f"rows-{meeting}.npy"
+        if rows.exists():
             return
-        total = distil.batches(self.recipe)
-        written = distil.write(
-            self.folder / "target", self._windows(), self.recipe, self.folder / "rows", self.device
-        )
-        for number in written:
+        recipe = replace(self.recipe, seed=self.recipe.seed + meeting)
+        windows, parts = self._windows(recipe.seed), self.folder / f"rows-{meeting}"
+        total = distil.batches(recipe)
+        for number in distil.write(
+            self.folder / self._target(meeting), windows, recipe, parts, self.device
+        ):
             done = (number + 1) / total
-            self.watch("rows", courses.Progress(fraction=done, step=number + 1))
-        np.save(self.folder / "rows.npy", distil.gathered(self.folder / "rows"))
+            self.watch(rows.stem, courses.Progress(fraction=done, step=number + 1))
+        np.save(rows, distil.gathered(parts))
 
     def distil_draft(self) -> None:
         """Let the draft imitate the target on the target's own text."""
-        model = models.load(self.folder / "undistilled").to(self.device)
-        model.train().requires_grad_(requires_grad=True)
-        lesson = self._imitation(self.recipe.distil_budget, ("target",), corpus=False)
-        self._learn("draft", model, self.recipe.distil_budget, lesson)
+        budget = self.recipe.distil_budget
+        lesson = self._imitation(budget, ("target",), meeting=0, corpus=False)
+        self._learn("draft", self._learned("undistilled"), budget, lesson)
 
-    def approach_draft(self) -> None:
+    def meet(self, meeting: int) -> None:
+        """Let target and draft come closer, and the draft read what the target now writes."""
+        self._approach(meeting)
+        self.write_rows(meeting)
+        self._follow(meeting)
+
+    def _approach(self, meeting: int) -> None:
         """Let the target come towards the draft: it learns a mean of its own law and the draft's.
 
         A draft an eighth of the size cannot follow everywhere; the target can. Its text gets
         plainer, and the two agree more often.
         """
-        model = models.load(self.folder / "target").to(self.device)
-        model.train().requires_grad_(requires_grad=True)
-        budget = self.recipe.approach_budget
-        teachers = ("target", *(["draft"] * self.recipe.weight_of_draft))
-        lesson = self._imitation(budget, teachers, corpus=True)
-        self._learn("approached", model, budget, lesson)
+        budget = self.recipe.meetings[meeting - 1].approach
+        target, draft = self._target(meeting - 1), self._draft(meeting - 1)
+        teachers = (target, *([draft] * self.recipe.weight_of_draft))
+        lesson = self._imitation(budget, teachers, meeting=meeting - 1, corpus=True)
+        self._learn(self._target(meeting), self._learned(target), budget, lesson)
 
-    def follow_target(self) -> None:
+    def _follow(self, meeting: int) -> None:
         """Let the draft imitate the target it will have, on the corpus as much as on its text.
 
         Rows that are read often are learned by heart; the corpus is long enough to stay new.
         """
-        model = models.load(self.folder / "draft").to(self.device)
-        model.train().requires_grad_(requires_grad=True)
-        lesson = self._imitation(self.recipe.follow_budget, ("approached",), corpus=True)
-        self._learn("followed", model, self.recipe.follow_budget, lesson)
+        budget = self.recipe.meetings[meeting - 1].follow
+        lesson = self._imitation(budget, (self._target(meeting),), meeting=meeting, corpus=True)
+        draft = self._learned(self._draft(meeting - 1))
+        self._learn(self._draft(meeting), draft, budget, lesson)
 
     def measure(self) -> Path:
         """Write report.json: the corpus, the courses, the sizes and the agreement."""
-        drafts = {name: self.folder / name for name in ("followed", "draft", "undistilled")}
+        last = len(self.recipe.meetings)
+        named = [self._draft(meeting) for meeting in range(last, -1, -1)]
+        drafts = {name: self.folder / name for name in (*named, "undistilled")}
+        targets = [self._target(meeting) for meeting in range(last, -1, -1)]
         agreements = measure.compared(
-            self.folder / "approached",
+            self.folder / targets[0],
             drafts,
             count=self.recipe.measured_prompts,
             tokens=self.recipe.measured_tokens,
         )
-        names = ("approached", "target", *drafts)
+        names = (*targets, *drafts)
         report = {
             "acceptance": agreements,
             "models": measure.sizes({name: self.folder / name for name in names}),
@@ -162,8 +173,22 @@ class Workshop:
 
     def deliver(self, out: Path) -> None:
         """Copy both finished folders to where they are used."""
-        for made, name in (("approached", "target"), ("followed", "draft")):
+        last = len(self.recipe.meetings)
+        for made, name in ((self._target(last), "target"), (self._draft(last), "draft")):
             shutil.copytree(self.folder / made, out / name, dirs_exist_ok=True)
+
+    @staticmethod
+    def _target(meeting: int) -> str:
+        return f"target-{meeting}" if meeting else "target"
+
+    @staticmethod
+    def _draft(meeting: int) -> str:
+        return f"draft-{meeting}" if meeting else "draft"
+
+    def _learned(self, name: str) -> LlamaForCausalLM:
+        """A model that goes on learning."""
+        model = models.load(self.folder / name).to(self.device)
+        return model.train().requires_grad_(requires_grad=True)
 
     def _untrained(self, shape: Shape, seed: int) -> LlamaForCausalLM:
         recipe = self.recipe
@@ -198,21 +223,23 @@ class Workshop:
             compiled=self.compiled,
         )
 
-    def _imitation(self, budget: Budget, teachers: Sequence[str], *, corpus: bool) -> Lesson:
+    def _imitation(
+        self, budget: Budget, teachers: Sequence[str], *, meeting: int, corpus: bool
+    ) -> Lesson:
         return Imitation(
-            rows=self.folder / "rows.npy",
+            rows=tuple(self.folder / f"rows-{number}.npy" for number in range(meeting + 1)),
             teachers=tuple(self.folder / name for name in teachers),
             corpus=self.folder if corpus else None,
             tokens_per_part=budget.tokens_per_step // budget.parts,
             parts=budget.parts,
-            seed=self.recipe.seed,
+            seed=self.recipe.seed + meeting,
             compiled=self.compiled,
         )
 
-    def _windows(self) -> Windows:
+    def _windows(self, seed: int) -> Windows:
         # Another seed than the lessons': the rows begin elsewhere than the windows that were read.
         stream, ends = np.load(self.folder / "train.npy"), np.load(self.folder / "line_ends.npy")
-        return Windows(stream, ends, self.recipe.seed + 7)
+        return Windows(stream, ends, seed + 7)
 
     def _losses(self, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
         streams = {
@@ -253,8 +280,8 @@ def make(workshop: Workshop, out: Path) -> Path:
     workshop.train_draft()
     workshop.write_rows()
     workshop.distil_draft()
-    workshop.approach_draft()
-    workshop.follow_target()
+    for meeting in range(1, len(workshop.recipe.meetings) + 1):
+        workshop.meet(meeting)
     report = workshop.measure()
     workshop.deliver(out)
     return report
