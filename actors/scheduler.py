@@ -51,6 +51,7 @@ from actors.wire import (
     frame,
 )
 from decoding.errors import PearlError, PeerError
+from decoding.measured import Measured
 from decoding.messages import (
     Cancel,
     Command,
@@ -63,7 +64,6 @@ from decoding.messages import (
     device_of,
 )
 from decoding.metrics import Meter
-from decoding.plans import Measured
 from decoding.stopping import StopRules
 from decoding.trace import Received, Record, Sent, without_laws
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from analysis.theory import pearl_tokens_per_pass
 from decoding.errors import SettingError
-from decoding.plans import WIDEST
+from decoding.measured import WIDEST
 
 ROUNDS: Final = 100  # of PEARL for each prompt, in nano-PEARL's report
 AR_TOKENS: Final = 200  # for each prompt, in its autoregressive rows

@@ -12,7 +12,8 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from decoding.errors import SettingError
-from decoding.plans import AUTOREGRESSIVE, WIDEST, AutoPlan, Measured, Plan, pearl, speculative
+from decoding.measured import WIDEST, Measured
+from decoding.plans import AUTOREGRESSIVE, AutoPlan, Plan, pearl, speculative
 from decoding.sampling import Sampling, refuse_unless
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
@@ -108,7 +109,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return AUTOREGRESSIVE
         parallel = self.schedule is ScheduleName.PEARL
         if self.gamma == "auto":
-            return AutoPlan(parallel=parallel, head_start=self.head_start, measured=measured)
+            return AutoPlan(
+                parallel=parallel,
+                head_start=self.head_start,
+                barrier=self.strict,
+                measured=measured,
+            )
         if parallel:
             return pearl(self.gamma, self.head_start)
         return speculative(self.gamma)

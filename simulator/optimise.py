@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from decoding.plans import WIDEST
+from decoding.measured import WIDEST
 from decoding.settings import ScheduleName
 from simulator.acceptance import Acceptance, Positions
 from simulator.twin import Luck, Scheme, Times, exact, seconds_per_token

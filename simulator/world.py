@@ -29,7 +29,7 @@ from decoding.messages import (
     device_of,
 )
 from decoding.metrics import Meter, Metrics
-from decoding.plans import Measured
+from decoding.measured import Measured
 from decoding.settings import Settings
 from decoding.stopping import StopRules
 from decoding.trace import Received, Record, Sent

@@ -15,14 +15,9 @@ import pytest
 
 from analysis import theory
 from decoding.errors import SettingError
+from decoding.measured import WIDEST, Measured
 from decoding.messages import Drafted, Judged, Proposed
-from decoding.plans import (
-    FIRST_GAMMA,
-    WIDEST,
-    AutoPlan,
-    FixedPlan,
-    Measured,
-)
+from decoding.plans import FIRST_GAMMA, AutoPlan, FixedPlan
 from decoding.settings import ScheduleName
 from simulator.costs import Constant
 from simulator.twin import Scheme, Times, decode
@@ -218,15 +213,18 @@ def test_a_plan_cannot_be_negative() -> None:
 
 def _in_turns(plan: AutoPlan, a: float, *, step: float, messages: float, rounds: int = 800) -> None:
     """Speculative rounds on the target's clock, 10 ms a pass; a pass alone needs no messages."""
-    dice, judge, now = random.Random(1), 0.01, 0.0
+    dice, judge, now, base = random.Random(1), 0.01, 0.0, 0
     for _ in range(rounds):
-        gamma = plan.before or plan.beside
+        gamma, judged = plan.before or plan.beside, plan.before
         kept = next((i for i in range(gamma) if dice.random() >= a), gamma)
         drafted = Drafted(tokens=(0,) * gamma)
-        plan.observe_window(Proposed(epoch=0, start=0, drafted=drafted, ended=gamma * step))
+        plan.observe_window(Proposed(epoch=0, start=base, drafted=drafted, ended=gamma * step))
         now += messages + gamma * step if plan.before else 0.0
-        answer = Judged(epoch=0, base=0, judged=gamma, kept=kept, token=0, began=now)
+        answer = Judged(
+            epoch=0, base=base, judged=judged, kept=min(kept, judged), token=0, began=now
+        )
         now += judge
+        base += answer.kept + 1
         plan.observe_pass(msgspec.structs.replace(answer, ended=now))
         plan.observe_comparison(kept=kept, rejected=kept < gamma)
 

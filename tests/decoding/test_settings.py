@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from decoding.errors import SettingError
+from decoding.measured import WIDEST
 from decoding.messages import Judge
-from decoding.plans import AUTOREGRESSIVE, WIDEST, AutoPlan, pearl, speculative
+from decoding.plans import AUTOREGRESSIVE, AutoPlan, pearl, speculative
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.stopping import StopRules

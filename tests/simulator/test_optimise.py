@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoding.plans import WIDEST
+from decoding.measured import WIDEST
 from decoding.settings import ScheduleName
 from simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions, Replay
 from simulator.costs import Affine, Constant

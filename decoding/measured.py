@@ -1,0 +1,186 @@
+"""What `gamma="auto"` has seen of two devices, and how fast each window would have been there.
+
+Times, messages and luck are remembered apart, because they change apart: how long a draft step
+takes, how long a pass of so many tokens, what messages add to a round, and how many draft tokens
+were kept between rejections.
+
+Rule: it only learns and computes; `decoding.plans` decides.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.float64]
+WIDEST: Final = 32  # gamma auto looks no further
+SLOWLY: Final = 0.1  # how much of a new measurement is believed
+FORGET: Final = 0.99  # what is left of a measurement when another one comes
+FADE: Final = 0.999  # and when one of another kind comes
+FAINT: Final = 0.5  # measurements: less is as good as none
+LONGEST_CONTROL_S: Final = 0.1  # more is no message but a device that was away
+WINDOWS: Final = np.arange(1.0, WIDEST + 1)
+
+
+class Wait(enum.Enum):
+    """What the target waited for between two passes, beside messages."""
+
+    NOTHING = "the window was there, or there was none"
+    BESIDE = "the window that was written beside the last pass"
+    BEFORE = "a window that was begun after the last pass"
+
+
+@final
+class PassTimes:
+    """Seconds of a pass by the tokens it reads, as a line; the last hundred passes weigh most."""
+
+    def __init__(self) -> None:
+        # Sums over passes: how many, n, n^2, T, n T, and n over the tokens of one request.
+        self._sums = np.zeros(6)
+
+    def add(self, tokens: int, seconds: float, own: int) -> None:
+        """A pass read `tokens`, `own` of them for the request that asks."""
+        n, t = tokens, seconds
+        self._sums *= FORGET
+        self._sums += (1, n, n * n, t, n * t, n / own)
+
+    def fade(self) -> None:
+        """Passes of another kind were seen: who rests should not forget soon why."""
+        self._sums *= FADE
+
+    @property
+    def known(self) -> bool:
+        """Whether some are remembered, by a clock that moved."""
+        return bool(self._sums[0] >= FAINT and self._sums[3] > 0)
+
+    def line(self) -> Callable[[Any], Any]:
+        """Seconds by the tokens of one request: least squares, flat where all were of one size.
+
+        Of a crowd, all are taken to do as the one that asks: its next token is one for each.
+        """
+        weight, n, nn, t, nt, crowd = self._sums.tolist()
+        spread = weight * nn - n**2
+        slope = 0.0
+        if spread > 1e-9 * nn * weight:
+            slope = max(0.0, (weight * nt - n * t) / spread)
+        mean_n, mean_t, crowd = n / weight, t / weight, crowd / weight
+        return lambda own: np.maximum(mean_t + slope * (crowd * own - mean_n), 0.1 * mean_t)
+
+
+@final
+class Measured:
+    """What plans have seen of two devices: of the times the last hundred or so weigh most."""
+
+    RUNS: Final = 64
+
+    def __init__(self) -> None:
+        self._draft_tokens = self._draft_seconds = 0.0
+        # A target that waited for its window may take longer than one that did not, so each kind of
+        # pass is known for itself; True where windows are written beside.
+        self._passes = {True: PassTimes(), False: PassTimes()}
+        self._control: dict[Wait, float] = {}
+        self._alone: float | None = None  # seconds of a pass with nothing pending; kept, if old
+        # A prior of three runs at a rate of about 0.8, so that the first one does not decide alone.
+        self._runs = collections.deque([0, 3, 8], maxlen=self.RUNS)
+
+    @property
+    def ready(self) -> bool:
+        """Whether both devices have been timed, by a clock that moved."""
+        return self._draft_tokens > 0 and any(passes.known for passes in self._passes.values())
+
+    def add_window(self, tokens: int, seconds: float) -> None:
+        """The draft wrote `tokens` in `seconds`."""
+        self._draft_tokens = FORGET * self._draft_tokens + tokens
+        self._draft_seconds = FORGET * self._draft_seconds + seconds
+
+    def add_pass(
+        self, tokens: int, seconds: float, own: int | None = None, *, parallel: bool = True
+    ) -> None:
+        """The target read `tokens` in `seconds`, `own` of them for the request that asks."""
+        own = own or tokens
+        self._passes[parallel].add(tokens, seconds, own)
+        self._passes[not parallel].fade()
+        if own == 1:
+            known = seconds if self._alone is None else self._alone
+            self._alone = known + SLOWLY * (seconds - known)
+
+    def add_control(self, seconds: float, wait: Wait) -> None:
+        """Messages of a round took so long; a device that came back may have another clock."""
+        known = self._control.get(wait, seconds)
+        if 0 <= seconds < LONGEST_CONTROL_S:
+            self._control[wait] = known + SLOWLY * (seconds - known)
+
+    def add_run(self, kept: int) -> None:
+        """Between two rejections `kept` tokens agreed."""
+        self._runs.append(kept)
+
+    def speeds(
+        self, *, parallel: bool, head_start: int, run: int = 0, barrier: bool = True
+    ) -> Array:
+        """Tokens per second for each gamma from 0 to `WIDEST`, on the runs that were seen.
+
+        What a schedule makes of a run depends on its length alone, because after each rejection
+        it begins anew. So nothing is assumed of luck: it may come in bursts.
+
+        Args:
+            parallel: write beside the passes (PEARL; never with gamma 0) or before them.
+            head_start: tokens before the first pass of a run; PEARL.
+            run: tokens kept since the last rejection; they count where they are many.
+            barrier: whether every pass of PEARL waits for its window, also after a rejection.
+        """
+        kept = np.array(self._runs, dtype=float)
+        kept = np.append(kept, run) if run > kept.mean() else kept
+        if parallel:
+            return self._at_once(kept, head_start, barrier=barrier)
+        return self._in_turns(kept)
+
+    def _in_turns(self, kept: Array) -> Array:
+        step, judge = self._step, self._judge(parallel=False)
+        before, _, nothing = self._control_of_rounds()
+        # A window that is kept has a bonus token, with which nothing is compared.
+        full = (kept[:, None] // WINDOWS).sum(axis=0)
+        seconds = (full + len(kept)) * (WINDOWS * step + judge(WINDOWS + 1) + before)
+        # Windows of one size tell nothing of passes without.
+        alone = judge(1.0) if self._alone is None else self._alone
+        tokens = kept.sum() + len(kept)
+        return np.append(1 / (alone + nothing), (tokens + full) / seconds)
+
+    def _at_once(self, kept: Array, head_start: int, *, barrier: bool) -> Array:
+        step, judge = self._step, self._judge(parallel=True)
+        before, beside, nothing = self._control_of_rounds()
+        # The first pass of a run settles one token more than the head start, each later one gamma.
+        beyond = (kept - head_start)[:, None] / WINDOWS
+        later = np.ceil(np.maximum(beyond, 0))
+        ahead = head_start * step + before if head_start else 0.0
+        write = WINDOWS * step + beside
+        first, then = judge(head_start + 1.0) + nothing, judge(WINDOWS) + nothing
+        seconds = ahead + np.maximum(write, first) + later * np.maximum(write, then)
+        if not barrier:
+            # A rejection among the tokens that were judged: nobody waits for the window beside.
+            last = np.where(beyond < 0, first, then)
+            seconds -= np.maximum(write - last, 0) * (beyond != np.floor(beyond))
+        speeds = (kept.sum() + len(kept)) / seconds.sum(axis=0)
+        return np.append(0.0, speeds)  # no window is no PEARL
+
+    @property
+    def _step(self) -> float:
+        return self._draft_seconds / self._draft_tokens
+
+    def _judge(self, *, parallel: bool) -> Callable[[Any], Any]:
+        """Seconds of a pass of this kind; where nothing is known of it, the other tells."""
+        own, other = self._passes[parallel], self._passes[not parallel]
+        return (own if own.known else other).line()
+
+    def _control_of_rounds(self) -> tuple[float, float, float]:
+        """For `Wait.BEFORE`, `BESIDE` and `NOTHING`: what is not known, another tells.
+
+        A window that is waited for takes two exchanges of messages, a pass without one.
+        """
+        known = self._control
+        before = known.get(Wait.BEFORE, 2 * known.get(Wait.NOTHING, 0.0))
+        return before, known.get(Wait.BESIDE, before), known.get(Wait.NOTHING, before / 2)
