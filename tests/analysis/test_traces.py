@@ -189,7 +189,7 @@ def test_an_automatic_gamma_is_the_last_that_was_asked_for(name: str) -> None:
     In a text whose plan does not change its mind with the very last window: what it then thinks,
     nobody is asked for any more.
     """
-    done = played(SETTINGS[name], Workload(output=Fixed(520)))
+    done = played(SETTINGS[name], Workload(output=Fixed(530)))
     (request,) = requests(SETTINGS[name], done)
 
     assert metrics(request).gamma == done.served[0].metrics.gamma
