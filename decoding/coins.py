@@ -69,7 +69,7 @@ class CounterCoins:
         xp, where = array_namespace(laws), device(laws)
         rows, vocab = laws.shape
         keys = [self._key(position + row, purpose) for row in range(rows)]
-        drawn = _lately if rows == 1 and str(where) == "cpu" else exponentials
+        drawn = _drawn_lately if rows == 1 and str(where) == "cpu" else exponentials
         noise = drawn(tuple(keys), vocab, xp, where)
         winners = xp.argmax(laws / xp.astype(noise, laws.dtype, copy=False), axis=-1)
         return tuple(winners.tolist())
@@ -99,7 +99,8 @@ def exponentials(keys: Sequence[int], vocab: int, xp: Any, where: Any) -> Array:
     number of 2^28, and there only by one place: it could lose an agreement, never a law.
     """
     z = xp.asarray([_signed(key) for key in keys], dtype=xp.int64, device=where)[:, None]
-    z = z + _strides(vocab, xp, where)[None, :]  # (keys, vocab)
+    strides = _kept_strides if str(where) == "cpu" else _strides
+    z = z + strides(vocab, xp, where)[None, :]  # (keys, vocab)
     z ^= _shifted(z, 30)
     z *= _signed(FIRST_MULTIPLIER)
     z ^= _shifted(z, 27)
@@ -111,15 +112,16 @@ def exponentials(keys: Sequence[int], vocab: int, xp: Any, where: Any) -> Array:
     return -xp.astype(xp.log(uniforms), xp.float32)
 
 
-# A draft comes to the same positions again after every disagreement, and so to the same noise; on a
-# CPU that is half of what a draw takes.
-_lately: Final = functools.lru_cache(maxsize=64)(exponentials)
-
-
-@functools.lru_cache(maxsize=16)
 def _strides(vocab: int, xp: Any, where: Any) -> Array:
     """GOLDEN, 2 GOLDEN, 3 GOLDEN, ... modulo 2^64."""
     return xp.arange(1, vocab + 1, dtype=xp.int64, device=where) * _signed(GOLDEN)
+
+
+# A draft comes to the same positions again after every disagreement, and so to the same noise,
+# which is half of what a draw takes. Kept on a CPU only: on a GPU another thread might read, in its
+# own queue, what the queue of this one has not computed yet.
+_drawn_lately: Final = functools.lru_cache(maxsize=64)(exponentials)
+_kept_strides: Final = functools.lru_cache(maxsize=16)(_strides)
 
 
 def _shifted(z: Array, by: int) -> Array:
