@@ -11,6 +11,7 @@ Must never: know about Ray; decide anything that the schedule or the host decide
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import select
@@ -27,6 +28,7 @@ from decoding.messages import Device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from actors.hosts import Host
     from actors.runners.interface import Runner
@@ -139,15 +141,26 @@ def run_device(spec: DeviceSpec, address: Address) -> None:
     link = Link.dial(address)
     link.send([Hello(secret=address.secret, device=spec.role, process=os.getpid())])
     try:
-        host = _load(spec, threads=len(cores))
-        link.send([Alive()])
-        serve(host, link)
+        with _own_stream(spec.place):
+            host = _load(spec, threads=len(cores))
+            link.send([Alive()])
+            serve(host, link)
     except Exception as error:
         doing = "failed" if isinstance(error, PearlError) else f"failed with {type(error).__name__}"
         link.send([Fault(message=f"the {spec.role} {doing}: {error}")])
         raise
     finally:
         link.close()
+
+
+def _own_stream(place: str) -> AbstractContextManager[Any]:
+    """Where the host computes on a GPU, its model and what it makes of the logits alike."""
+    if place == "cpu":
+        return contextlib.nullcontext()
+    with LOADING:
+        from actors.runners import loading  # noqa: PLC0415 - torch comes in with it
+
+    return loading.own_stream(place)
 
 
 def _load(spec: DeviceSpec, threads: int) -> Host:

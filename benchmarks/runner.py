@@ -1,11 +1,17 @@
-"""A runner's forward beside a bare one, written by hand in plain torch, at the same shape.
+"""A runner's forward beside what it could be at best, at the same shape.
 
     python benchmarks/runner.py --model actors/pair/target --tokens 1,4,8
+    python benchmarks/runner.py --model shapes/8b --device cuda
 
-The bare forward is what somebody would write to see how fast a model can be: a static cache, the
-weights as they come, the attention kernel of torch, nothing around it. It is timed in turns with
-our runner and with the library's own forward, all on one thread; reported are ratios to the bare
-one, medians over rounds, with quartiles.
+On a CPU that is a bare forward, written by hand in plain torch: what somebody would write to see
+how fast a model can be, with a static cache, the weights as they come, the attention kernel of
+torch, nothing around it. All run on one thread.
+
+On a GPU it is the memory: a pass reads all weights, so it lasts at least as long as a copy that
+moves as many bytes. The model's weights are random there, and no trained ones are needed.
+
+It is timed in turns with our runner and with the library's own forward; reported are ratios to it,
+medians over rounds, with quartiles.
 """
 
 from __future__ import annotations
@@ -19,11 +25,12 @@ import click
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
+from actors.runners.graphs import Recorder, recorder_for
 from actors.runners.hugging_face import HuggingFaceRunner
 from actors.runners.interface import Feed
-from actors.runners.loading import load_model
+from actors.runners.loading import choose_device, choose_dtype, load_model
 from actors.threads import available_cores, stay_on
 
 FORWARDS: Final = 20  # of each in a round
@@ -97,51 +104,103 @@ def seconds(forward: Callable[[], object]) -> float:
     return statistics.median(found)
 
 
-def systems(name: str, context: int, tokens: int) -> dict[str, Callable[[], object]]:
-    """Forwards over the same tokens at the same place."""
-    prompt, read = list(range(1, context + 1)), list(range(1, tokens + 1))
-    bare, library = Bare(load_model(name)), load_model(name)
+def on_a_cpu(name: str, prompt: list[int], read: list[int]) -> dict[str, Callable[[], object]]:
+    """Forwards over the same tokens at the same place; the first is what could be."""
+    bare = Bare(load_model(name))
     bare(prompt, 0)
-    runner = HuggingFaceRunner(load_model(name))
-    row = runner.allocate(context + tokens)
-    runner.forward([Feed(row=row, start=0, tokens=prompt, logits=0)])
-    cache: Any = DynamicCache()
-    library(torch.tensor([prompt]), past_key_values=cache)
-    ids = torch.tensor([read])
-
-    def of_the_library() -> None:
-        library(ids, past_key_values=cache)
-        cache.crop(-tokens)  # from transformers 5 on: how many to remove
-
-    feed = Feed(row=row, start=context, tokens=read, logits=tokens)
     return {
-        "bare": lambda: bare(read, context),
-        "runner": lambda: runner.forward([feed]),
-        "library": of_the_library,
+        "bare forward": lambda: bare(read, len(prompt)),
+        "runner": of_the_runner(load_model(name), prompt, read),
+        "library": of_the_library(load_model(name), prompt, read),
     }
 
 
+def on_a_gpu(model: Any, prompt: list[int], read: list[int]) -> dict[str, Callable[[], object]]:
+    """The same; a copy reads and writes every byte, so half as many are copied as weights are."""
+    looked_up, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    weights = sum(each.nbytes for each in model.parameters())
+    if head is not looked_up:
+        weights -= looked_up.nbytes
+    source = torch.zeros(weights // 2, dtype=torch.uint8, device=model.device)
+    target = torch.zeros_like(source)
+    forwards = {
+        "copy of as many bytes": lambda: target.copy_(source),
+        "runner": of_the_runner(model, prompt, read, recorder_for(model.device)),
+        "not recorded": of_the_runner(model, prompt, read),
+        "library": of_the_library(model, prompt, read),
+    }
+    return {name: waited(forward) for name, forward in forwards.items()}
+
+
+def waited(forward: Callable[[], object]) -> Callable[[], object]:
+    """A forward until its end, not until it has begun."""
+
+    def until_the_end() -> None:
+        forward()
+        torch.cuda.synchronize()
+
+    return until_the_end
+
+
+def of_the_runner(
+    model: Any, prompt: list[int], read: list[int], recorder: Recorder | None = None
+) -> Callable[[], object]:
+    runner = HuggingFaceRunner(model, recorder=recorder)
+    row = runner.allocate(len(prompt) + len(read))
+    runner.forward([Feed(row=row, start=0, tokens=prompt, logits=0)])
+    feed = Feed(row=row, start=len(prompt), tokens=read, logits=len(read))
+    return lambda: runner.forward([feed])
+
+
+def of_the_library(model: Any, prompt: list[int], read: list[int]) -> Callable[[], object]:
+    cache: Any = DynamicCache()
+    model(torch.tensor([prompt], device=model.device), past_key_values=cache)
+    ids = torch.tensor([read], device=model.device)
+
+    def forward() -> None:
+        model(ids, past_key_values=cache)
+        cache.crop(-len(read))  # from transformers 5 on: how many to remove
+
+    return forward
+
+
+def untrained(name: str, device: str) -> Any:
+    """A model of that shape."""
+    place = choose_device(device)
+    config = AutoConfig.from_pretrained(name, local_files_only=True)
+    with place:
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=choose_dtype("auto", place))
+    return model.eval()
+
+
 @click.command()
-@click.option("--model", required=True, help="A folder with a model of the Llama family.")
+@click.option("--model", required=True, help="A folder; on a CPU with a model of the Llama family.")
+@click.option("--device", default="cpu", show_default=True)
 @click.option("--context", default=192, show_default=True)
 @click.option("--tokens", default="1,4,8", show_default=True)
 @click.option("--rounds", default=15, show_default=True)
-def main(model: str, context: int, tokens: str, rounds: int) -> None:
+def main(model: str, device: str, context: int, tokens: str, rounds: int) -> None:
     """Time forwards in turns."""
-    torch.set_num_threads(1)
-    stay_on(available_cores()[-1:])
+    on_gpu = device != "cpu"
+    shaped = untrained(model, device) if on_gpu else None
+    if not on_gpu:
+        torch.set_num_threads(1)
+        stay_on(available_cores()[-1:])
+    prompt = list(range(1, context + 1))
     for count in map(int, tokens.split(",")):
+        read = list(range(1, count + 1))
         with torch.inference_mode():
-            compared = systems(model, context, count)
+            compared = on_a_gpu(shaped, prompt, read) if on_gpu else on_a_cpu(model, prompt, read)
             times: dict[str, list[float]] = {each: [] for each in compared}
             for _ in range(rounds):
                 for each, forward in compared.items():
                     times[each].append(seconds(forward))
-        click.echo(f"{count} tokens, bare {1e3 * statistics.median(times['bare']):.2f} ms")
-        for each in list(compared)[1:]:
-            ratios = [a / b for a, b in zip(times[each], times["bare"], strict=True)]
+        best, *others = times
+        click.echo(f"{count} tokens, {best} {1e3 * statistics.median(times[best]):.2f} ms")
+        for each in others:
+            ratios = [a / b for a, b in zip(times[each], times[best], strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
-            click.echo(f"  {each:8} {middle:.2f} of the bare one ({low:.2f} to {high:.2f})")
+            click.echo(f"  {each:12} {middle:.2f} of the {best} ({low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ Theory of operation. Every call of `forward` becomes one pass of the model where
               left, so that the last positions, whose logits are wanted, stand together; padding,
               and rows of the range that nobody feeds, write beyond the end of their row, where
               the mask hides it until it is overwritten.
+  few shapes  Where short passes are recorded (`graphs`), as on a GPU, each of them goes the way of
+              many rows, rounded up to one of a few shapes.
 
 Feeds of very different length go in passes of their own (`passes`), and so do the rows of a model
 whose attention cannot be told which row stands where (position biases made from the shape alone).
@@ -23,6 +25,7 @@ Must never: load models, sample, print, or change a row that it was not told to.
 from __future__ import annotations
 
 import heapq
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast, final
 
@@ -30,10 +33,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from actors.runners.graphs import STEP_TOKENS, Recorder, Shape, Steps, aligned, rounded
 from actors.runners.interface import Feed, RunnerStatistics
 from actors.runners.library import LibraryForward
 from actors.runners.llama import LlamaForward, fits
-from actors.runners.masks import MaskArgument, Masks
+from actors.runners.masks import Masks
 from decoding.errors import ModelError, PromptError, ProtocolError
 
 # A pass reads all weights once, which costs about as much as the arithmetic of some tokens more: so
@@ -53,7 +57,14 @@ UNBOUNDED = 1 << 24
 class HuggingFaceRunner:
     """A transformers model behind `Runner`."""
 
-    def __init__(self, model: Any, *, vocab_size: int | None = None, spare: bool = True) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        vocab_size: int | None = None,
+        spare: bool = True,
+        recorder: Recorder | None = None,
+    ) -> None:
         """Take a loaded model, in evaluation mode, with all its weights on one device.
 
         Args:
@@ -62,6 +73,7 @@ class HuggingFaceRunner:
                 round width; no text was ever trained on the padding, and two models that share a
                 tokenizer may pad differently, so a pair runs on the tokens it has.
             spare: whether there is memory for a second copy of the weights while one is made.
+            recorder: how short passes are recorded, if this model's can be; None: they are not.
         Raises:
             ModelError: its state cannot be rolled back, or it fails the comparison above.
         """
@@ -74,6 +86,7 @@ class HuggingFaceRunner:
         layers = list(cache_layers(self._config, self._name, stateful=model._is_stateful))  # noqa: SLF001
         library = LibraryForward(model, [None if _stores(it) else it for it in layers])
         self._network: LibraryForward | LlamaForward = library
+        self._steps: Steps | None = None
         self._places = torch.empty(1, 0, dtype=torch.long)  # (1, cache length): 0, 1, 2, ...
         self._lengths: dict[int, int] = {}
         self._free: list[int] = []
@@ -83,7 +96,11 @@ class HuggingFaceRunner:
         with torch.inference_mode():
             plain = self._plain(model, tokens)
             self._compare(plain, tokens)
-            if spare and self._masks and fits(model):
+            if recorder and self._masks:
+                self._steps = Steps(recorder, self._device)
+                if not self._agrees(plain, tokens) and self._steps is not None:
+                    self._stop_recording("a replay has other logits")
+            elif spare and self._masks and fits(model):
                 self._network = LlamaForward(model)
                 if not self._agrees(plain, tokens):
                     self._network = library
@@ -95,7 +112,8 @@ class HuggingFaceRunner:
                 f"{length} positions asked for; {self._name} holds at most {self.positions}"
             )
         row = self._free[0] if self._free else len(self._lengths)
-        self._reserve(rows=row + 1, length=max(length, 1))
+        padding = STEP_TOKENS if self._steps else 0  # what stands behind a row that is full
+        self._reserve(rows=row + 1, length=max(length, 1) + padding)
         if self._free:
             heapq.heappop(self._free)
         self._lengths[row] = 0
@@ -140,6 +158,8 @@ class HuggingFaceRunner:
     def _read(self, feed: Feed) -> Tensor:
         """One row, in pieces where it is long."""
         tokens = feed.tokens
+        if self._steps and len(tokens) <= STEP_TOKENS:
+            return self._read_together([feed])[feed.row]
         if len(tokens) <= PIECE:
             return self._read_piece(feed.row, feed.start, tokens, feed.logits)
         parts = []
@@ -161,7 +181,7 @@ class HuggingFaceRunner:
         mask = self._masks.alone(start, count) if self._masks else None
         ids = torch.tensor([tokens], device=self._device)  # (1, tokens)
         self._lengths[row] = start  # what is behind is lost even if the pass fails
-        out = self._pass(ids, self._places[:, start:end], mask, logits)
+        out = self._kept(self._network(ids, self._places[:, start:end], mask, logits))
         self._lengths[row] = end
         self._tokens += count
         return out[0, out.shape[1] - logits :]  # (logits, vocab)
@@ -169,33 +189,28 @@ class HuggingFaceRunner:
     def _read_together(self, feeds: Sequence[Feed]) -> dict[int, Tensor]:
         """Many rows in one pass; the logits by row."""
         by_row = {feed.row: feed for feed in feeds}
-        first, last = min(by_row), max(by_row)
-        count = max(len(feed.tokens) for feed in feeds)
-        lines = [self._line(row, by_row.get(row), count) for row in range(first, last + 1)]
-        used = max(feed.start + len(feed.tokens) for feed in feeds)
-        self._reserve(rows=self._network.rows, length=max(max(at) for _, at in lines) + 1)
-        # One transfer to the device for both.  (2, rows, tokens)
-        ids, write = torch.tensor([list(line) for line in zip(*lines, strict=True)]).to(
-            self._device
-        )
-        rows = torch.arange(first, last + 1, device=self._device)[:, None] - first  # (rows, 1)
-        at = self._network.passage
-        at.first, at.rows, at.start, at.used = first, len(lines), used - count, used
-        at.write = rows, write
+        wanted = _shape(feeds)
+        short = self._steps is not None and wanted.tokens <= STEP_TOKENS
+        shape = rounded(wanted) if short else wanted
+        rows = range(shape.first, shape.first + shape.rows)
+        lines = [self._line(row, by_row.get(row), shape.tokens) for row in rows]
+        self._reserve(rows=rows.stop, length=max(max(write) for _, write in lines) + 1)
+        ids, write = zip(*lines, strict=True)
         # Padding stands where it sees something, or its own garbage could become NaN.
-        places = write.clamp(max=used - 1)  # (rows, tokens)
-        wanted = max(feed.logits for feed in feeds)
+        places = [[min(place, wanted.used - 1) for place in line] for line in write]
+        inputs = torch.tensor([ids, write, places])  # (3, rows, tokens)
         for feed in feeds:
             self._lengths[feed.row] = feed.start
-        assert self._masks is not None
-        out = self._pass(ids, places, self._masks.together(places, used), wanted)
+        out = self._replayed(shape, inputs, wanted.logits) if short else self._ragged(shape, inputs)
+        if out is None:
+            return self._read_together(feeds)
         for feed in feeds:
             self._lengths[feed.row] = feed.start + len(feed.tokens)
         read = sum(len(feed.tokens) for feed in feeds)
         self._tokens += read
-        self._padding += ids.numel() - read
+        self._padding += shape.rows * shape.tokens - read
         width = out.shape[1]
-        return {row: out[row - first, width - feed.logits :] for row, feed in by_row.items()}
+        return {row: out[row - shape.first, width - feed.logits :] for row, feed in by_row.items()}
 
     def _line(self, row: int, feed: Feed | None, count: int) -> tuple[list[int], list[int]]:
         """Tokens of a row in a pass of `count` each, and the positions they are written at."""
@@ -209,18 +224,60 @@ class HuggingFaceRunner:
         places = [*range(end, end + padded), *range(feed.start, end)]
         return [0] * padded + list(feed.tokens), places
 
-    def _pass(self, ids: Tensor, places: Tensor, mask: MaskArgument | None, logits: int) -> Tensor:
-        """Run the model: float32 logits of at least the last `logits` positions of each row."""
-        rows = self._network(ids, places, mask, logits)  # (rows, kept tokens, width)
+    def _ragged(self, shape: Shape, inputs: Tensor) -> Tensor:
+        """A pass over many rows: logits (rows, at least `shape.logits` tokens, vocab).
+
+        Args:
+            inputs: tokens, where each is written, and where it stands, (3, rows, tokens).
+        """
+        return self._kept(self._run(shape, inputs.to(self._device)))
+
+    def _replayed(self, shape: Shape, inputs: Tensor, logits: int) -> Tensor | None:
+        """The same in a shape that is rounded up, of which the last `logits` tokens count.
+
+        Returns: None where that cannot be recorded, and nothing will be from now on.
+        """
+        assert self._steps is not None
+        shape = shape._replace(used=min(shape.used, self._network.length))
+        try:
+            rows = self._steps.take(shape, inputs, self._run)
+        except RuntimeError as error:
+            self._stop_recording(str(error.__context__ or error).partition("\n")[0])
+            return None
+        # A copy: the next replay writes over the original, and a host may keep its logits.
+        return self._kept(rows[:, shape.tokens - logits :].to(torch.float32, copy=True))
+
+    def _run(self, shape: Shape, inputs: Tensor) -> Tensor:
+        assert self._masks is not None
+        ids, write, places = inputs
+        rows = torch.arange(shape.rows, device=self._device)[:, None]  # (rows, 1)
+        at = self._network.passage
+        at.first, at.rows, at.used = shape.first, shape.rows, shape.used
+        at.start, at.write = shape.used - shape.tokens, (rows, write)
+        mask = self._masks.together(places, shape.used)
+        return self._network(ids, places, mask, shape.logits)
+
+    def _kept(self, rows: Tensor) -> Tensor:
+        """Of the logits of a pass what counts, in float32."""
         self._passes += 1
         if rows.shape[-1] > self.vocab_size:
             rows = rows[..., : self.vocab_size]
         return rows if rows.dtype == torch.float32 else rows.float()
 
+    def _stop_recording(self, reason: str) -> None:
+        self._steps = None
+        logging.getLogger(__name__).warning(
+            "%s runs without recorded passes, which is slower: %s", self._name, reason
+        )
+
     def _reserve(self, *, rows: int, length: int) -> None:
+        if self._steps:
+            length = aligned(length)
         if self._network.reserve(rows=rows, length=length):
             length = self._network.length
             self._places = torch.arange(length, device=self._device)[None]  # (1, length)
+            if self._steps:
+                self._steps.forget()
 
     def _check(self, feed: Feed) -> None:
         row, start, tokens = feed.row, feed.start, feed.tokens
@@ -298,7 +355,9 @@ class HuggingFaceRunner:
         first = [_feed(rows[0], 0, wrong), _feed(rows[2], 0, tokens[:half])]
         # Another start, another length, another end, and an idle row between.
         then = [_feed(rows[0], half - 1, tokens[half - 1 :]), _feed(rows[2], half, tokens[half:-2])]
-        last = [_feed(rows[0], len(tokens) - 1, tokens[-1:])]
+        # Replays of one shape at several places: they must not remember where it was recorded.
+        ends = range(half if self._steps else len(tokens) - 1, len(tokens))
+        last = [_feed(rows[0], at, tokens[at : at + 1]) for at in ends]
         groups = [[feed] for feed in (*first, *then, *last)]
         if self._masks:
             groups = [first, then, *groups]
@@ -318,6 +377,8 @@ class HuggingFaceRunner:
 
     def _forget(self) -> None:
         self._network.drop()
+        if self._steps:
+            self._steps.forget()
         self._lengths.clear()
         self._free.clear()
         self._passes = self._tokens = self._padding = 0
@@ -400,6 +461,18 @@ def _windows(config: Any, layers: Sequence[Any]) -> Mapping[str, int | None] | N
 
 def _kind(layer: Any) -> str:
     return "sliding_attention" if layer.is_sliding else "full_attention"
+
+
+def _shape(feeds: Sequence[Feed]) -> Shape:
+    """What one pass must have for all of these."""
+    rows = [feed.row for feed in feeds]
+    return Shape(
+        first=min(rows),
+        rows=max(rows) - min(rows) + 1,
+        tokens=max(len(feed.tokens) for feed in feeds),
+        used=max(feed.start + len(feed.tokens) for feed in feeds),
+        logits=max(feed.logits for feed in feeds),
+    )
 
 
 def _feed(row: int, start: int, tokens: list[int]) -> Feed:

@@ -35,9 +35,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from actors.runners.cache import Capacity, Passage, doubled, zeros
+from actors.runners.masks import FEW_TOKENS
 
 CLASSES: Final = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"})
-FEW_TOKENS: Final = 64  # of each row; a pass that judges windows has rarely more
 ROTATIONS: Final = frozenset({"default", "linear", "llama3", "yarn"})  # the same at every length
 
 
@@ -249,9 +249,6 @@ class LlamaForward:
 
 def _added(mask: Tensor, rows: int, shared: int, group: int) -> Tensor:
     """A mask (rows, 1, tokens, used) to add to scores, (rows x shared, group x tokens, used)."""
-    if mask.dtype == torch.bool:
-        smallest = torch.finfo(torch.float32).min
-        mask = torch.zeros(mask.shape).masked_fill_(mask.logical_not(), smallest)
     tokens, used = mask.shape[2:]
     if rows == 1 and group == 1:  # a view: nothing is copied for a window of one row
         return mask[0].expand(shared, tokens, used)

@@ -20,6 +20,7 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -39,6 +40,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from actors.runners import folders
+from actors.runners.graphs import recorder_for
 from actors.runners.hugging_face import HuggingFaceRunner, cache_layers, positions_of
 from decoding.errors import ModelError, PairError, PlacementError, PromptError, SettingError
 
@@ -174,7 +176,12 @@ def load_runner(
     _set_threads(threads)
     model = load_model(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     with _quietly():
-        return HuggingFaceRunner(model, vocab_size=vocab_size, spare=_has_spare(model))
+        return HuggingFaceRunner(
+            model,
+            vocab_size=vocab_size,
+            spare=_has_spare(model),
+            recorder=recorder_for(model.device),
+        )
 
 
 def load_model(
@@ -243,7 +250,9 @@ def load_untrained(
             raise PlacementError(f"a model of the shape {name} does not fit on {place}") from None
         except Exception as error:  # noqa: BLE001 - each configuration fails in its own way
             raise ModelError(f"{name} is no shape of a decoder ({_first_line(error)})") from None
-        return HuggingFaceRunner(model.eval(), spare=_has_spare(model))
+        return HuggingFaceRunner(
+            model.eval(), spare=_has_spare(model), recorder=recorder_for(model.device)
+        )
 
 
 def _has_spare(model: Any) -> bool:
@@ -274,6 +283,21 @@ def choose_device(device: str) -> torch.device:
             "choose one of them, or cpu"
         )
     return place
+
+
+def own_stream(device: str) -> AbstractContextManager[Any]:
+    """On a GPU, have the calling thread's work queued apart from that of other threads.
+
+    Two models in one process overlap on one GPU only so. Whatever reads their results belongs into
+    the context too: nobody waits for another's queue.
+
+    Raises:
+        PlacementError, SettingError: as `choose_device`.
+    """
+    place = choose_device(device)
+    if place.type == "cpu":
+        return contextlib.nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(place))  # type: ignore[no-untyped-call]
 
 
 def choose_dtype(dtype: str, place: torch.device) -> torch.dtype:

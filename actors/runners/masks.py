@@ -24,7 +24,7 @@ MaskArgument = Tensor | dict[str, Tensor]
 
 # A pass that judges a window has rarely more tokens; longer ones are prefills, and a mask computed
 # by the model itself is then nothing beside the pass.
-BAND_TOKENS = 64
+FEW_TOKENS = 64
 
 
 @final
@@ -58,7 +58,7 @@ class Masks:
             mask, a pass from position 0 has a faster kernel, a long one makes its own.
         """
         used = start + tokens
-        if start == 0 or tokens > BAND_TOKENS:
+        if start == 0 or tokens > FEW_TOKENS:
             return None
         if tokens == 1 and not self._additive and not self._narrows(used):
             return None
@@ -83,23 +83,23 @@ class Masks:
         """
         keys = torch.arange(used, device=self._device)
         queries = places[:, None, :, None]  # (rows, 1, tokens, 1)
-        seen = {kind: _seen(keys, queries, window) for kind, window in self._windows.items()}
-        if self._additive:
-            seen = {kind: self._added(mask) for kind, mask in seen.items()}
-        return self._one_or_dict(seen)
+        return self._one_or_dict(self._masks(keys, queries))
 
     def _narrows(self, used: int) -> bool:
         return self._narrowest is not None and used > self._narrowest
 
     def _extend(self, reach: int) -> None:
-        keys = torch.arange(-reach, BAND_TOKENS, device=self._device)
-        queries = torch.arange(BAND_TOKENS, device=self._device)[None, None, :, None]
+        keys = torch.arange(-reach, FEW_TOKENS, device=self._device)
+        queries = torch.arange(FEW_TOKENS, device=self._device)[None, None, :, None]
+        self._bands = self._masks(keys, queries)  # (1, 1, FEW_TOKENS, reach + FEW_TOKENS)
+        self._reach = reach
+
+    def _masks(self, keys: Tensor, queries: Tensor) -> dict[str, Tensor]:
         # Additive for every attention: a boolean mask would be turned into one at each layer.
-        self._bands = {
-            kind: self._added(_seen(keys, queries, window))  # (1, 1, BAND_TOKENS, reach + ...)
+        return {
+            kind: self._added(_seen(keys, queries, window))
             for kind, window in self._windows.items()
         }
-        self._reach = reach
 
     def _added(self, seen: Tensor) -> Tensor:
         # The smallest number and not -inf: a line of nothing but -inf would become NaN.

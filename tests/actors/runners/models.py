@@ -23,6 +23,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from actors.runners.graphs import recorder_for
 from actors.runners.hugging_face import HuggingFaceRunner
 from actors.runners.interface import Feed
 
@@ -101,7 +102,9 @@ def model_of(architecture: str, device: str = "cpu") -> Any:
 
 
 def runner_of(architecture: str, device: str = "cpu", **options: Any) -> HuggingFaceRunner:
-    return HuggingFaceRunner(model_of(architecture, device), **options)
+    """A runner as `load_runner` makes it, unless told otherwise."""
+    model = model_of(architecture, device)
+    return HuggingFaceRunner(model, **{"recorder": recorder_for(model.device)} | options)
 
 
 def plain(model: Any, tokens: Sequence[int]) -> Tensor:

@@ -17,7 +17,7 @@ from actors.runners import hugging_face, llama
 from actors.runners.hugging_face import HuggingFaceRunner
 from actors.runners.library import LibraryForward
 from actors.runners.llama import LlamaForward
-from actors.runners.masks import BAND_TOKENS
+from actors.runners.masks import FEW_TOKENS
 from decoding.errors import PlacementError
 from tests.actors.runners.models import CONFIGS, VOCAB, feed, plain, text
 
@@ -211,7 +211,7 @@ def test_a_prompt_read_in_pieces_has_them(name: str, monkeypatch: pytest.MonkeyP
 
 
 @every_known
-@pytest.mark.parametrize("count", [BAND_TOKENS - 1, BAND_TOKENS, BAND_TOKENS + 1, 3 * BAND_TOKENS])
+@pytest.mark.parametrize("count", [FEW_TOKENS - 1, FEW_TOKENS, FEW_TOKENS + 1, 3 * FEW_TOKENS])
 def test_many_tokens_behind_others_have_them(name: str, count: int) -> None:
     """Beyond a width no mask is at hand, and one is made for the pass."""
     runner, tokens = _runner(name), text(count + 9, seed=4)
@@ -325,7 +325,7 @@ def test_whatever_is_fed_and_rolled_back_the_logits_are_the_librarys(
             _close(got, whole[len(whole) - fed.logits :])
 
 
-@pytest.mark.parametrize("count", [1, 3, BAND_TOKENS + 1])
+@pytest.mark.parametrize("count", [1, 3, FEW_TOKENS + 1])
 def test_without_logits_a_feed_is_read_all_the_same(count: int) -> None:
     """Alone and beside others."""
     runner, tokens = _runner("qwen2"), text(count + 2, seed=15)

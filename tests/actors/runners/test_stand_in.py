@@ -178,6 +178,34 @@ def test_the_runner_inside_reads_all_that_is_fed() -> None:
     assert inner.rows == 1
 
 
+@final
+class Begun:
+    """Logits on a GPU: whoever asks for a number waits for the pass."""
+
+    waited = False
+
+    def __getitem__(self, _: object) -> Begun:
+        return self
+
+    def sum(self) -> Begun:
+        return self
+
+    def __float__(self) -> float:
+        self.waited = True
+        return 0.0
+
+
+def test_a_pass_is_over_when_the_script_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a shape on a GPU would be as fast as its launches."""
+    inner, logits = _toy(), Begun()
+    monkeypatch.setattr(inner, "forward", lambda _: [logits])
+    runner = ScriptedRunner(inner, SCRIPT, Device.TARGET)
+
+    runner.forward([feed(runner.allocate(20), 0, PROMPT)])
+
+    assert logits.waited
+
+
 def test_a_pass_takes_its_time_whatever_is_read(clock: Clock) -> None:
     """Most of it asleep; a sleeper wakes up late, so the end is waited for awake."""
     runner = TimedRunner(0.010)
