@@ -13,7 +13,9 @@ Notation, in this file and its callers:
 
     a   acceptance rate of a draft token           g   gamma, the tokens of a window
     c   speed ratio, a target pass over a step     k   head start, tokens before the first pass
-    l   control and communication of each round, in target passes
+    l   control and communication of each round, in target passes, where every pass waits for its
+        command; of a target that goes on before it is told, PEARL's rounds pay l only as far as
+        their windows are late, and that is not in a closed form (`simulator.leads` has the rule)
     growth   what each further token adds to a pass: T(n) = 1 + growth (n - 1) passes over one
     link     what each window of the draft waits for its messages, the target's for none; in passes
     p   next-token probabilities of the target     q   those of the draft

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from decoding.errors import SettingError
 from decoding.settings import ScheduleName, Settings, parse_gamma
-from pearl.options import bar
-from pearl.what_if import check_number
+from pearl.options import bar, options
+from pearl.what_if import TOLD, check_number, measured_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,10 +38,13 @@ FIGURES: Final = ("tokens_per_s", "tokens_per_target_pass", "acceptance_rate", "
 @click.option("--strict", is_flag=True, help="PEARL exactly as in the paper: with a barrier.")
 @click.option("--users", type=int, default=1, show_default=True, metavar="N",
               help="Requests at the same time.")  # fmt: skip
+@options(TOLD)
 @click.option("--seed", type=int, default=0, show_default=True,
               help="Of what was not recorded.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(*, profile_file: str, users: int, seed: int, as_json: bool, **given: Any) -> None:
+def command(
+    *, profile_file: str, users: int, told: bool, seed: int, as_json: bool, **given: Any
+) -> None:
     """Forecast speed, idle times and waste of the requests in a profile, one row a setting."""
     from simulator import profiles
     from simulator.forecast import forecast
@@ -49,7 +52,9 @@ def command(*, profile_file: str, users: int, seed: int, as_json: bool, **given:
     check_number(users, "users", "1 or more", lambda n: n >= 1)
     check_number(seed, "seed", "0 or more", lambda n: n >= 0)
     asked = list(_settings(given))
-    profile = profiles.read(pathlib.Path(profile_file))
+    measured = profiles.read(pathlib.Path(profile_file))
+    network = measured_network(measured, told=told)
+    profile = msgspec.structs.replace(measured, network=network)
     alone = forecast(profile, Settings(schedule=ScheduleName.AR), users=users, seed=seed)
     with bar(len(asked), "settings") as advance:
         rows = []

@@ -150,6 +150,6 @@ def _summary(profile: Profile) -> str:
     way = 2e6 * network.target.latency_s
     return (
         f"draft step {1e3 * step:.2f} ms, target pass {1e3 * judge(1):.2f} ms "
-        f"({1e3 * judge(8):.2f} over 8 tokens), messages {way:.0f} µs a pass, "
+        f"({1e3 * judge(8):.2f} over 8 tokens), messages {way:.0f} µs there and back, "
         f"{luck.rate:.1%} accepted over {len(luck.texts)} prompts"
     )

@@ -61,6 +61,7 @@ GRID = [
                  help="Latency of every message between scheduler and device. [default: 0]"),
     click.option("--control-ms", metavar="VALUES",
                  help="What the scheduler takes from an answer to each command. [default: 0]"),
+    *what_if.TOLD,
     click.option("--acceptance", metavar="KIND",
                  help="In place of --alpha: independent:A · positions:A,A,… · "
                  "bursts:A,CORRELATION · mixture:A*WEIGHT,A*WEIGHT,… · replay:TRACE.json"),
@@ -181,8 +182,9 @@ def _messages(given: Mapping[str, Any], profile: Profile | None) -> dict[str, An
     """Links and control; what was measured, unless something is given."""
     link, control = given["link_ms"], given["control_ms"]
     if profile is not None and link is None and control is None:
-        return {"network": profile.network}
+        return {"network": what_if.measured_network(profile, told=given["told"])}
     return {
+        "foresight": not given["told"],
         "links_ms": values("link-ms", link, "0 or more", lambda ms: ms >= 0),
         "controls_ms": values("control-ms", control, "0 or more", lambda ms: ms >= 0),
     }

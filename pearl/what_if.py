@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import click
+import msgspec
 
 from decoding.errors import SettingError
 from decoding.messages import Device
@@ -44,6 +45,12 @@ SCHEDULE = [
                  "engine does; without it rounds have a barrier, as in the paper."),
 ]  # fmt: skip
 
+TOLD = [
+    click.option("--told", is_flag=True,
+                 help="The target waits for every command; by default it goes on where it knows "
+                 "what follows, as the real one does."),
+]  # fmt: skip
+
 CERTAIN = [
     click.option("--alpha", type=float, metavar="A",
                  help=f"Acceptance rate, independent from token to token. [default: {ALPHA}]"),
@@ -64,6 +71,7 @@ CERTAIN = [
                  help="Latency of every message between scheduler and device."),
     click.option("--control-ms", type=float, metavar="MS", default=0.0, show_default=True,
                  help="What the scheduler takes from an answer to each command."),
+    *TOLD,
     click.option("--profile", "profile_file", metavar="FILE",
                  help="Times, links and acceptance as `pearl profile` measured them."),
 ]  # fmt: skip
@@ -230,9 +238,16 @@ def network(given: Mapping[str, Any], profile: Profile | None) -> Network:
     for name in names:
         check_number(given[name], name.replace("_", "-"), "0 or more", lambda ms: ms >= 0)
     if profile is not None and not any(given[name] for name in names):
-        return profile.network
+        return measured_network(profile, told=given["told"])
     link = Link(latency_s=given["link_ms"] / 1e3, jitter_s=given["link_jitter_ms"] / 1e3)
-    return Network(draft=link, target=link, control_s=given["control_ms"] / 1e3)
+    control_s = given["control_ms"] / 1e3
+    return Network(draft=link, target=link, control_s=control_s, foresight=not given["told"])
+
+
+def measured_network(profile: Profile, *, told: bool) -> Network:
+    """A profile's links; of a target that waits for every command, if asked for."""
+    network = profile.network
+    return msgspec.structs.replace(network, foresight=network.foresight and not told)
 
 
 def acceptance(given: Mapping[str, Any], profile: Profile | None) -> Acceptance:

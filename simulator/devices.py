@@ -2,8 +2,9 @@
 
 They keep the rules of `actors.hosts`. A packet is taken between two turns. A turn of the draft
 writes one token for every open window; a turn of the target judges every window that waits, in
-one pass. A newer job of a request replaces the older one. What a device holds of a request's text
-is what it need not read again, so a first job reads the prompt and a restart reads everything.
+one pass. A newer job of a request replaces the older one. The target begins what follows a verdict
+before it is told, where that is known (`decoding.foresight`). What a device holds of a request's
+text is what it need not read again, so a first job reads the prompt and a restart reads everything.
 
 Tokens are those of a `Text`: 1 where draft and target agree, 0 where they do not.
 """
@@ -17,10 +18,12 @@ from typing import Any, Protocol, TypeAlias, final
 
 from simpy import Environment, Interrupt
 
-from decoding.messages import Cancel, Command, Device, Drafted, Judge, Judged, Propose, Proposed
+from decoding.foresight import Foresight, onward
+from decoding.messages import Cancel, Device, Drafted, Judge, Judged, Propose, Proposed
 from simulator.acceptance import AGREES, DIFFERS, Text
 from simulator.costs import Clock
 from simulator.ledger import DOWN, WORKS, Ledger
+from simulator.links import Foretold, Packet
 
 Process: TypeAlias = Generator[Any, Any, None]
 Reply: TypeAlias = Callable[[int, "Proposed | Judged"], None]
@@ -37,14 +40,14 @@ class Host(Protocol):
     def busy(self) -> bool:
         """Whether a turn would do something."""
 
-    def open(self, request: int, prompt: int, text: Text) -> None:
-        """A request that jobs will come for."""
+    def open(self, request: int, prompt: int, text: Text, limit: int) -> None:
+        """A request that jobs will come for, until its text has so many tokens."""
 
     def close(self, request: int) -> None:
         """Forget a request."""
 
-    def take(self, request: int, command: Command, now: float) -> None:
-        """Note a job, or that one is not wanted any more."""
+    def take(self, request: int, packet: Packet, now: float) -> None:
+        """Note a job, that one is not wanted any more, or what will follow."""
 
     def begin(self, now: float) -> float:
         """Begin a turn; the seconds it takes."""
@@ -60,11 +63,12 @@ class Host(Protocol):
 class Row:
     """One request on one device."""
 
-    __slots__ = ("cached", "held", "missed", "prompt", "text")
+    __slots__ = ("cached", "held", "limit", "missed", "prompt", "text")
 
-    def __init__(self, prompt: int, text: Text) -> None:
+    def __init__(self, prompt: int, text: Text, limit: int) -> None:
         self.prompt = prompt
         self.text = text
+        self.limit = limit
         self.forget()
 
     def forget(self) -> None:
@@ -85,6 +89,10 @@ class Row:
         """Tokens that a pass must read: at least those whose logits it wants."""
         end = self.prompt + job.base + len(job.pending)
         return max(len(job.pending) + (self.held != job.base), end - self.cached)
+
+    def has_room(self, job: Judge) -> bool:
+        """Whether the text may have the token that a job will yield."""
+        return job.base + len(job.pending) < self.limit
 
 
 @dataclasses.dataclass(slots=True)
@@ -117,9 +125,9 @@ class DraftHost:
         """Whether a window is being written."""
         return bool(self._writing)
 
-    def open(self, request: int, prompt: int, text: Text) -> None:
-        """A request that jobs will come for."""
-        self._rows[request] = Row(prompt, text)
+    def open(self, request: int, prompt: int, text: Text, limit: int) -> None:
+        """A request that jobs will come for, until its text has so many tokens."""
+        self._rows[request] = Row(prompt, text, limit)
 
     def close(self, request: int) -> None:
         """Forget a request."""
@@ -132,18 +140,18 @@ class DraftHost:
         for row in self._rows.values():
             row.forget()
 
-    def take(self, request: int, command: Command, now: float) -> None:
+    def take(self, request: int, packet: Packet, now: float) -> None:
         """A newer job and a cancellation put an end to the older window."""
         if request not in self._rows:
             return
-        if isinstance(command, Propose):
+        if isinstance(packet, Propose):
             self._give_up(request)
             row = self._rows[request]
-            start = command.base + len(command.pending)
-            self._writing[request] = Window(command, row, start, row.prompt + start, began=now)
-        elif isinstance(command, Cancel):
+            start = packet.base + len(packet.pending)
+            self._writing[request] = Window(packet, row, start, row.prompt + start, began=now)
+        elif isinstance(packet, Cancel):
             window = self._writing.get(request)
-            if window is not None and window.job.epoch < command.epoch:
+            if window is not None and window.job.epoch < packet.epoch:
                 self._give_up(request)
 
     def begin(self, now: float) -> float:  # noqa: ARG002 - a turn takes as long at any time
@@ -203,6 +211,9 @@ class TargetHost:
         self._rows: dict[int, Row] = {}
         self._waiting: dict[int, Judge] = {}
         self._judging: dict[int, Judge] = {}
+        self._done: dict[int, tuple[Judge, Judged]] = {}  # the last verdict, while nothing follows
+        self._foresight: dict[int, Foresight] = {}
+        self._own: dict[int, Judge] = {}  # begun before it was told to
         self._began = 0.0
         self._read = 0  # tokens of the pass under way, of all requests
 
@@ -211,26 +222,56 @@ class TargetHost:
         """Whether a window waits to be judged."""
         return bool(self._waiting)
 
-    def open(self, request: int, prompt: int, text: Text) -> None:
-        """A request that jobs will come for."""
-        self._rows[request] = Row(prompt, text)
+    def open(self, request: int, prompt: int, text: Text, limit: int) -> None:
+        """A request that jobs will come for, until its text has so many tokens."""
+        self._rows[request] = Row(prompt, text, limit)
 
     def close(self, request: int) -> None:
         """Forget a request."""
-        self._waiting.pop(request, None)
-        self._rows.pop(request, None)
+        for known in (self._rows, self._waiting, self._done, self._foresight, self._own):
+            known.pop(request, None)
 
     def forget(self) -> None:
         """Lose everything but the list of requests."""
-        self._waiting.clear()
-        self._judging.clear()
+        for known in (self._waiting, self._judging, self._done, self._foresight, self._own):
+            known.clear()
         for row in self._rows.values():
             row.forget()
 
-    def take(self, request: int, command: Command, now: float) -> None:  # noqa: ARG002 - times begin with the turn
+    def take(self, request: int, packet: Packet, now: float) -> None:  # noqa: ARG002 - times begin with the turn
         """A newer job replaces an older one of the same request."""
-        if isinstance(command, Judge) and request in self._rows:
-            self._waiting[request] = command
+        if request not in self._rows:
+            return
+        match packet:
+            case Foretold(job=job, foresight=foresight):
+                self._take_job(request, job)
+                self._foresee(request, foresight)
+            case Judge() as job:
+                self._take_job(request, job)
+            case Foresight() as foresight:
+                self._foresee(request, foresight)
+            case _:
+                pass  # nothing for this device
+
+    def _take_job(self, request: int, job: Judge) -> None:
+        """A job is done once, also where it was begun before it was asked for."""
+        if self._own.pop(request, None) != job:
+            self._waiting[request] = job
+            self._done.pop(request, None)
+
+    def _foresee(self, request: int, foresight: Foresight) -> None:
+        self._foresight[request] = foresight
+        self._go_on(request)
+
+    def _go_on(self, request: int) -> None:
+        """Begin what follows a verdict, where that is known."""
+        done, foresight = self._done.get(request), self._foresight.get(request)
+        if done is None or foresight is None or request in self._own:
+            return
+        following = onward(*done, foresight)
+        if following is not None and self._rows[request].has_room(following):
+            self._waiting[request] = self._own[request] = following
+            del self._done[request]
 
     def begin(self, now: float) -> float:
         """One pass for all windows that a held row does not decide."""
@@ -253,7 +294,10 @@ class TargetHost:
         for request, job in judging.items():
             row = self._rows.get(request)
             if row is not None:  # it may have been closed meanwhile
-                self._reply(request, _verdict(row, job, self._read, (self._began, now)))
+                verdict = _verdict(row, job, self._read, (self._began, now))
+                self._done[request] = job, verdict
+                self._go_on(request)
+                self._reply(request, verdict)
 
 
 def _decided(row: Row, job: Judge) -> bool:
@@ -285,12 +329,17 @@ def _verdict(row: Row, job: Judge, read: int, times: tuple[float, float]) -> Jud
 
 @final
 class Worker:
-    """A device on the virtual clock: read what came, take a turn, again."""
+    """A device on the virtual clock: read what came, take a turn, again.
 
-    def __init__(self, env: Environment, host: Host, ledger: Ledger) -> None:
+    Args:
+        onward_s: seconds between two turns at least: answers are sent, and what came is read.
+    """
+
+    def __init__(self, env: Environment, host: Host, ledger: Ledger, onward_s: float = 0.0) -> None:
         self._env = env
         self._ledger = ledger
-        self._packets: deque[tuple[int, Command | None]] = deque()
+        self._onward_s = onward_s
+        self._packets: deque[tuple[int, Packet | None]] = deque()
         self._awake = env.event()
         self._stalled_until = 0.0
         self._owed = 0.0  # seconds that a stall took from the turn under way
@@ -300,11 +349,11 @@ class Worker:
         self.down = False
         self._process = env.process(self._run())
 
-    def take(self, request: int, command: Command | None) -> None:
-        """A job has come, or with None the end of a request; a device that is down loses it."""
+    def take(self, request: int, packet: Packet | None) -> None:
+        """A packet has come, or with None the end of a request; a device that is down loses it."""
         if self.down:
             return
-        self._packets.append((request, command))
+        self._packets.append((request, packet))
         if not self._awake.triggered:
             self._awake.succeed()
 
@@ -334,15 +383,15 @@ class Worker:
     def _serve(self) -> Process:
         """The loop of `actors.device.serve`."""
         env, host, packets = self._env, self.host, self._packets
-        works, working = WORKS[host.device], False
+        works, working, ready = WORKS[host.device], False, 0.0
         while True:
             while packets:
-                request, command = packets.popleft()
-                if command is None:
+                request, packet = packets.popleft()
+                if packet is None:
                     host.close(request)
                 else:
-                    host.take(request, command, env.now)
-            if host.busy:
+                    host.take(request, packet, env.now)
+            if host.busy and env.now >= ready:
                 if not working:
                     self._ledger.set(works)
                     working = True
@@ -353,13 +402,18 @@ class Worker:
                     yield env.timeout(owed)
                 self._turn_began = None
                 host.end(env.now)
+                ready = env.now + self._onward_s
+                continue
+            self._ledger.clear(works)
+            working = False
+            if host.busy:
+                yield env.timeout(ready - env.now)
+                ready = env.now
             else:
-                self._ledger.clear(works)
-                working = False
                 self._awake = env.event()
                 yield self._awake
-                if env.now < self._stalled_until:
-                    yield env.timeout(self._stalled_until - env.now)
+            if env.now < self._stalled_until:
+                yield env.timeout(self._stalled_until - env.now)
 
     def _lie_down(self) -> Process:
         """Between a crash and the restart."""

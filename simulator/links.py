@@ -1,10 +1,11 @@
-"""What lies between the scheduler and a device: latency, bandwidth, jitter.
+"""What lies between the scheduler and a device: packets, latency, bandwidth, jitter.
 
 Like TCP, a link keeps the order of its messages: none arrives before one that was sent earlier.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 import msgspec
 
+from decoding.foresight import Foresight
 from decoding.messages import Command, Event, Judge, Judged, Propose, Proposed
 from decoding.sampling import refuse_unless
 
@@ -19,6 +21,17 @@ if TYPE_CHECKING:
     import numpy as np
     from simpy import Environment
 
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Foretold:
+    """A job of the target, and with it what may be known of the job that follows."""
+
+    job: Judge
+    foresight: Foresight
+
+
+Packet: TypeAlias = Command | Foretold | Foresight
+"""What a device is told: a job, an end to jobs, or more of what will follow the one under way."""
 Deliver: TypeAlias = Callable[[int, Any], None]
 
 MESSAGE_BYTES: Final = 64  # what a job or an answer takes without its tokens
@@ -56,17 +69,25 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         draft, target: the links.
-        control_s: seconds the scheduler takes from an answer to each command that follows.
+        control_s: seconds the scheduler takes from an answer to each packet that follows.
+        foresight: whether the target goes on before it is told, where it was told what follows
+            (`decoding.foresight`), as the real one does; otherwise it waits for every command,
+            as the closed forms presume.
+        onward_s: seconds it then takes at least from one pass to the next: the answer is sent,
+            and what has come is read. (Who waits for a command does that meanwhile.)
     """
 
     draft: Link = Link()
     target: Link = Link()
     control_s: float = 0.0
+    foresight: bool = True
+    onward_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what would run backwards."""
-        fine = 0 <= self.control_s < float("inf")
-        refuse_unless(self, "control_s", "seconds, 0 or more", fine=fine)
+        for name in ("control_s", "onward_s"):
+            fine = 0 <= getattr(self, name) < float("inf")
+            refuse_unless(self, name, "seconds, 0 or more", fine=fine)
 
 
 @final
@@ -83,7 +104,7 @@ class Line:
         self._instant = link.latency_s == link.jitter_s == link.bandwidth == 0
 
     def carry(
-        self, number: int, message: Command | Event, deliver: Deliver, delay_s: float = 0.0
+        self, number: int, message: Packet | Event, deliver: Deliver, delay_s: float = 0.0
     ) -> None:
         """Deliver a message of a request, so much later than the link alone would."""
         if self._instant and delay_s == 0:
@@ -97,7 +118,7 @@ class Line:
             lambda _: self._under_way.popleft()()
         )
 
-    def _sent(self, message: Command | Event, ready: float) -> float:
+    def _sent(self, message: Packet | Event, ready: float) -> float:
         """When the last byte leaves: one message at a time."""
         if not self._link.bandwidth:
             return ready
@@ -112,15 +133,15 @@ class Line:
         return link.latency_s + link.jitter_s * self._rng.standard_exponential()
 
 
-def _size(message: Command | Event, law_bytes: int) -> int:
+def _size(message: Packet | Event, law_bytes: int) -> int:
     """Bytes on the wire, about."""
     match message:
-        case Propose():
-            return MESSAGE_BYTES + TOKEN_BYTES * len(message.pending)
-        case Judge():
-            return MESSAGE_BYTES + (TOKEN_BYTES + law_bytes) * len(message.pending)
-        case Proposed():
-            return MESSAGE_BYTES + (TOKEN_BYTES + law_bytes) * len(message.drafted)
+        case Foretold(job=job, foresight=foresight):
+            return _size(job, law_bytes) + TOKEN_BYTES * len(foresight.window or ())
+        case Propose(pending=tokens) | Foresight(window=tokens):
+            return MESSAGE_BYTES + TOKEN_BYTES * len(tokens or ())
+        case Judge(pending=drafted) | Proposed(drafted=drafted):
+            return MESSAGE_BYTES + (TOKEN_BYTES + law_bytes) * len(drafted)
         case Judged():
             return MESSAGE_BYTES + TOKEN_BYTES
         case _:

@@ -150,7 +150,7 @@ def expected(acceptance: Acceptance, scheme: Scheme, times: Times) -> Choice:
         gamma=scheme.gamma,
         head_start=scheme.head_start,
         tokens_per_s=1 / seconds,
-        speedup_over_ar=times.judge(1) / seconds,
+        speedup_over_ar=times.alone / seconds,
     )
 
 
@@ -183,10 +183,11 @@ def _limit(
     runs = law(acceptance, Scheme(ScheduleName.AR))
     total = float(runs.weights.sum())
     tokens = float(runs.weights @ (runs.runs + 1)) / total
-    shortest = min(times.judge(n) for n in range(1, max(k, WIDEST) + 2))
+    sizes = range(1, max(k, WIDEST) + 2)
     if schedule is ScheduleName.SD:
-        shortest += min(times.catching_up, 0.0)
+        shortest = min(map(times.judge, sizes)) + min(times.catching_up, 0.0)
         return lambda g: tokens / (times.write(g) + shortest)
+    shortest = min(map(times.least, sizes))
     rounds = 1 + float(runs.weights[runs.runs > k].sum()) / total
     return lambda g: tokens / (times.write(k) + rounds * max(times.write(g), shortest))
 

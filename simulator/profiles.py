@@ -19,7 +19,7 @@ from simulator.links import Network
 from simulator.workload import ClosedLoop, Recorded, Workload
 from simulator.world import Pair, Scenario
 
-PROFILE_VERSION: Final = 1
+PROFILE_VERSION: Final = 2
 
 
 class Luck(msgspec.Struct, frozen=True, kw_only=True):

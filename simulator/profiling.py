@@ -7,7 +7,7 @@ was read and not refused.
 
     samples     one a job: tokens read, rows that shared the forward, context, seconds
     fit         samples as a table of means, with straight lines between
-    network     medians of the way out and back, of jobs that found their device idle
+    network     means of the way out and back, of jobs that found their device idle
     luck        agreement position by position, and how it clusters
 """
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 import bisect
 import collections
 import dataclasses
-import itertools
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,10 +25,10 @@ import msgspec
 import numpy as np
 
 from decoding.errors import SettingError
-from decoding.exchanges import Exchange, agreement, comparisons, correlation
+from decoding.exchanges import agreement, comparisons, correlation, exchanges
 from decoding.exchanges import passes as judged_in
 from decoding.exchanges import windows as written_in
-from decoding.messages import DeviceLost, Judge, Judged, Propose, Proposed
+from decoding.messages import Device, DeviceLost, Judge, Judged, Propose, Proposed
 from decoding.settings import Settings
 from decoding.stopping import StopRules
 from decoding.trace import Received, Record, Sent
@@ -371,29 +370,99 @@ def _row(points: Mapping[int, float], forwards: Sequence[Forward]) -> list[float
 
 
 def network(recordings: Sequence[Recording]) -> Network:
-    """Means of the ways of messages: half of out and back for each direction.
+    """Means of the ways of messages, out and back, for each direction half of both.
 
-    The scheduler's own work is in them: a trace cannot tell it from the link. A target that goes on
-    before it is told (`decoding.foresight`) begins before its job was sent; out is negative then,
-    and both ways together are what its round really lost.
+    The scheduler's own work is in them: a trace cannot tell it from the link. A job that the target
+    began by itself (`decoding.foresight`) says nothing of the way out; where no other job does
+    either, the way out counts as long as the way back, which every answer shows. In recordings
+    where no job was ever begun before it was sent, the target waits for every command.
     """
-    written = [_ways(written_in(recording.records)) for recording in recordings]
-    judged = [_ways(judged_in(recording.records)) for recording in recordings]
-    return Network(draft=_link(written), target=_link(judged))
+    goes_on = any(_goes_on(recording.records) for recording in recordings)
+    target = _link(recordings, Device.TARGET, goes_on=goes_on)
+    onward = [s for each in recordings for s in _onward(each.records, target.latency_s)]
+    return Network(
+        draft=_link(recordings, Device.DRAFT),
+        target=target,
+        foresight=goes_on,
+        onward_s=statistics.fmean(onward) if onward else 0.0,
+    )
 
 
-def _link(ways: Iterable[Iterable[float]]) -> Link:
-    found = list(itertools.chain.from_iterable(ways))
-    return Link(latency_s=max(0.0, statistics.fmean(found) / 2) if found else 0.0)
+def _onward(records: Sequence[Record], out_s: float) -> Iterator[float]:
+    """Seconds from a verdict to the job behind it, where the target had been told of that before.
+
+    Only of jobs that it began by itself.
+    """
+    ended = math.nan
+    for exchange, known in zip(exchanges(records), _known(records), strict=True):
+        if exchange.device is not Device.TARGET or exchange.answer is None:
+            continue
+        job = exchange.answer.event
+        assert isinstance(job, Judged)
+        if job.began < exchange.at and known + out_s <= ended:
+            yield job.began - ended
+        ended = job.ended
 
 
-def _ways(jobs: Iterable[tuple[Exchange, object, Proposed | Judged]]) -> Iterator[float]:
-    """Seconds out and back of each job that found its device idle, but for the first one."""
+def _known(records: Iterable[Record]) -> Iterator[float]:
+    """Of each command, when the last thing that foretells it was said: a job, or its window."""
+    known = -math.inf
+    for record in records:
+        if isinstance(record, Sent):
+            yield known
+        if isinstance(
+            record.command if isinstance(record, Sent) else record.event, Judge | Proposed
+        ):
+            known = record.at
+
+
+def _goes_on(records: Iterable[Record]) -> bool:
+    """Whether the target began a job before it was sent."""
+    return any(answer.began < exchange.at for exchange, _, answer in judged_in(records))
+
+
+def _link(recordings: Sequence[Recording], device: Device, *, goes_on: bool = False) -> Link:
+    ways = [way for each in recordings for way in _ways(each.records, device)]
+    out = [way.out for way in ways if not (goes_on and way.foreseen)]
+    seen = [statistics.fmean(way) for way in (out, [way.back for way in ways]) if way]
+    return Link(latency_s=max(0.0, statistics.fmean(seen)) if seen else 0.0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Way:
+    """Seconds from the sending of a job to its beginning, and from its end to its answer.
+
+    `foreseen` if all that the job needs was known before it was sent: its command follows a
+    verdict, which the target has heard first.
+    """
+
+    out: float
+    back: float
+    foreseen: bool
+
+
+def _ways(records: Sequence[Record], device: Device) -> Iterator[Way]:
+    """Of each job that found its device idle, but for the first one."""
     free_at = math.inf
-    for exchange, _, answer in jobs:
-        if free_at <= exchange.at and exchange.answer is not None:
-            yield (exchange.answer.at - exchange.at) - (answer.ended - answer.began)
-        free_at = answer.ended
+    for exchange, foreseen in zip(exchanges(records), _follow_verdicts(records), strict=True):
+        heard = exchange.answer
+        if exchange.device is not device or heard is None:
+            continue
+        job = heard.event
+        assert isinstance(job, Proposed | Judged)
+        if free_at <= exchange.at:
+            yield Way(job.began - exchange.at, heard.at - job.ended, foreseen)
+        free_at = job.ended
+
+
+def _follow_verdicts(records: Iterable[Record]) -> Iterator[bool]:
+    """Of each command, whether a verdict gave rise to it."""
+    heard = None
+    for record in records:
+        if isinstance(record, Received):
+            heard = record.event
+        else:
+            yield isinstance(heard, Judged)
 
 
 # -- luck --------------------------------------------------------------------------------------

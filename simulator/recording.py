@@ -6,7 +6,8 @@
 
 With the delays of each job the replay must be the recorded run: the same commands, commits and
 epochs, in the same time. With the mean delays of each device it shows how well one number
-describes the links; what the devices took stays as it was, one job after the other.
+describes the links; what the devices took stays as it was, one job after the other. (A target that
+goes on before it is told has begun before `Sent.at`.)
 
 An answer carries its own times, so that `gamma="auto"` decides as it did, provided that it had
 learned nothing before: of the requests of an engine, the first with `auto` can be replayed.
@@ -288,25 +289,39 @@ def _as_recorded(job: Exchange, answer: Heard, now: int) -> int:
 
 @final
 class _MeanWay:
-    """Every message takes the mean of its device's, or no time; a device does job after job."""
+    """Every message takes the mean of its device's, or no time; a device does job after job.
+
+    A job that the target began before it was sent waits for no message, but as long as such jobs
+    did on average behind the one before.
+    """
 
     def __init__(self, jobs: Sequence[Exchange], delays: Delays) -> None:
         out: defaultdict[Device, list[int]] = defaultdict(list)
         back: defaultdict[Device, list[int]] = defaultdict(list)
+        rest: list[int] = []
         free: defaultdict[Device, int] = defaultdict(int)
         for job in jobs if delays == "mean" else ():
             if job.answer is not None:
                 began, ended = _times(job.answer.event)
-                out[job.device].append(began - max(_ticks(job.at), free[job.device]))
+                if began < _ticks(job.at):
+                    rest.append(began - free[job.device])
+                else:
+                    out[job.device].append(began - max(_ticks(job.at), free[job.device]))
                 back[job.device].append(_ticks(job.answer.at) - ended)
                 free[job.device] = ended
+        self._goes_on = delays == "mean"
         self._out = {device: _mean(out[device]) for device in Device}
         self._back = {device: _mean(back[device]) for device in Device}
+        self._rest = _mean(rest)
         self._free: defaultdict[Device, int] = defaultdict(int)
 
     def __call__(self, job: Exchange, answer: Heard, now: int) -> int:
         began, ended = _times(answer.event)
-        begin = max(now, self._free[job.device]) + self._out[job.device]
+        free = self._free[job.device]
+        if self._goes_on and began < _ticks(job.at):
+            begin = free + self._rest
+        else:
+            begin = max(now, free) + self._out[job.device]
         self._free[job.device] = begin + ended - began
         return self._free[job.device] + self._back[job.device]
 

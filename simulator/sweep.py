@@ -55,8 +55,9 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
         speed_ratios, growths: of a target whose pass takes `target_ms` and, for every further
             token, the share `growth` of it more.
         links_ms, controls_ms: latency of every message, and what the scheduler takes.
-        pair, network: measured ones, in place of the two lines above; with the `context` behind
-            the tokens.
+        foresight: whether the target may go on before it is told.
+        pair, network: measured ones, in place of the lines above; with the `context` behind the
+            tokens.
         schedules: AR has no gamma, and only PEARL has a head start.
         gammas: `auto` takes the best one of the point (`simulator.optimise`).
         runs: drawn for each point; 0 takes their law itself, in which there is no chance.
@@ -70,6 +71,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     pair: Pair | None = None
     links_ms: tuple[float, ...] = (0.0,)
     controls_ms: tuple[float, ...] = (0.0,)
+    foresight: bool = True
     network: Network | None = None
     context: int = 1
     schedules: tuple[ScheduleName, ...] = tuple(ScheduleName)
@@ -188,7 +190,8 @@ def _network(sweep: Sweep, place: Place) -> Network:
         assert sweep.network is not None, "the axes of a place say so"
         return sweep.network
     link = Link(latency_s=place.link_ms / 1e3)
-    return Network(draft=link, target=link, control_s=place.control_ms / 1e3)
+    control_s = place.control_ms / 1e3
+    return Network(draft=link, target=link, control_s=control_s, foresight=sweep.foresight)
 
 
 def _luck(acceptance: Acceptance, scheme: Scheme, seed: int, runs: int) -> Luck:

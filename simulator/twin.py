@@ -8,7 +8,9 @@ speculative decoding that is fully kept also skips a position, the bonus token. 
 would have been agreed with does not matter: if it ends the run, the next one begins behind it.)
 
 It holds where times are certain (constant or by tokens), rounds have a barrier, and luck belongs
-to the text; for jitter, loads, faults and cancelled windows ask `simulate`.
+to the text; for jitter, loads, faults and cancelled windows ask `simulate`. A target that goes on
+before it is told takes one thing from run to run, its lead (`simulator.leads`); that is reckoned
+with on average, as if any run could follow any other.
 
 Notation: L agreed tokens in a run, g gamma, k head start.
 """
@@ -38,6 +40,7 @@ from simulator.acceptance import (
     Runs,
 )
 from simulator.costs import Spread
+from simulator.leads import Halves, Paces, carried, told
 from simulator.links import Network
 from simulator.streams import Purpose, stream
 from simulator.world import Pair
@@ -90,6 +93,20 @@ class Times:
         self.step = pair.draft.seconds(1, 1, context)
         self.catching_up = pair.draft.seconds(2, 1, context) - self.step
         self.to_draft, self.to_target = (network.control_s + 2 * link.latency_s for link in links)
+        self._foresight, self._onward_s = network.foresight, network.onward_s
+        won = self.to_target - self._onward_s if network.foresight else 0.0
+        self._most_lead = max(0.0, won)  # going on takes no longer than being told
+
+    @property
+    def alone(self) -> float:
+        """A token of the target alone.
+
+        One that goes on before it is told knows with each command what follows it; so two passes
+        take no longer than one that waits for its command, unless they themselves do.
+        """
+        if not self._foresight:
+            return self.judge(1)
+        return max(self.work(1) + self._onward_s, self.judge(1) / 2)
 
     def work(self, tokens: int) -> float:
         """A pass of the target over so many tokens."""
@@ -99,9 +116,22 @@ class Times:
         """The same, there and back."""
         return self.work(tokens) + self.to_target
 
+    def least(self, tokens: int) -> float:
+        """A round of PEARL that judges so many, at least."""
+        return self.judge(tokens) - self._most_lead
+
     def write(self, tokens: int) -> float:
         """A window of the draft, there and back."""
         return tokens * self.step + self.to_draft if tokens else 0.0
+
+    def halves(self, gamma: int, head_start: int) -> Halves:
+        """What the rounds of PEARL are made of."""
+        return Halves(
+            window=self.write(gamma),
+            first=self.judge(head_start + 1),
+            later=self.judge(gamma),
+            most=self._most_lead,
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -219,15 +249,16 @@ class Rounds:
     working: Array
 
 
-def decode(runs: Runs, scheme: Scheme, times: Times) -> Rounds:
-    """Every run, decoded by a scheme."""
+def decode(runs: Runs, scheme: Scheme, times: Times, weights: Array | None = None) -> Rounds:
+    """Every run, decoded by a scheme; by default each counts once."""
     match scheme.schedule:
         case ScheduleName.AR:
             return _alone(runs, times)
         case ScheduleName.SD:
             return _in_turns(runs, scheme.gamma, times)
         case ScheduleName.PEARL:
-            return _at_once(runs, scheme.gamma, scheme.head_start, times)
+            each = np.ones(len(runs)) if weights is None else weights
+            return _at_once(runs, scheme.gamma, scheme.head_start, times, each)
 
 
 def _alone(runs: Runs, times: Times) -> Rounds:
@@ -240,7 +271,7 @@ def _alone(runs: Runs, times: Times) -> Rounds:
         steps=nothing,
         kept=nothing,
         rejections=nothing,
-        seconds=tokens * times.judge(1),
+        seconds=tokens * times.alone,
         writing=nothing,
         working=tokens * times.work(1),
     )
@@ -266,12 +297,13 @@ def _in_turns(runs: Runs, g: int, times: Times) -> Rounds:
     )
 
 
-def _at_once(runs: Runs, g: int, k: int, times: Times) -> Rounds:
+def _at_once(runs: Runs, g: int, k: int, times: Times, weights: Array) -> Rounds:
     """Write k tokens ahead, then passes beside windows of g until the miss is found."""
     # The first pass settles k + 1 tokens, every later one g more.
     later = np.where(runs > k, (runs - (k + 1)) // g + 1, 0)
-    first_s = max(times.write(g), times.judge(k + 1))
-    later_s = max(times.write(g), times.judge(g))
+    halves = times.halves(g, k)
+    # A pass that has to wait for a head start is begun when the target is told.
+    paces: Paces = told(halves) if k else carried(halves, later, weights)
     steps = k + g * (later + 1.0)
     return Rounds(
         tokens=runs + 1.0,
@@ -279,7 +311,7 @@ def _at_once(runs: Runs, g: int, k: int, times: Times) -> Rounds:
         steps=steps,
         kept=runs.astype(float),
         rejections=np.ones(len(runs)),
-        seconds=times.write(k) + first_s + later * later_s,
+        seconds=times.write(k) + paces.seconds(later),
         writing=steps * times.step,
         working=times.work(k + 1) + later * times.work(g),
     )
@@ -287,7 +319,7 @@ def _at_once(runs: Runs, g: int, k: int, times: Times) -> Rounds:
 
 def seconds_per_token(luck: Luck, scheme: Scheme, times: Times) -> float:
     """The mean time of a token: what the choice of a scheme is about."""
-    rounds = decode(luck.runs, scheme, times)
+    rounds = decode(luck.runs, scheme, times, luck.weights)
     return float(luck.weights @ rounds.seconds) / float(luck.weights @ rounds.tokens)
 
 
@@ -325,7 +357,7 @@ def answer(
 
 def figures(luck: Luck, scheme: Scheme, times: Times, *, alpha: float) -> Point:
     """The figures of one scheme under given luck; without intervals where that is exact."""
-    rounds = decode(luck.runs, scheme, times)
+    rounds = decode(luck.runs, scheme, times, luck.weights)
     sums = {f.name: _by_group(luck, getattr(rounds, f.name)) for f in dataclasses.fields(rounds)}
     tokens, seconds, steps, kept = (sums[n] for n in ("tokens", "seconds", "steps", "kept"))
 
@@ -340,7 +372,7 @@ def figures(luck: Luck, scheme: Scheme, times: Times, *, alpha: float) -> Point:
         gamma=scheme.gamma,
         head_start=scheme.head_start,
         tokens_per_s=ratio(tokens, seconds),
-        speedup_over_ar=ratio(tokens * times.judge(1), seconds),
+        speedup_over_ar=ratio(tokens * times.alone, seconds),
         tokens_per_target_pass=ratio(tokens, sums["passes"]),
         acceptance_rate=ratio(kept, kept + sums["rejections"], of_part),
         draft_idle=ratio(np.maximum(seconds - sums["writing"], 0.0), seconds, of_part),

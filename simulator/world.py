@@ -5,7 +5,8 @@ It is the virtual half of "one protocol, two clocks". The driver below does what
 about tokens.
 
     a request arrives  ->  waits for a slot  ->  its schedule gives commands
-    an answer comes    ->  the schedule takes it, tokens are committed, new commands leave
+    an answer comes    ->  the schedule takes it, tokens are committed, new commands leave,
+                           and what is known of the target's next job
 
 May import: simpy, numpy, decoding.  Must never: know torch, Ray, or the wall clock.
 """
@@ -19,17 +20,19 @@ from typing import TYPE_CHECKING, Final, final
 import msgspec
 import simpy
 
+from decoding.measured import Measured
 from decoding.messages import (
+    Command,
     Device,
     DeviceBack,
     DeviceLost,
     Event,
+    Judge,
     Judged,
     Proposed,
     device_of,
 )
 from decoding.metrics import Meter, Metrics
-from decoding.measured import Measured
 from decoding.settings import Settings
 from decoding.stopping import StopRules
 from decoding.trace import Received, Record, Sent
@@ -38,13 +41,14 @@ from simulator.costs import Affine, AnyCost, Constant, clock
 from simulator.devices import DraftHost, Process, TargetHost, Worker
 from simulator.faults import Fault, FaultKind, check_apart
 from simulator.ledger import SERVING, Account, Ledger
-from simulator.links import Line, Network
+from simulator.links import Foretold, Line, Network, Packet
 from simulator.streams import Purpose, stream
 from simulator.workload import ClosedLoop, Poisson, Times, Workload
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from decoding.foresight import Foresight
     from simulator.acceptance import Text
 
 ANSWERS: Final = (Proposed, Judged)
@@ -81,7 +85,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
             `workload.output` does.
         pair: how long forwards take.
         acceptance: how often the draft agrees with the target.
-        network: links and control.
+        network: links and control, and whether the target waits for every command.
         workload: requests.
         faults: what goes wrong, and when.
     """
@@ -176,6 +180,25 @@ class Decoding:
         self.devices = tuple(Device) if settings.widest > 0 else (Device.TARGET,)
         self.epoch = self.rejections = self.kept = 0
         self.barren_runs = 0  # runs between two rejections in which nothing was kept
+        self._tells_ahead = world.scenario.network.foresight
+        self._foreseen: Foresight | None = None  # what the target knows of its next job
+
+    def packet(self, command: Command) -> Packet:
+        """A command as its device gets it; the target's with what is known of its next job."""
+        if not (self._tells_ahead and isinstance(command, Judge)):
+            return command
+        self._foreseen = self.schedule.foresight()
+        if self._foreseen is None:
+            return command
+        return Foretold(job=command, foresight=self._foreseen)
+
+    def news(self) -> Foresight | None:
+        """What the target does not know yet of its next job."""
+        foresight = self.schedule.foresight() if self._tells_ahead else None
+        if foresight is None or foresight == self._foreseen:
+            return None
+        self._foreseen = foresight
+        return foresight
 
     def count_runs(self) -> None:
         """Look whether a run of agreement has ended; a rejection begins a new epoch."""
@@ -200,7 +223,12 @@ class World:
         self._served: list[Served] = []
         self._open: dict[int, Decoding] = {}
         self._usable = set(Device)
-        self._workers = {host.device: Worker(env, host, self._ledger) for host in self._hosts()}
+        draft, target = self._hosts()
+        onward_s = scenario.network.onward_s if scenario.network.foresight else 0.0
+        self._workers = {
+            Device.DRAFT: Worker(env, draft, self._ledger),
+            Device.TARGET: Worker(env, target, self._ledger, onward_s),
+        }
         links = {Device.DRAFT: scenario.network.draft, Device.TARGET: scenario.network.target}
         streams = {Device.DRAFT: Purpose.DRAFT_LINK, Device.TARGET: Purpose.TARGET_LINK}
         self._out = {d: Line(env, links[d], self._stream(streams[d], 0)) for d in Device}
@@ -286,7 +314,7 @@ class World:
         self._open[number] = decoding
         self._ledger.set(SERVING)
         for device in decoding.devices:
-            self._workers[device].host.open(number, prompt, self._text(number))
+            self._workers[device].host.open(number, prompt, self._text(number), length)
         for device in decoding.devices:
             if device not in self._usable:
                 self._deliver(decoding, DeviceLost(device=device))
@@ -339,6 +367,7 @@ class World:
     def _send(self, decoding: Decoding) -> None:
         """Carry the schedule's commands to the devices that are there."""
         number, control = decoding.number, self.scenario.network.control_s
+        target = self._workers[Device.TARGET]
         for command in decoding.schedule.commands():
             device = device_of(command)
             worker = self._workers[device]
@@ -346,7 +375,9 @@ class World:
                 continue
             if self._records is not None:
                 self._records.append(Sent(at=self.env.now, request=number, command=command))
-            self._out[device].carry(number, command, worker.take, control)
+            self._out[device].carry(number, decoding.packet(command), worker.take, control)
+        if not target.down and (news := decoding.news()) is not None:
+            self._out[Device.TARGET].carry(number, news, target.take, control)
 
     def _answer(self, number: int, event: Proposed | Judged) -> None:
         """A device has an answer; it travels back."""

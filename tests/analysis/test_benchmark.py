@@ -267,8 +267,8 @@ def test_where_messages_take_no_time_all_that_is_allowed_is_achieved(settings: S
 
 
 def test_what_messages_take_is_missing() -> None:
-    """A tenth of a pass for every round."""
-    network = Network(control_s=PASS_S / 10)
+    """A tenth of a pass for every round, of a target that waits for every command."""
+    network = Network(control_s=PASS_S / 10, foresight=False)
     requests = decoded(Settings(schedule=ScheduleName.AR), network=network)
 
     found = allowed(requests)
@@ -277,6 +277,21 @@ def test_what_messages_take_is_missing() -> None:
     assert found.efficiency.value == pytest.approx(1 / 1.1, rel=1e-3)
     assert found.control_us is not None
     assert found.control_us.p50 == pytest.approx(1e5 * PASS_S)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Settings(schedule=ScheduleName.AR), Settings(gamma=4)],
+    ids=lambda settings: str(settings.schedule),
+)
+def test_messages_that_nobody_waits_for_are_not_missing(settings: Settings) -> None:
+    """A target that goes on before it is told: jobs began before they were sent."""
+    found = allowed(decoded(settings, network=Network(control_s=PASS_S / 10)))
+
+    assert found is not None
+    assert found.efficiency.value == pytest.approx(1, rel=0.005)
+    assert found.control_us is not None
+    assert found.control_us.p50 == 0.0
 
 
 def test_theory_is_asked_at_each_requests_own_acceptance() -> None:

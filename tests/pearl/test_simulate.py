@@ -226,6 +226,33 @@ def test_a_profile_is_simulated_as_it_was_measured(
     assert found["alpha"] == pytest.approx(measured_profile().luck.rate)
 
 
+@pytest.mark.parametrize("given", ["--link-ms 1 --target-ms 10", "--control-ms 2 --target-ms 10"])
+def test_a_target_that_is_told_waits_for_its_messages(
+    given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """10 ms a pass, 2 ms of messages; by default the target alone goes on meanwhile."""
+    question = ["simulate", "--schedule", "ar", "--tokens", "100", *given.split()]
+
+    ahead, waiting = (answered([*question, *more], capsys) for more in ([], ["--told"]))
+
+    assert ahead["seconds"] == pytest.approx(100 * 0.010 + 0.002)
+    assert waiting["seconds"] == pytest.approx(100 * 0.012)
+
+
+def test_a_forecast_of_a_target_that_is_told_is_of_a_slower_one(
+    profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """AR and PEARL; speculative decoding waits for its window in any case."""
+    question = ["predict", "--profile", str(profile), "--gamma", "2"]
+    ahead, told = (answered([*question, *more], capsys)["rows"] for more in ([], ["--told"]))
+
+    faster = [
+        one["tokens_per_s"] > other["tokens_per_s"] for one, other in zip(ahead, told, strict=True)
+    ]
+    assert [row["schedule"] for row in ahead] == ["ar", "sd", "pearl"]
+    assert faster == [True, False, True]
+
+
 def test_predict_says_every_setting_with_its_interval(
     profile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -254,7 +281,7 @@ def test_a_profile_of_another_version_is_refused_in_one_line(
     assert run(["predict", "--profile", str(profile)]) == 2
 
     complaint = capsys.readouterr().err
-    assert "has version 0; this program reads version 1" in complaint
+    assert "has version 0; this program reads version 2" in complaint
     assert complaint.count("\n") == 1
 
 

@@ -99,7 +99,7 @@ def test_a_profile_gives_what_is_not_asked_for(
     """Its times always, its luck and its links where no others are named."""
     profile = str(saved_profile(tmp_path / "profile.json"))
 
-    assert run(["sweep", "--profile", profile, "--gamma", "4"]) == 0
+    assert run(["sweep", "--profile", profile, "--gamma", "4", "--told"]) == 0
     measured = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert run(["sweep", "--profile", profile, "--alpha", "0.5,0.6", "--link-ms", "0"]) == 0
     asked = list(csv.DictReader(capsys.readouterr().out.splitlines()))
@@ -110,6 +110,22 @@ def test_a_profile_gives_what_is_not_asked_for(
     assert float(measured[0]["tokens_per_s"]) == pytest.approx(1 / 0.021)
     assert [row["alpha"] for row in asked] == ["0.5"] * 3 + ["0.6"] * 3
     assert float(asked[0]["tokens_per_s"]) == pytest.approx(1 / 0.02)
+
+
+@pytest.mark.parametrize("messages", [["--control-ms", "1", "--target-ms", "20"], ["--profile"]])
+def test_a_target_that_is_told_waits_for_its_messages(
+    messages: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """20 ms a pass and 1 ms of messages; by default the target alone goes on meanwhile."""
+    if messages == ["--profile"]:
+        messages = ["--profile", str(saved_profile(tmp_path / "profile.json"))]
+    speeds = []
+    for told in ([], ["--told"]):
+        assert run(["sweep", "--schedules", "ar", *messages, *told]) == 0
+        (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
+        speeds.append(float(row["tokens_per_s"]))
+
+    assert speeds == pytest.approx([1 / 0.020, 1 / 0.021])
 
 
 def read_csv(path: Path) -> list[Row]:

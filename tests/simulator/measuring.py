@@ -49,9 +49,12 @@ def several(requests: int, tokens: int, slots: int | None = None) -> Workload:
     )
 
 
-def delayed(share: float) -> Network:
-    """Every message there and back takes this share of a pass."""
-    return Network(control_s=share * PASS_S)
+def delayed(share: float, *, foresight: bool = False) -> Network:
+    """Every message there and back takes this share of a pass.
+
+    The closed forms presume that every pass waits for its command, so by default it does.
+    """
+    return Network(control_s=share * PASS_S, foresight=foresight)
 
 
 def committed(played: Run) -> dict[int, list[int]]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from decoding.messages import Judge, Propose
 from decoding.settings import ScheduleName, Settings
 from decoding.trace import Received, Sent
-from simulator.acceptance import Replay
+from simulator.acceptance import Independent, Replay
 from simulator.answers import run
+from simulator.links import Link, Network
 from simulator.workload import Fixed, Workload
 from simulator.world import Pair, Run, Scenario
 
@@ -44,3 +49,39 @@ def test_while_it_rests_one_token_is_written_beside_each_pass() -> None:
     assert {type(command) for command in asked} >= {Judge, Propose}
     assert all(command.count == 1 for command in asked if isinstance(command, Propose))
     assert all(not command.pending.tokens for command in asked if isinstance(command, Judge))
+
+
+@pytest.mark.parametrize("latency_s", [0.0001, 0.0004])
+@pytest.mark.parametrize(("a", "c"), [(0.6, 5.0), (0.72, 4.3), (0.85, 7.0)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"schedule": ScheduleName.SD},
+        {"schedule": ScheduleName.PEARL},
+        {"schedule": ScheduleName.PEARL, "strict": True},
+    ],
+    ids=["SD", "PEARL", "strict"],
+)
+def test_it_is_as_fast_as_the_best_fixed_window_and_as_the_target_alone(
+    settings: dict[str, Any], a: float, c: float, latency_s: float
+) -> None:
+    """Passes of 2 ms that grow with their tokens; messages that take up to a fifth of one.
+
+    Short windows come in time, so that the target need not wait for a message at all; longer ones
+    come after the verdict, and cost four messages. Both must be seen.
+    """
+
+    def seconds(**window: Any) -> float:
+        scenario = Scenario(
+            settings=Settings(**(settings | window)),
+            pair=Pair.of(c, target_s=0.002, growth=0.05),
+            acceptance=Independent(a),
+            network=Network(draft=Link(latency_s=latency_s), target=Link(latency_s=latency_s)),
+            workload=Workload(output=Fixed(4000)),
+        )
+        return run(scenario).seconds
+
+    alone = seconds(schedule=ScheduleName.AR, strict=False, gamma=1)
+    best = min(alone, *(seconds(gamma=gamma) for gamma in range(1, 8)))
+
+    assert seconds(gamma="auto") < best / 0.96

@@ -22,7 +22,8 @@ import simpy
 from actors import hosts
 from actors.device import Link, serve
 from actors.runners.interface import Feed
-from actors.wire import Alive, Answer, Close, Fault, Hello, Open, Revoke, ToDevice, Work
+from actors.wire import Ahead, Alive, Answer, Close, Fault, Hello, Open, Revoke, ToDevice, Work
+from decoding.foresight import Foresight
 from decoding.messages import (
     Cancel,
     Command,
@@ -46,6 +47,7 @@ from simulator.acceptance import Independent, Text
 from simulator.costs import Clock
 from simulator.devices import DraftHost, Process, TargetHost, Worker
 from simulator.ledger import Ledger
+from simulator.links import Foretold, Packet
 from tests.actors.toys import ToyRunner
 from tests.decoding.toys import Logits, Model, Prefix
 
@@ -152,6 +154,8 @@ class Twins:
 
     def __init__(self, device: Device, luck: Luck, verifiers: dict[int, VerifierName]) -> None:
         self.device = device
+        self.ahead = 0
+        """Jobs that were begun before a command for them was read."""
         self.packets: deque[ToDevice] = deque()
         self._luck = luck
         self._verifiers = verifiers
@@ -161,7 +165,7 @@ class Twins:
         virtual = DraftHost if device is Device.DRAFT else TargetHost
         self._virtual = virtual(self._note, lambda *answer: self._said.append(answer))
         for request, text in luck.texts.items():
-            self._virtual.open(request, luck.prompts[request], text)
+            self._virtual.open(request, luck.prompts[request], text, LIMIT)
         self._start()
 
     def _note(self, tokens: int, rows: int, context: int) -> float:
@@ -193,8 +197,13 @@ class Twins:
         packet = self.packets.popleft()
         real = [answer for answer in self._real.take(packet) if isinstance(answer, Answer)]
         match packet:
+            case Work(request=request, command=Judge() as job, foresight=Foresight() as foresight):
+                told = Foretold(job=job, foresight=foresight)
+                self._virtual.take(request, told, self._clock.now)
             case Work(request=request, command=job):
                 self._virtual.take(request, job, self._clock.now)
+            case Ahead(request=request, foresight=foresight):
+                self._virtual.take(request, foresight, self._clock.now)
             case Revoke(request=request, epoch=epoch):
                 self._virtual.take(request, Cancel(epoch=epoch), self._clock.now)
             case Close(request=request):
@@ -206,6 +215,8 @@ class Twins:
     def turn(self) -> list[Answer]:
         """Both take a turn."""
         began = self._clock.now
+        if isinstance(self._virtual, TargetHost):
+            self.ahead += len(self._virtual._own.keys() & self._virtual._waiting.keys())
         real = self._real.turn()
         seconds = self._virtual.begin(began)
 
@@ -252,9 +263,16 @@ class Decoders:
             )
             for request in luck.texts
         }
+        self._foreseen: dict[int, Foresight | None] = {}
+        self._tells_ahead = rng.random() < 0.7
+        self._listens = rng.choice([0.1, 0.6])  # rather than work
         self._lost: set[Device] = set()
         for request in luck.texts:
             self._send(request)
+
+    @property
+    def ahead(self) -> int:
+        return self._twins[Device.TARGET].ahead
 
     @property
     def running(self) -> bool:
@@ -267,7 +285,7 @@ class Decoders:
             return
         device = self._rng.choice(list(Device))
         twins = self._twins[device]
-        if twins.packets and self._rng.random() < 0.6:
+        if twins.packets and self._rng.random() < self._listens:
             self._post(twins.take())
         elif twins.busy:
             self._post(twins.turn())
@@ -305,12 +323,24 @@ class Decoders:
                 packets.append(Revoke(request=request, epoch=command.epoch))
                 continue
             fresh = tuple(schedule.committed[: command.base])
-            packets.append(Work(request=request, start=0, fresh=fresh, command=command))
+            foresight = None
+            if isinstance(command, Judge):
+                foresight = self._foresight(request)
+                self._foreseen[request] = foresight
+            work = Work(request=request, start=0, fresh=fresh, command=command, foresight=foresight)
+            packets.append(work)
             if self._rng.random() < 0.05:
                 packets.append(packets[-1])  # a job may come twice
+        news = self._foresight(request)
+        if news is not None and news != self._foreseen.get(request):
+            self._foreseen[request] = news
+            self._twins[Device.TARGET].packets.append(Ahead(request=request, foresight=news))
         if schedule.finish_reason is not None:
             for twins in self._twins.values():
                 twins.packets.append(Close(request=request))
+
+    def _foresight(self, request: int) -> Foresight | None:
+        return self._schedules[request].foresight() if self._tells_ahead else None
 
 
 @pytest.mark.parametrize("adversity", [False, True])
@@ -330,10 +360,22 @@ def test_virtual_devices_do_what_real_hosts_do(seed: int, *, adversity: bool) ->
     assert steps < 20_000
 
 
+def test_such_devices_judge_what_they_foresaw_before_they_are_asked() -> None:
+    """So that the claim above is one of targets that go on, too."""
+    ahead = 0
+    for seed in range(10):
+        decoders = Decoders(random.Random(seed), requests=2)
+        while decoders.running:
+            decoders.step(adversity=False)
+        ahead += decoders.ahead
+
+    assert ahead > 10
+
+
 # -- the loop around the host ----------------------------------------------------------------------
 
-Script: TypeAlias = list[tuple[float, int, Command | None]]
-"""When which request gets which job; None closes it."""
+Script: TypeAlias = list[tuple[float, int, Packet | None]]
+"""When which request gets which packet; None closes it."""
 Heard: TypeAlias = list[tuple[float, int, Proposed | Judged]]
 
 
@@ -353,8 +395,8 @@ class ScriptedLink:
         self.open = not wait or bool(self._coming)
         packets: list[ToDevice] = []
         while self._coming and self._coming[0][0] <= self._clock.now:
-            _, request, command = self._coming.popleft()
-            packets.append(_packet(request, command))
+            _, request, packet = self._coming.popleft()
+            packets.append(_packet(request, packet))
         return packets
 
     def send(self, packets: Sequence[Alive | Answer | Fault | Hello]) -> None:
@@ -362,14 +404,19 @@ class ScriptedLink:
         self.heard += [(self._clock.now, a.request, without_laws(a.event)) for a in answers]
 
 
-def _packet(request: int, command: Command | None) -> ToDevice:
-    match command:
+def _packet(request: int, packet: Packet | None) -> ToDevice:
+    match packet:
         case None:
             return Close(request=request)
         case Cancel(epoch=epoch):
             return Revoke(request=request, epoch=epoch)
+        case Foresight():
+            return Ahead(request=request, foresight=packet)
+        case Foretold(job=job, foresight=foresight):
+            fresh = (1,) * job.base
+            return Work(request=request, start=0, fresh=fresh, command=job, foresight=foresight)
         case Propose() | Judge():
-            return Work(request=request, start=0, fresh=(1,) * command.base, command=command)
+            return Work(request=request, start=0, fresh=(1,) * packet.base, command=packet)
 
 
 def some_script(rng: random.Random, device: Device, requests: int) -> Script:
@@ -379,9 +426,12 @@ def some_script(rng: random.Random, device: Device, requests: int) -> Script:
         at, base = 0.0, 0
         for epoch in range(rng.randint(1, 12)):
             at += rng.expovariate(0.3)
-            script.append((at, request, _some_job(rng, device, epoch, base)))
+            job = _some_job(rng, device, epoch, base)
+            script.append((at, request, _with_foresight(rng, job)))
             if device is Device.DRAFT and rng.random() < 0.4:
                 script.append((at + rng.expovariate(1), request, Cancel(epoch=epoch + 1)))
+            if isinstance(job, Judge) and rng.random() < 0.4:
+                script.append((at + rng.expovariate(1), request, _foresight(job)))
             base = min(base + rng.randint(0, 2), LIMIT - 8)
         if rng.random() < 0.5:
             script.append((at + rng.expovariate(1), request, None))
@@ -398,6 +448,16 @@ def _some_job(rng: random.Random, device: Device, epoch: int, base: int) -> Comm
     return Judge(epoch=epoch, base=base, pending=Drafted())
 
 
+def _foresight(job: Judge) -> Foresight:
+    return Foresight(epoch=job.epoch, base=job.base, restarts=True, window=())
+
+
+def _with_foresight(rng: random.Random, job: Command) -> Packet:
+    if isinstance(job, Judge) and rng.random() < 0.4:
+        return Foretold(job=job, foresight=_foresight(job))
+    return job
+
+
 def virtual_loop(script: Script, luck: Luck, device: Device) -> Heard:
     env = simpy.Environment()
     heard: Heard = []
@@ -407,13 +467,13 @@ def virtual_loop(script: Script, luck: Luck, device: Device) -> Heard:
 
     host = (DraftHost if device is Device.DRAFT else TargetHost)(by_rows, reply)
     for request, text in luck.texts.items():
-        host.open(request, luck.prompts[request], text)
+        host.open(request, luck.prompts[request], text, LIMIT)
     worker = Worker(env, host, Ledger(env))
 
     def deliver() -> Process:
-        for at, request, command in script:
+        for at, request, packet in script:
             yield env.timeout(at - env.now)
-            worker.take(request, command)
+            worker.take(request, packet)
 
     env.process(deliver())
     env.run()

@@ -63,7 +63,7 @@ links = st.builds(
     schedule=st.sampled_from(SCHEDULES),
     requests=st.integers(1, 4),
     slots=st.sampled_from([None, 1, 2]),
-    network=st.builds(Network, draft=links, target=links),
+    network=st.builds(Network, draft=links, target=links, foresight=st.booleans()),
     seed=st.integers(0, 10),
 )
 def test_whatever_goes_wrong_every_text_is_whole(

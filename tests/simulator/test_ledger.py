@@ -41,12 +41,14 @@ CRASHES: Final = tuple(
 
 @pytest.mark.parametrize("settings", [AR, sd(4), pearl(5), pearl(5, 2), pearl(9, strict=False)])
 @pytest.mark.parametrize("faults", [(), CRASHES])
+@pytest.mark.parametrize("foresight", [True, False], ids=["foresight", "told"])
 def test_the_six_parts_sum_to_the_length_of_the_run(
-    settings: Settings, faults: tuple[Fault, ...]
+    settings: Settings, faults: tuple[Fault, ...], *, foresight: bool
 ) -> None:
     """Under load, links, varying times and faults, for both devices."""
+    network = msgspec.structs.replace(SLOW_LINKS, foresight=foresight)
     played = run(
-        Scenario(settings=settings, pair=VARIED, network=SLOW_LINKS, workload=BUSY, faults=faults)
+        Scenario(settings=settings, pair=VARIED, network=network, workload=BUSY, faults=faults)
     )
 
     for account in (played.draft, played.target):
@@ -80,11 +82,38 @@ def test_at_the_speed_ratio_nobody_waits_in_pearl() -> None:
 
 
 def test_what_messages_take_is_waiting_for_messages() -> None:
-    """A quarter of a pass around each one."""
+    """A quarter of a pass around each one, and a target that waits for every command."""
     played = run(Scenario(settings=AR, network=delayed(0.25), workload=one(100)))
 
     assert played.target.waiting_for_messages == played.draft.waiting_for_messages
     assert played.target.waiting_for_messages == pytest.approx(25 * PASS_S)
+
+
+def test_a_target_that_goes_on_waits_for_the_first_message_and_the_last() -> None:
+    played = run(Scenario(settings=AR, network=delayed(0.25, foresight=True), workload=one(100)))
+
+    assert played.target.waiting_for_messages == 0.25 * PASS_S
+    assert played.target.waiting_for_other == 0.0
+
+
+def test_a_late_window_is_waited_for_and_so_are_its_messages() -> None:
+    """Windows of 12 steps beside passes of 8: the draft works while the target waits for it.
+
+    Nobody works while a window is asked for, nor while it comes back.
+    """
+    links = Network(draft=Link(latency_s=PASS_S / 16), target=Link(latency_s=PASS_S / 8))
+    scenario = Scenario(
+        settings=pearl(12),
+        pair=Pair.of(8),
+        acceptance=Independent(1.0),
+        network=links,
+        workload=one(12 * 50),
+    )
+    played = run(scenario)
+
+    rounds = played.served[0].metrics.target_passes
+    assert played.target.waiting_for_messages == pytest.approx(rounds * PASS_S / 8, rel=0.1)
+    assert played.target.waiting_for_other == pytest.approx(rounds * PASS_S / 2, rel=0.1)
 
 
 def test_time_without_requests_is_time_without_work() -> None:

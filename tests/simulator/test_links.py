@@ -13,18 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decoding.errors import SettingError
-from decoding.messages import Cancel, Command, Drafted, Event, Judge, Judged, Propose, Proposed
+from decoding.foresight import Foresight
+from decoding.messages import Cancel, Drafted, Event, Judge, Judged, Propose, Proposed
 from simulator.devices import Process
-from simulator.links import MESSAGE_BYTES, TOKEN_BYTES, Line, Link, Network
+from simulator.links import MESSAGE_BYTES, TOKEN_BYTES, Foretold, Line, Link, Network, Packet
 from tests.decoding.certainty import margin
 
 SHORT: Final = Cancel(epoch=1)
 PENDING: Final = Judge(epoch=0, base=0, pending=Drafted(tokens=(1,) * 8))
+AHEAD: Final = Foresight(epoch=0, base=0, restarts=True, window=(1, 1, 1))
+UNKNOWN: Final = Foresight(epoch=0, base=0, restarts=True)
 
 
 def arrivals(
     link: Link,
-    sent: Sequence[tuple[float, Command | Event]],
+    sent: Sequence[tuple[float, Packet | Event]],
     *,
     delay_s: float = 0.0,
     seed: int = 0,
@@ -101,10 +104,14 @@ def test_messages_share_the_bandwidth() -> None:
         (Proposed(epoch=0, start=0, drafted=Drafted(tokens=(1, 1, 1))), 3, 3),
         (Judged(epoch=0, base=0, judged=4, kept=2, token=1), 1, 0),
         (SHORT, 0, 0),
+        (AHEAD, 3, 0),
+        (UNKNOWN, 0, 0),
+        (Foretold(job=PENDING, foresight=UNKNOWN), 8, 8),
+        (Foretold(job=PENDING, foresight=AHEAD), 11, 8),
     ],
 )
 def test_laws_travel_with_the_tokens_that_were_drawn_from_them(
-    message: Command | Event, tokens: int, laws: int
+    message: Packet | Event, tokens: int, laws: int
 ) -> None:
     link = Link(bandwidth=1.0, law_bytes=1000)
 
@@ -121,6 +128,8 @@ def test_a_link_that_runs_backwards_is_refused(name: str, value: float) -> None:
         Link(**{name: value})  # type: ignore[arg-type]
 
 
-def test_a_scheduler_that_runs_backwards_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"^control-s is -0\.1; it must be seconds, 0 or more$"):
-        Network(control_s=-0.1)
+@pytest.mark.parametrize("name", ["control_s", "onward_s"])
+def test_a_scheduler_or_a_target_that_runs_backwards_is_refused(name: str) -> None:
+    shown = name.replace("_", "-")
+    with pytest.raises(SettingError, match=rf"^{shown} is -0\.1; it must be seconds, 0 or more$"):
+        Network(**{name: -0.1})  # type: ignore[arg-type]

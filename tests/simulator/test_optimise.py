@@ -140,7 +140,8 @@ def machines(draw: st.DrawFn) -> Times:
     draft = Constant(1 / draw(st.floats(0.5, 40.0)))
     target = Affine(base=1.0, per_token=draw(st.sampled_from((0.0, 0.05))))
     link, control = draw(st.sampled_from((0.0, 0.3))), draw(st.sampled_from((0.0, 0.1)))
-    network = Network(draft=Link(latency_s=link), control_s=control)
+    foresight = draw(st.booleans())
+    network = Network(draft=Link(latency_s=link), control_s=control, foresight=foresight)
     return Times(Pair(draft=draft, target=target), network)
 
 

@@ -43,13 +43,14 @@ def recorded(
     users: int = 1,
     tokens: int = 96,
     target: Affine = TARGET,
+    network: Network = NETWORK,
 ) -> list[Recording]:
     """The requests of one run, each with its trace."""
     scenario = Scenario(
         settings=settings,
         pair=Pair(draft=DRAFT, target=target),
         acceptance=acceptance or Independent(0.8),
-        network=NETWORK,
+        network=network,
         workload=Workload(
             requests=requests,
             arrivals=ClosedLoop(users),
@@ -118,6 +119,51 @@ def test_a_profile_finds_the_ways_of_messages() -> None:
 
     assert network.draft.latency_s == pytest.approx(60e-6, rel=1e-6)
     assert network.target.latency_s == pytest.approx(90e-6, rel=1e-6)
+    assert network.foresight
+
+
+SYSTEMS = {
+    "AR": Settings(schedule=ScheduleName.AR),
+    "SD": Settings(schedule=ScheduleName.SD, gamma=4),
+    "PEARL in time": Settings(gamma=2),
+    "PEARL nearly in time": Settings(gamma=4),
+    "PEARL late": Settings(gamma=8),
+    "PEARL with a barrier": Settings(gamma=4, strict=True),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("foresight", [True, False], ids=["foresight", "told"])
+@pytest.mark.parametrize("slower", [1, 100], ids=["near", "far"])
+def test_jobs_that_were_begun_unasked_make_no_link_shorter(
+    name: str, slower: int, *, foresight: bool
+) -> None:
+    """They began before they were sent, or when news of their window came: no way out shows there.
+
+    Far is farther than a pass: then a job may have been foreseen and yet begin after it was sent.
+    """
+    links = Network(
+        draft=Link(latency_s=slower * 60e-6),
+        target=Link(latency_s=slower * 90e-6),
+        foresight=foresight,
+    )
+    found = profiling.network(recorded(SYSTEMS[name], requests=3, network=links))
+
+    assert found.target.latency_s == pytest.approx(slower * 90e-6, rel=1e-6)
+    if name != "AR":
+        assert found.draft.latency_s == pytest.approx(slower * 60e-6, rel=1e-6)
+    assert found.foresight is (foresight and name != "SD")
+    assert found.onward_s == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["AR", "PEARL in time", "PEARL nearly in time"])
+def test_a_profile_finds_what_the_target_takes_to_go_on(name: str) -> None:
+    """Of passes whose windows came late enough to be waited for it says nothing."""
+    links = msgspec.structs.replace(NETWORK, onward_s=50e-6)
+    found = profiling.network(recorded(SYSTEMS[name], requests=3, network=links))
+
+    assert found.onward_s == pytest.approx(50e-6, rel=1e-6)
+    assert found.target.latency_s == pytest.approx(90e-6, rel=1e-6)
 
 
 def test_a_profile_finds_the_acceptance_rate_and_that_it_is_independent() -> None:

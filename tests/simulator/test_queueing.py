@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from simulator.answers import run, simulate
+from simulator.links import Network
 from simulator.workload import (
     ClosedLoop,
     Fixed,
@@ -23,6 +24,7 @@ from simulator.world import Scenario
 from tests.simulator.measuring import AR, PASS_S, latencies, wider
 
 REPLICATIONS: Final = 60
+TOLD: Final = Network(foresight=False)
 
 
 def waiting(service: float, second_moment: float, load: float) -> float:
@@ -65,20 +67,24 @@ def test_two_slots_wait_less_than_one() -> None:
 
 
 @pytest.mark.parametrize("users", [1, 2, 7])
-def test_users_without_pauses_get_a_token_each_with_every_pass(users: int) -> None:
+@pytest.mark.parametrize("network", [Network(), TOLD], ids=["foresight", "told"])
+def test_users_without_pauses_get_a_token_each_with_every_pass(
+    users: int, network: Network
+) -> None:
     """A closed loop keeps the batch full; throughput is a token a user and pass."""
     load = Workload(requests=5 * users, arrivals=ClosedLoop(users), output=Fixed(10))
-    answer = simulate(Scenario(settings=AR, workload=load), replications=1)
+    answer = simulate(Scenario(settings=AR, network=network, workload=load), replications=1)
 
     assert answer.requests.tokens_per_s.value == pytest.approx(users / PASS_S)
     assert answer.requests.latency_s.value == pytest.approx(10 * PASS_S)
 
 
 @pytest.mark.parametrize("slots", [1, 2, None])
-def test_users_without_pauses_obey_littles_law(slots: int | None) -> None:
+@pytest.mark.parametrize("network", [Network(), TOLD], ids=["foresight", "told"])
+def test_users_without_pauses_obey_littles_law(slots: int | None, network: Network) -> None:
     """Users = throughput x time in the system, whatever the slots, while all of them ask."""
     load = Workload(requests=12, arrivals=ClosedLoop(4), output=Fixed(10), slots=slots)
-    played = run(Scenario(settings=AR, workload=load))
+    played = run(Scenario(settings=AR, network=network, workload=load))
 
     last_arrival = max(served.arrived for served in played.served)
     until = [

@@ -148,9 +148,13 @@ def test_one_number_describes_links_that_never_vary(name: str) -> None:
     assert found.simulated_s == pytest.approx(found.recorded_s, rel=1e-3)
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
-def test_with_mean_delays_the_text_stays_and_the_time_is_near(settings: Settings) -> None:
-    """What came at nearly the same time may change places; then a cancellation may come or go."""
+@pytest.mark.parametrize("name", [n for n, s in SETTINGS.items() if not n.endswith("auto")])
+def test_with_mean_delays_the_text_stays_and_the_time_is_near(name: str) -> None:
+    """What came at nearly the same time may change places; then a cancellation may come or go.
+
+    Automatic windows follow times: with others they may be other windows.
+    """
+    settings = SETTINGS[name]
     found = _replay(_scenario(settings, pair=NOISY, network=FAR), delays="mean")
 
     assert found.same_commits

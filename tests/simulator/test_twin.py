@@ -35,6 +35,7 @@ GROWING: Final = Pair(
 FAR: Final = Network(
     draft=Link(latency_s=PASS_S / 10), target=Link(latency_s=PASS_S / 25), control_s=PASS_S / 50
 )
+TOLD: Final = msgspec.structs.replace(FAR, foresight=False)
 KINDS: Final[list[Acceptance]] = [
     Independent(0.8),
     Positions((0.9, 0.8, 0.6)),
@@ -58,9 +59,12 @@ SHARED: Final = (
 REPLICATIONS: Final = 24
 
 
+@pytest.mark.parametrize("network", [FAR, TOLD], ids=["foresight", "told"])
 @pytest.mark.parametrize("acceptance", KINDS, ids=lambda kind: type(kind).__name__)
 @pytest.mark.parametrize(("settings", "scheme"), SCHEMES, ids=["AR", "SD", "PEARL", "head start"])
-def test_twin_and_events_agree(acceptance: Acceptance, settings: Settings, scheme: Scheme) -> None:
+def test_twin_and_events_agree(
+    acceptance: Acceptance, settings: Settings, scheme: Scheme, network: Network
+) -> None:
     """With passes that grow with their tokens, links, control and a head start.
 
     A mixture needs many requests, each with its one rate.
@@ -69,11 +73,11 @@ def test_twin_and_events_agree(acceptance: Acceptance, settings: Settings, schem
     load = Workload(requests=20, output=Fixed(150)) if mixed else one(1200)
     events = simulate(
         Scenario(
-            settings=settings, pair=GROWING, acceptance=acceptance, network=FAR, workload=load
+            settings=settings, pair=GROWING, acceptance=acceptance, network=network, workload=load
         ),
         replications=REPLICATIONS,
     )
-    point = twin.answer(acceptance, scheme, Times(GROWING, FAR), runs=100_000)
+    point = twin.answer(acceptance, scheme, Times(GROWING, network), runs=100_000)
 
     # The end of a text cuts the last run and the last windows short.
     edge = 0.03 if mixed else 0.005

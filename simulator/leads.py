@@ -1,0 +1,138 @@
+"""How much sooner the rounds of PEARL end where the target goes on before it is told.
+
+A round begins when its commands leave. Its window is back after W, its verdict after J, if the
+pass waits for its command: the pass, and the exchange of messages around it. A target that knows
+what follows (`decoding.foresight`) has begun sooner, by its lead l, and with a barrier
+
+    a round takes           R = max(W, J - l)
+    the next one's lead     l' = min(R - W, most)
+
+because what follows is known when the window has come and was passed on: R - W before the round
+ends. No pass begins before the one before it has ended, so the most that can be won is the
+exchange of messages, less what the target takes to go on by itself; one that waits for every
+command never wins anything.
+
+So a round lasts as long as its longer half, and only where the two are nearly equal, by less than
+an exchange, does a lead wander: two rounds in turn then take W + J together, whatever the lead was.
+That is why the rounds of a run are known when its first, its second, and two more are; and as a
+lead goes on from run to run, the run begins with what the runs before it leave on average.
+
+Rule: nothing here is simulated; tests hold it against the event simulation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[Any]
+
+FINE: Final = 1e-9  # leads that differ by a smaller share of the most that can be won are the same
+COARSE: Final = 1e-2  # and by this share, where there would be too many
+MOST: Final = 128  # leads to reckon with; of coarse ones there are 101 at most
+END: Final = 1e-9  # the chance that a text ends with a run; one without end is meant
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Halves:
+    """What the rounds of a run are made of, in seconds.
+
+    Args:
+        window: W, of the draft, there and back.
+        first, later: J, of the first pass of a run and of every later one, there and back.
+        most: the longest lead; 0 where the target waits for every command.
+    """
+
+    window: float
+    first: float
+    later: float
+    most: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Paces:
+    """Mean seconds of the rounds of a run: its first, its second, and then two that take turns."""
+
+    first: float
+    second: float
+    third: float
+    fourth: float
+
+    def seconds(self, later: Array) -> Array:
+        """Of a run with so many rounds behind its first."""
+        behind = self.third * (later // 2) + self.fourth * ((later - 1) // 2)
+        return np.asarray(self.first + np.where(later > 0, self.second + behind, 0.0))
+
+
+def told(halves: Halves) -> Paces:
+    """The rounds of runs that begin without a lead: a window was waited for (a head start)."""
+    return _walked(halves, np.zeros(1)).mean(np.ones(1))
+
+
+def carried(halves: Halves, later: Array, weights: Array) -> Paces:
+    """The rounds of runs that begin with the lead of the one before.
+
+    Args:
+        halves: of all runs.
+        later: rounds behind the first, run by run; which run follows which is left to chance.
+        weights: of each run.
+    """
+    walked = _walked(halves, np.zeros(1))
+    if not walked.after.any():  # as most often: nothing wanders
+        return walked.mean(np.ones(1))
+    none, odd = later == 0, later % 2 == 1
+    odds = np.array([weights[kind].sum() for kind in (none, odd, ~(none | odd))])
+    leads = _leads(halves)
+    walked = _walked(halves, leads)
+    return walked.mean(_shares(leads, walked.after, odds / weights.sum()))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Walk:
+    """From each of several leads: seconds of four rounds, and the leads behind the first three."""
+
+    seconds: Array  # (4, leads)
+    after: Array  # (3, leads): of a run with none behind its first, an odd number, an even one
+
+    def mean(self, shares: Array) -> Paces:
+        return Paces(*(self.seconds @ shares).tolist())
+
+
+def _walked(halves: Halves, leads: Array) -> _Walk:
+    seconds, after = [], []
+    for judge in (halves.first, halves.later, halves.later, halves.later):
+        seconds.append(np.maximum(halves.window, judge - leads))
+        leads = np.minimum(seconds[-1] - halves.window, halves.most)
+        after.append(leads)
+    return _Walk(np.array(seconds), np.array(after[:3]))
+
+
+def _leads(halves: Halves) -> Array:
+    """All that a run can begin with, ascending from none."""
+    leads = _reached(halves, FINE)
+    return leads if len(leads) <= MOST else _reached(halves, COARSE)
+
+
+def _reached(halves: Halves, share: float) -> Array:
+    """The same, until there are too many; leads that differ by less than this share are one."""
+    grain, leads, known = share * halves.most, np.zeros(1), 0
+    while known < len(leads) <= MOST:
+        known = len(leads)
+        reached = np.append(leads, _walked(halves, leads).after)
+        leads = grain * np.unique(np.round(reached / grain))
+    return leads
+
+
+def _shares(leads: Array, after: Array, odds: Array) -> Array:
+    """How many runs begin with each lead, of a text without end that begins with none."""
+    places = np.abs(after[..., None] - leads).argmin(axis=-1)  # (3, leads)
+    steps = np.zeros((len(leads), len(leads)))
+    for place, chance in zip(places, odds, strict=True):
+        np.add.at(steps, (np.arange(len(leads)), place), chance)
+    begun = np.zeros(len(leads))
+    begun[0] = END
+    shares = np.linalg.solve((np.eye(len(leads)) - (1 - END) * steps).T, begun)
+    return np.asarray(shares / shares.sum())
