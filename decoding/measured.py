@@ -85,8 +85,10 @@ class Measured:
         self._passes = {True: PassTimes(), False: PassTimes()}
         self._control: dict[Wait, float] = {}
         self._alone: float | None = None  # seconds of a pass with nothing pending; kept, if old
-        # A prior of three runs at a rate of about 0.8, so that the first one does not decide alone.
-        self._runs = collections.deque([0, 3, 8], maxlen=self.RUNS)
+        # Tokens kept, and whether a rejection followed. A prior of three runs at a rate of about
+        # 0.8, so that the first one does not decide alone.
+        prior = [(0, True), (3, True), (8, True)]
+        self._runs = collections.deque(prior, maxlen=self.RUNS)
 
     @property
     def ready(self) -> bool:
@@ -115,13 +117,20 @@ class Measured:
         if 0 <= seconds < LONGEST_CONTROL_S:
             self._control[wait] = known + SLOWLY * (seconds - known)
 
-    def add_run(self, kept: int) -> None:
-        """Between two rejections `kept` tokens agreed."""
-        self._runs.append(kept)
+    def add_in_time(self, seconds: float) -> None:
+        """The messages of a window that came in time took at most so long.
 
-    def speeds(
-        self, *, parallel: bool, head_start: int, run: int = 0, barrier: bool = True
-    ) -> Array:
+        Late windows are those that something delayed: they alone would make all look slow.
+        """
+        known = self._control.get(Wait.BESIDE)
+        if known is not None and 0 <= seconds < known:
+            self._control[Wait.BESIDE] = known + SLOWLY * (seconds - known)
+
+    def add_run(self, kept: int, *, rejected: bool = True) -> None:
+        """`kept` tokens agreed, and then one did not; or a part of a run that goes on."""
+        self._runs.append((kept, rejected))
+
+    def speeds(self, *, parallel: bool, head_start: int, barrier: bool = True) -> Array:
         """Tokens per second for each gamma from 0 to `WIDEST`, on the runs that were seen.
 
         What a schedule makes of a run depends on its length alone, because after each rejection
@@ -130,27 +139,27 @@ class Measured:
         Args:
             parallel: write beside the passes (PEARL; never with gamma 0) or before them.
             head_start: tokens before the first pass of a run; PEARL.
-            run: tokens kept since the last rejection; they count where they are many.
             barrier: whether every pass of PEARL waits for its window, also after a rejection.
         """
-        kept = np.array(self._runs, dtype=float)
-        kept = np.append(kept, run) if run > kept.mean() else kept
+        runs = np.array(self._runs, dtype=float)
+        ended = runs[:, 1] > 0
+        whole, parts = runs[ended, 0], float(runs[~ended, 0].sum())
         if parallel:
-            return self._at_once(kept, head_start, barrier=barrier)
-        return self._in_turns(kept)
+            return self._at_once(whole, parts, head_start, barrier=barrier)
+        return self._in_turns(whole, parts)
 
-    def _in_turns(self, kept: Array) -> Array:
+    def _in_turns(self, kept: Array, parts: float) -> Array:
         step, judge = self._step, self._judge(parallel=False)
         before, _, nothing = self._control_of_rounds()
         # A window that is kept has a bonus token, with which nothing is compared.
-        full = (kept[:, None] // WINDOWS).sum(axis=0)
+        full = (kept[:, None] // WINDOWS).sum(axis=0) + parts / WINDOWS
         seconds = (full + len(kept)) * (WINDOWS * step + judge(WINDOWS + 1) + before)
         # Windows of one size tell nothing of passes without.
         alone = judge(1.0) if self._alone is None else self._alone
-        tokens = kept.sum() + len(kept)
+        tokens = kept.sum() + len(kept) + parts
         return np.append(1 / (alone + nothing), (tokens + full) / seconds)
 
-    def _at_once(self, kept: Array, head_start: int, *, barrier: bool) -> Array:
+    def _at_once(self, kept: Array, parts: float, head_start: int, *, barrier: bool) -> Array:
         step, judge = self._step, self._judge(parallel=True)
         before, beside, nothing = self._control_of_rounds()
         # The first pass of a run settles one token more than the head start, each later one gamma.
@@ -164,8 +173,9 @@ class Measured:
             # A rejection among the tokens that were judged: nobody waits for the window beside.
             last = np.where(beyond < 0, first, then)
             seconds -= np.maximum(write - last, 0) * (beyond != np.floor(beyond))
-        speeds = (kept.sum() + len(kept)) / seconds.sum(axis=0)
-        return np.append(0.0, speeds)  # no window is no PEARL
+        going_on = parts / WINDOWS * np.maximum(write, then)
+        tokens = kept.sum() + len(kept) + parts
+        return np.append(0.0, tokens / (seconds.sum(axis=0) + going_on))  # no window is no PEARL
 
     @property
     def _step(self) -> float:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FIRST_GAMMA: Final = 4  # gamma auto before anything was measured
 WORTH: Final = 1.01  # times the speed: less is no reason to change
-LONG: Final = 64  # tokens: a run of more counts as one of so many
+LONG: Final = 32  # tokens: of longer runs so many are told at a time, lest a text ends before them
 REST: Final = 0  # gamma auto of speculative decoding where the target alone is faster
 
 
@@ -114,7 +114,9 @@ class AutoPlan:
             self._gamma = self._choose()
         self._windows = self._passes = 0
         self._last: Judged | None = None  # the last pass, on the clock of its device
+        self._there: float | None = None  # seconds of its window, if that came before the verdict
         self._awaited: tuple[Wait, float] | None = None  # what has come since, and its seconds
+        self._window: Proposed | None = None  # the last that came
 
     @property
     def before(self) -> int:
@@ -136,6 +138,7 @@ class AutoPlan:
         self._windows += 1
         if self._windows > 1:
             self._measured.add_window(len(answer.drafted), answer.ended - answer.began)
+        self._window = answer
         if (wait := self._wait_for(answer)) is not None:
             self._awaited = wait, answer.ended - answer.began
         if self._measured.ready and self._is_time():
@@ -151,14 +154,16 @@ class AutoPlan:
             self._measured.add_pass(answer.read or own, seconds, own, parallel=self._beside_passes)
             self._observe_round(answer)
         self._last, self._awaited = answer, None
+        window = self._window
+        there = window is not None and _is_beside(window, answer)
+        self._there = window.ended - window.began if window is not None and there else None
 
     def _wait_for(self, window: Proposed) -> Wait | None:
         """Why the target waited for a window; None where it did not, as far as one can tell."""
         last = self._last
         if last is None:
             return None
-        beside = (window.epoch, window.start) == (last.epoch, last.base + last.judged)
-        if beside and (self._barrier or last.kept == last.judged):
+        if _is_beside(window, last) and (self._barrier or last.kept == last.judged):
             return Wait.BESIDE  # later than the verdict; after a rejection nobody waits for it
         first = window.start == last.base + last.kept + 1
         return Wait.BEFORE if self.before > 0 and first else None
@@ -171,12 +176,14 @@ class AutoPlan:
         wait, window = self._awaited or (Wait.NOTHING, 0.0)
         since = last.began if wait is Wait.BESIDE else last.ended
         self._measured.add_control(answer.began - since - window, wait)
+        if wait is Wait.NOTHING and self._there is not None:
+            self._measured.add_in_time(answer.began - last.began - self._there)
 
     def observe_comparison(self, *, kept: int, rejected: bool) -> None:
         """Learn how long draft and target agree."""
         self._run += kept
-        if rejected or self._run >= LONG:  # a run that does not end must be seen as well
-            self._measured.add_run(self._run)
+        if rejected or self._run >= LONG:
+            self._measured.add_run(self._run, rejected=rejected)
             self._run = 0
 
     @property
@@ -192,8 +199,12 @@ class AutoPlan:
         speeds = self._measured.speeds(
             parallel=self._parallel,
             head_start=self._head_start,
-            run=self._run,
             barrier=self._barrier,
         )
         best = int(speeds.argmax())
         return best if speeds[best] > WORTH * speeds[self._gamma] else self._gamma
+
+
+def _is_beside(window: Proposed, judged: Judged) -> bool:
+    """Whether a window was written beside the pass of this verdict."""
+    return (window.epoch, window.start) == (judged.epoch, judged.base + judged.judged)

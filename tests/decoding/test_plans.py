@@ -15,7 +15,7 @@ import pytest
 
 from analysis import theory
 from decoding.errors import SettingError
-from decoding.measured import WIDEST, Measured
+from decoding.measured import WIDEST, Measured, Wait
 from decoding.messages import Drafted, Judged, Proposed
 from decoding.plans import FIRST_GAMMA, AutoPlan, FixedPlan
 from decoding.settings import ScheduleName
@@ -196,6 +196,32 @@ def test_runs_that_come_in_bursts_have_the_window_that_is_best_for_them() -> Non
 def test_a_draft_that_is_always_right_is_given_a_longer_window() -> None:
     """At a = 1 there is no rejection, and the window that pays most must be found all the same."""
     assert windows(AutoPlan(parallel=True), 1.0, 12)[-1] > FIRST_GAMMA
+
+
+def test_texts_that_end_within_a_run_do_not_hide_how_long_it_was() -> None:
+    """The draft is always right, but no text has more than forty tokens."""
+    measured = Measured()
+    for _ in range(40):
+        plan = AutoPlan(parallel=True, measured=measured)
+        begins_with, tokens = plan.beside, 0
+        for gamma in learn(plan, 1.0, flat(12)):
+            tokens += gamma
+            if tokens > 30:
+                break
+
+    assert begins_with >= 12
+
+
+def test_windows_that_are_late_now_and_then_do_not_make_longer_ones_look_late() -> None:
+    """Of a hundred rounds one has a window that something delayed, all others come in time."""
+    measured = timed(step=0.01, judge=0.08)
+    at_best = measured.speeds(parallel=True, head_start=0)[8]
+    for _ in range(20):
+        measured.add_control(0.05, Wait.BESIDE)
+        for _ in range(99):
+            measured.add_in_time(0.002)
+
+    assert measured.speeds(parallel=True, head_start=0)[8] > 0.9 * at_best
 
 
 @pytest.mark.parametrize("parallel", [True, False])
