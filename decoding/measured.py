@@ -74,11 +74,16 @@ class PassTimes:
 
 @final
 class Measured:
-    """What plans have seen of two devices: of the times the last hundred or so weigh most."""
+    """What plans have seen of two devices: of the times the last hundred or so weigh most.
+
+    `gammas` are the windows in use, by what plans have in common. Requests that share a pass share
+    them: each would pay for the longest window of all.
+    """
 
     RUNS: Final = 64
 
     def __init__(self) -> None:
+        self.gammas: dict[tuple[bool, int, bool], int] = {}
         self._draft_tokens = self._draft_seconds = 0.0
         # A target that waited for its window may take longer than one that did not, so each kind of
         # pass is known for itself; True where windows are written beside.

@@ -108,15 +108,20 @@ class AutoPlan:
         self._barrier = barrier
         self._measured = measured or Measured()
         self._run = 0  # tokens kept since the last rejection
+        self._kind = parallel, head_start, barrier
         # Speculative decoding begins at rest: what the target takes alone is then known.
-        self._gamma = FIRST_GAMMA if parallel else REST
+        self._measured.gammas.setdefault(self._kind, FIRST_GAMMA if parallel else REST)
         if self._measured.ready:
-            self._gamma = self._choose()
+            self._measured.gammas[self._kind] = self._choose()
         self._windows = self._passes = 0
         self._last: Judged | None = None  # the last pass, on the clock of its device
         self._there: float | None = None  # seconds of its window, if that came before the verdict
         self._awaited: tuple[Wait, float] | None = None  # what has come since, and its seconds
         self._window: Proposed | None = None  # the last that came
+
+    @property
+    def _gamma(self) -> int:
+        return self._measured.gammas[self._kind]
 
     @property
     def before(self) -> int:
@@ -142,7 +147,7 @@ class AutoPlan:
         if (wait := self._wait_for(answer)) is not None:
             self._awaited = wait, answer.ended - answer.began
         if self._measured.ready and self._is_time():
-            self._gamma = self._choose()
+            self._measured.gammas[self._kind] = self._choose()
 
     def observe_pass(self, answer: Judged) -> None:
         """Learn the time of a pass, which grows with its tokens; the first reads the prompt."""

@@ -196,11 +196,11 @@ def test_an_automatic_gamma_is_the_last_that_was_asked_for(name: str) -> None:
 
 
 def test_a_head_start_is_no_window() -> None:
-    settings = Settings(head_start=16)
-    done = played(settings, Workload(requests=12, arrivals=ClosedLoop(1), output=Fixed(40)))
+    settings = Settings(head_start=40)
+    done = played(settings, Workload(requests=12, arrivals=ClosedLoop(1), output=Fixed(90)))
 
     widest = max(served.metrics.gamma for served in done.served)
-    assert widest < 16
+    assert widest < 40
     assert all(metrics(request).gamma <= widest for request in requests(settings, done))
 
 

@@ -198,6 +198,18 @@ def test_a_draft_that_is_always_right_is_given_a_longer_window() -> None:
     assert windows(AutoPlan(parallel=True), 1.0, 12)[-1] > FIRST_GAMMA
 
 
+def test_requests_of_the_same_kind_share_their_window() -> None:
+    """Those that are in a pass together pay for the longest window of all."""
+    measured = Measured()
+    plan, other = (AutoPlan(parallel=True, measured=measured) for _ in range(2))
+    with_head_start = AutoPlan(parallel=True, head_start=2, measured=measured)
+
+    list(learn(plan, 0.9, flat(10)))
+
+    assert other.beside == plan.beside > FIRST_GAMMA
+    assert with_head_start.beside == FIRST_GAMMA
+
+
 def test_texts_that_end_within_a_run_do_not_hide_how_long_it_was() -> None:
     """The draft is always right, but no text has more than forty tokens."""
     measured = Measured()
