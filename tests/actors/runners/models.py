@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -126,3 +127,28 @@ def feed(row: int, start: int, tokens: Sequence[int], logits: int | None = None)
     """A feed that wants all its logits, unless told otherwise."""
     wanted = len(tokens) if logits is None else logits
     return Feed(row=row, start=start, tokens=tokens, logits=wanted)
+
+
+def close(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    """Equal but for rounding, measured by the spread of the logits."""
+    spread = float(expected.std()) if expected.numel() else 1.0
+    torch.testing.assert_close(got, expected, atol=tolerance * spread, rtol=tolerance)
+
+
+def check_feeds_at_will(
+    runner: HuggingFaceRunner, model: Any, data: st.DataObject, tolerance: float = 1e-5
+) -> None:
+    """Three rows that grow, any subset of them a call, any start up to the end: plain logits."""
+    held: dict[int, list[int]] = {runner.allocate(1): [] for _ in range(3)}
+    for _ in range(data.draw(st.integers(1, 6), label="calls")):
+        rows = data.draw(st.sets(st.sampled_from(sorted(held)), min_size=1), label="rows")
+        feeds = []
+        for row in sorted(rows):
+            start = data.draw(st.integers(0, len(held[row])), label="start")
+            tokens = data.draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=20))
+            feeds.append(feed(row, start, tokens, data.draw(st.integers(0, len(tokens)))))
+            held[row] = held[row][:start] + tokens
+
+        for got, fed in zip(runner.forward(feeds), feeds, strict=True):
+            whole = plain(model, held[fed.row])
+            close(got, whole[len(whole) - fed.logits :], tolerance)

@@ -42,6 +42,8 @@ from tests.actors.runners.models import (
     POSITIONS,
     SHARING,
     VOCAB,
+    check_feeds_at_will,
+    close,
     feed,
     model_of,
     plain,
@@ -62,12 +64,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def _close(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    """Equal but for rounding, measured by the spread of the logits."""
-    spread = float(expected.std()) if expected.numel() else 1.0
-    torch.testing.assert_close(got, expected, atol=tolerance * spread, rtol=tolerance)
 
 
 def _taped(architecture: str, **options: Any) -> tuple[HuggingFaceRunner, Tape]:
@@ -91,7 +87,7 @@ def test_tokens_read_one_by_one_have_the_plain_logits(architecture: str) -> None
 
     logits = [runner.forward([feed(row, at, [token])])[0] for at, token in enumerate(tokens)]
 
-    _close(torch.cat(logits), plain(model_of(architecture), tokens))
+    close(torch.cat(logits), plain(model_of(architecture), tokens))
     assert (tape.recorded, tape.replayed) == (1, 40)
 
 
@@ -114,7 +110,7 @@ def test_windows_of_every_length_have_the_plain_logits(architecture: str, *, aga
     longer = runner.forward([feed(row, start, tokens[start : start + STEP_TOKENS + 1])])[0]
 
     expected = plain(model_of(architecture), tokens[: start + STEP_TOKENS + 1])
-    _close(torch.cat([*found, longer]), expected[5:])
+    close(torch.cat([*found, longer]), expected[5:])
     assert tape.recorded == len({1, 2, 4, 8, 16})
 
 
@@ -139,8 +135,8 @@ def test_rows_read_together_have_the_plain_logits(architecture: str) -> None:
     assert runner.statistics().passes == before[0] + 3
     assert tape.recorded == before[1] + 2
     for i, tokens in texts.items():
-        _close(torch.cat(found[i]), plain(model, tokens)[-7:])
-    _close(runner.forward([feed(rows[1], 12, idle[12:])])[0], plain(model, idle)[12:])
+        close(torch.cat(found[i]), plain(model, tokens)[-7:])
+    close(runner.forward([feed(rows[1], 12, idle[12:])])[0], plain(model, idle)[12:])
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "mistral-sliding", "gpt2", "bloom"])
@@ -151,19 +147,7 @@ def test_whatever_is_fed_and_rolled_back_the_next_logits_are_the_plain_ones(
 ) -> None:
     """Three rows that grow, any subset of them a call, any start up to the end."""
     model, runner = model_of(architecture), runner_of(architecture, recorder=Tape())
-    held: dict[int, list[int]] = {runner.allocate(1): [] for _ in range(3)}
-    for _ in range(data.draw(st.integers(1, 6), label="calls")):
-        rows = data.draw(st.sets(st.sampled_from(sorted(held)), min_size=1), label="rows")
-        feeds = []
-        for row in sorted(rows):
-            start = data.draw(st.integers(0, len(held[row])), label="start")
-            tokens = data.draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=20))
-            feeds.append(feed(row, start, tokens, data.draw(st.integers(0, len(tokens)))))
-            held[row] = held[row][:start] + tokens
-
-        for got, fed in zip(runner.forward(feeds), feeds, strict=True):
-            whole = plain(model, held[fed.row])
-            _close(got, whole[len(whole) - fed.logits :])
+    check_feeds_at_will(runner, model, data)
 
 
 @every_sharing
@@ -179,7 +163,7 @@ def test_after_a_rollback_only_what_stands_is_seen(architecture: str) -> None:
     again = runner.forward([feed(row, 9, tokens[9:20])])[0]
     after = runner.forward([feed(row, 20, tokens[20:])])[0]
 
-    _close(torch.cat([again, after]), plain(model_of(architecture), tokens)[9:])
+    close(torch.cat([again, after]), plain(model_of(architecture), tokens)[9:])
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -193,8 +177,8 @@ def test_padding_does_not_stand_beyond_the_last_position_of_the_model(architectu
     last, other = runner.forward([feed(rows[0], POSITIONS - 3, full[-3:]), feed(rows[1], 0, short)])
     idle = runner.forward([feed(rows[1], 2, short[2:])])[0]
 
-    _close(last, plain(model, full)[-3:])
-    _close(torch.cat([other, idle]), plain(model, short)[[0, 1, 2, 2]])
+    close(last, plain(model, full)[-3:])
+    close(torch.cat([other, idle]), plain(model, short)[[0, 1, 2, 2]])
 
 
 def test_a_row_used_again_remembers_nothing() -> None:
@@ -208,7 +192,7 @@ def test_a_row_used_again_remembers_nothing() -> None:
     again = runner.allocate(16)
 
     assert again == row
-    _close(runner.forward([feed(again, 0, fresh)])[0], plain(model, fresh))
+    close(runner.forward([feed(again, 0, fresh)])[0], plain(model, fresh))
 
 
 def test_logits_outlive_the_passes_that_follow() -> None:
@@ -221,7 +205,7 @@ def test_logits_outlive_the_passes_that_follow() -> None:
 
     runner.forward([feed(row, 8, tokens[8:])])
 
-    _close(held, plain(model_of("llama"), tokens)[7:8])
+    close(held, plain(model_of("llama"), tokens)[7:8])
 
 
 def test_a_feed_that_wants_no_logits_gets_none_and_is_read() -> None:
@@ -232,7 +216,7 @@ def test_a_feed_that_wants_no_logits_gets_none_and_is_read() -> None:
     none = runner.forward([feed(row, 0, tokens[:5], logits=0)])[0]
 
     assert none.shape == (0, VOCAB)
-    _close(runner.forward([feed(row, 5, tokens[5:])])[0], plain(model_of("qwen2"), tokens)[5:])
+    close(runner.forward([feed(row, 5, tokens[5:])])[0], plain(model_of("qwen2"), tokens)[5:])
 
 
 def test_logits_are_cut_to_the_vocabulary_of_the_pair() -> None:
@@ -241,7 +225,7 @@ def test_logits_are_cut_to_the_vocabulary_of_the_pair() -> None:
 
     logits = runner.forward([feed(runner.allocate(2), 0, tokens)])[0]
 
-    _close(logits, plain(model_of("llama"), tokens)[:, :90])
+    close(logits, plain(model_of("llama"), tokens)[:, :90])
 
 
 def test_half_precision_comes_back_in_float32() -> None:
@@ -256,7 +240,7 @@ def test_half_precision_comes_back_in_float32() -> None:
 
     assert logits.dtype == torch.float32
     assert tape.replayed
-    _close(logits, plain(model, tokens)[9:], tolerance=0.05)
+    close(logits, plain(model, tokens)[9:], tolerance=0.05)
 
 
 # -- recordings ------------------------------------------------------------------------------------
@@ -289,7 +273,7 @@ def test_when_the_cache_has_grown_steps_are_recorded_anew() -> None:
     longer = runner.forward([feed(row, 8, tokens[8:])])[0]
     last = runner.forward([feed(row, 149, tokens[149:])])[0]
 
-    _close(torch.cat([*found, longer, last]), plain(model_of("llama"), tokens)[[*range(150), 149]])
+    close(torch.cat([*found, longer, last]), plain(model_of("llama"), tokens)[[*range(150), 149]])
     assert runner._network.length % ALIGNED == 0
     assert (tape.recorded, tape.replayed) == (3, 9)
 
@@ -308,7 +292,7 @@ def test_attention_sees_as_many_positions_as_the_text_needs(
         found += runner.forward([feed(row, start, tokens[start : start + 3])])
         recorded[start + 3] = tape.recorded
 
-    _close(torch.cat(found), plain(model_of(architecture), tokens)[: 3 * len(found)])
+    close(torch.cat(found), plain(model_of(architecture), tokens)[: 3 * len(found)])
     assert [recorded[end] for end in (15, 18, 30, 33, 63, 66, 126, 129)] == [1, 2, 2, 3, 3, 4, 4, 5]
     assert tape.recorded == 5
 
@@ -358,7 +342,7 @@ def test_a_model_whose_masks_are_its_own_is_not_recorded(architecture: str) -> N
     logits = runner.forward([feed(runner.allocate(12), 0, tokens)])[0]
 
     assert tape.recorded == 0
-    _close(logits, plain(model_of(architecture), tokens))
+    close(logits, plain(model_of(architecture), tokens))
 
 
 def test_of_too_many_recordings_the_one_not_used_for_longest_goes(
@@ -437,7 +421,7 @@ def test_a_runner_whose_trial_fails_records_nothing_and_says_so_once(
     logits = runner.forward([feed(row, 0, tokens[:15])])
     logits += runner.forward([feed(row, 15, tokens[15:])])
 
-    _close(torch.cat(logits), plain(model_of("gemma2"), tokens))
+    close(torch.cat(logits), plain(model_of("gemma2"), tokens))
     assert _complaints(caplog) == [
         "Gemma2ForCausalLM runs without recorded passes, which is slower: "
         + (reason or "a replay has other logits")
@@ -461,8 +445,8 @@ def test_a_step_that_cannot_be_recorded_later_is_taken_all_the_same(
     more = runner.forward([feed(rows[0], 11, texts[0][11:])])[0]
 
     for logits, tokens in zip(found, texts, strict=True):
-        _close(logits, plain(model, tokens)[-3:])
-    _close(more, plain(model, texts[0])[11:])
+        close(logits, plain(model, tokens)[-3:])
+    close(more, plain(model, texts[0])[11:])
     assert len(_complaints(caplog)) == 1
 
 
@@ -485,7 +469,7 @@ def test_a_model_that_asks_its_device_for_numbers_is_not_recorded(
 
     runner = HuggingFaceRunner(model, recorder=Tape())
 
-    _close(runner.forward([feed(runner.allocate(9), 0, tokens)])[0], plain(model, tokens))
+    close(runner.forward([feed(runner.allocate(9), 0, tokens)])[0], plain(model, tokens))
     assert [line.partition(": ")[2] for line in _complaints(caplog)] == [
         "operation not permitted when stream is capturing"
     ]
@@ -582,8 +566,8 @@ def test_replayed_graphs_have_the_logits_of_steps_taken_again(architecture: str)
         found.append(_story(runner))
 
     for replayed, taken, expected in zip(*found, _plain_story(model), strict=True):
-        _close(replayed, taken)
-        _close(replayed, expected)
+        close(replayed, taken)
+        close(replayed, expected)
 
 
 @pytest.mark.gpu
@@ -609,7 +593,7 @@ def test_two_runners_record_and_replay_in_two_threads_of_one_process() -> None:
     for name, model in models.items():
         expected = [logits.cpu() for logits in _plain_story(model)] * 20
         for got, wanted in zip(found[name], expected, strict=True):
-            _close(got, wanted)
+            close(got, wanted)
 
 
 @pytest.mark.gpu
@@ -663,4 +647,4 @@ def test_the_story_of_the_graphs_holds_on_a_tape() -> None:
     runner, _ = _taped("gemma3")
 
     for got, expected in zip(_story(runner), _plain_story(model_of("gemma3")), strict=True):
-        _close(got, expected)
+        close(got, expected)

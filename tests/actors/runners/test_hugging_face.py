@@ -20,6 +20,8 @@ from tests.actors.runners.models import (
     POSITIONS,
     SHARING,
     VOCAB,
+    check_feeds_at_will,
+    close,
     feed,
     model_of,
     plain,
@@ -101,19 +103,7 @@ def test_whatever_is_fed_and_rolled_back_the_next_logits_are_the_plain_ones(
 ) -> None:
     """Three rows, any subset of them a call, any start up to the end, any number of tokens."""
     model, runner = model_of(architecture), runner_of(architecture)
-    held: dict[int, list[int]] = {runner.allocate(1): [] for _ in range(3)}
-    for _ in range(data.draw(st.integers(1, 6), label="calls")):
-        rows = data.draw(st.sets(st.sampled_from(sorted(held)), min_size=1), label="rows")
-        feeds = []
-        for row in sorted(rows):
-            start = data.draw(st.integers(0, len(held[row])), label="start")
-            tokens = data.draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=20))
-            feeds.append(feed(row, start, tokens, data.draw(st.integers(0, len(tokens)))))
-            held[row] = held[row][:start] + tokens
-
-        for got, fed in zip(runner.forward(feeds), feeds, strict=True):
-            whole = plain(model, held[fed.row])
-            close(got, whole[len(whole) - fed.logits :])
+    check_feeds_at_will(runner, model, data)
 
 
 @pytest.mark.parametrize("architecture", SHARING)
@@ -452,9 +442,3 @@ def attention_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Tensor |
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
     return seen
-
-
-def close(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    """Equal but for rounding, measured by the spread of the logits."""
-    spread = float(expected.std()) if expected.numel() else 1.0
-    torch.testing.assert_close(got, expected, atol=tolerance * spread, rtol=tolerance)

@@ -19,7 +19,17 @@ from actors.runners.library import LibraryForward
 from actors.runners.llama import LlamaForward
 from actors.runners.masks import FEW_TOKENS
 from decoding.errors import PlacementError
-from tests.actors.runners.models import CONFIGS, VOCAB, feed, plain, text
+from tests.actors.runners.models import (
+    CONFIGS,
+    VOCAB,
+    check_feeds_at_will,
+    close,
+    feed,
+    plain,
+    text,
+)
+
+TOLERANCE: Final = 3e-5
 
 POSITIONS: Final = 400
 TRAINED: Final = 32  # positions, before a rotation is stretched
@@ -117,12 +127,6 @@ def _runner(name: str, **options: Any) -> HuggingFaceRunner:
     return runner
 
 
-def _close(got: Tensor, expected: Tensor) -> None:
-    """Equal but for rounding, measured by the spread of the logits."""
-    spread = float(expected.std()) if expected.numel() else 1.0
-    torch.testing.assert_close(got, expected, atol=3e-5 * spread, rtol=3e-5)
-
-
 # -- where it is used ------------------------------------------------------------------------------
 
 
@@ -142,7 +146,9 @@ def test_what_is_not_written_out_the_library_runs(name: str) -> None:
     runner = HuggingFaceRunner(model)
 
     assert isinstance(runner._network, LibraryForward)
-    _close(runner.forward([feed(runner.allocate(20), 0, tokens)])[0], plain(model, tokens))
+    close(
+        runner.forward([feed(runner.allocate(20), 0, tokens)])[0], plain(model, tokens), TOLERANCE
+    )
 
 
 def test_half_precision_is_left_to_the_library() -> None:
@@ -167,7 +173,9 @@ def test_a_model_that_somebody_changed_is_left_to_the_library(part: str) -> None
     runner = HuggingFaceRunner(model)
 
     assert isinstance(runner._network, LibraryForward)
-    _close(runner.forward([feed(runner.allocate(20), 0, tokens)])[0], plain(model, tokens))
+    close(
+        runner.forward([feed(runner.allocate(20), 0, tokens)])[0], plain(model, tokens), TOLERANCE
+    )
 
 
 def test_a_forward_that_cannot_be_made_is_left_to_the_library(
@@ -194,7 +202,7 @@ def test_a_prompt_has_the_librarys_logits(name: str) -> None:
 
     logits = runner.forward([feed(runner.allocate(90), 0, tokens)])[0]
 
-    _close(logits, plain(_known(name), tokens))
+    close(logits, plain(_known(name), tokens), TOLERANCE)
 
 
 @every_known
@@ -207,7 +215,7 @@ def test_a_prompt_read_in_pieces_has_them(name: str, monkeypatch: pytest.MonkeyP
 
         logits = runner.forward([feed(runner.allocate(43), 0, tokens)])[0]
 
-        _close(logits, expected)
+        close(logits, expected, TOLERANCE)
 
 
 @every_known
@@ -220,7 +228,7 @@ def test_many_tokens_behind_others_have_them(name: str, count: int) -> None:
 
     logits = runner.forward([feed(row, 9, tokens[9:])])[0]
 
-    _close(logits, plain(_known(name), tokens)[9:])
+    close(logits, plain(_known(name), tokens)[9:], TOLERANCE)
 
 
 @every_known
@@ -231,7 +239,7 @@ def test_one_token_after_the_other_has_them(name: str) -> None:
 
     logits = [runner.forward([feed(row, at, [token])])[0] for at, token in enumerate(tokens)]
 
-    _close(torch.cat(logits), plain(_known(name), tokens))
+    close(torch.cat(logits), plain(_known(name), tokens), TOLERANCE)
 
 
 @every_known
@@ -248,7 +256,7 @@ def test_windows_have_them(name: str, width: int) -> None:
     expected = plain(_known(name), tokens)
     for index, logits in enumerate(found):
         end = 1 + (index + 1) * width
-        _close(logits, expected[end - width + 1 : end])
+        close(logits, expected[end - width + 1 : end], TOLERANCE)
 
 
 @every_known
@@ -269,8 +277,8 @@ def test_rows_read_together_have_them(name: str) -> None:
 
     assert runner.statistics().passes == before + 1
     for (i, tokens), logits in zip(texts.items(), together, strict=True):
-        _close(logits, plain(model, tokens)[-ends[i] :])
-    _close(runner.forward([feed(rows[1], 12, idle[12:])])[0], plain(model, idle)[12:])
+        close(logits, plain(model, tokens)[-ends[i] :], TOLERANCE)
+    close(runner.forward([feed(rows[1], 12, idle[12:])])[0], plain(model, idle)[12:], TOLERANCE)
 
 
 @every_known
@@ -284,7 +292,7 @@ def test_after_a_rollback_only_what_stands_is_seen(name: str) -> None:
     again = runner.forward([feed(row, 9, tokens[9:20])])[0]
     after = runner.forward([feed(row, 20, tokens[20:])])[0]
 
-    _close(torch.cat([again, after]), plain(_known(name), tokens)[9:])
+    close(torch.cat([again, after]), plain(_known(name), tokens)[9:], TOLERANCE)
 
 
 @every_known
@@ -299,7 +307,7 @@ def test_growing_keeps_what_the_rows_hold(name: str) -> None:
 
     longer = runner.forward([feed(row, 12, tokens[12:])])[0]
 
-    _close(torch.cat([kept, longer]), plain(_known(name), tokens)[8:])
+    close(torch.cat([kept, longer]), plain(_known(name), tokens)[8:], TOLERANCE)
 
 
 @every_known
@@ -310,19 +318,7 @@ def test_whatever_is_fed_and_rolled_back_the_logits_are_the_librarys(
 ) -> None:
     """Three rows, any subset of them a call, any start up to the end, any number of tokens."""
     model, runner = _known(name), _runner(name)
-    held: dict[int, list[int]] = {runner.allocate(1): [] for _ in range(3)}
-    for _ in range(data.draw(st.integers(1, 6), label="calls")):
-        rows = data.draw(st.sets(st.sampled_from(sorted(held)), min_size=1), label="rows")
-        feeds = []
-        for row in sorted(rows):
-            start = data.draw(st.integers(0, len(held[row])), label="start")
-            tokens = data.draw(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=20))
-            feeds.append(feed(row, start, tokens, data.draw(st.integers(0, len(tokens)))))
-            held[row] = held[row][:start] + tokens
-
-        for got, fed in zip(runner.forward(feeds), feeds, strict=True):
-            whole = plain(model, held[fed.row])
-            _close(got, whole[len(whole) - fed.logits :])
+    check_feeds_at_will(runner, model, data, tolerance=TOLERANCE)
 
 
 @pytest.mark.parametrize("count", [1, 3, FEW_TOKENS + 1])
@@ -338,7 +334,7 @@ def test_without_logits_a_feed_is_read_all_the_same(count: int) -> None:
     assert [tuple(logits.shape) for logits in none] == [(0, VOCAB)] * 3
     for row in rows:
         last = runner.forward([feed(row, len(tokens) - 1, tokens[-1:])])[0]
-        _close(last, plain(_known("qwen2"), tokens)[-1:])
+        close(last, plain(_known("qwen2"), tokens)[-1:], TOLERANCE)
 
 
 def test_logits_are_cut_to_the_vocabulary_of_the_pair() -> None:
@@ -346,7 +342,7 @@ def test_logits_are_cut_to_the_vocabulary_of_the_pair() -> None:
 
     logits = runner.forward([feed(runner.allocate(3), 0, tokens)])[0]
 
-    _close(logits, plain(_known("llama"), tokens)[:, :90])
+    close(logits, plain(_known("llama"), tokens)[:, :90], TOLERANCE)
 
 
 # -- what it holds ---------------------------------------------------------------------------------
@@ -361,7 +357,7 @@ def test_the_model_it_is_made_from_keeps_its_weights() -> None:
     HuggingFaceRunner(model)
 
     assert all(torch.equal(before[name], w) for name, w in model.state_dict().items())
-    _close(plain(model, tokens), expected)
+    close(plain(model, tokens), expected, TOLERANCE)
 
 
 def test_memory_is_that_of_the_rows_and_is_doubled_where_it_grows() -> None:
@@ -397,4 +393,4 @@ def test_a_row_for_which_there_is_no_memory_changes_nothing(
 
     assert runner.statistics() == before
     logits = runner.forward([feed(row, 10, tokens[10:])])[0]
-    _close(logits, plain(_known("llama"), tokens)[10:])
+    close(logits, plain(_known("llama"), tokens)[10:], TOLERANCE)
