@@ -10,6 +10,7 @@ PearlError
 │   └── MalformedTraceError    "run.json, line 7: not a trace event: JSON is malformed: ..."
 ├── ProtocolError              local misuse: the caller broke the order of the protocol
 │   └── ImpossibleDraftError   "token 17 has draft probability 0.0; it cannot have been drafted"
+├── LogitsError                a model gave no law: "the logits at position 17 hold NaN"
 └── PeerError                  the other side failed: a device or the scheduler died or timed out
 
 The command line turns a `UsageError` into one line on standard error and exit code 2, a
@@ -57,6 +58,10 @@ class ProtocolError(PearlError):
 
 class ImpossibleDraftError(ProtocolError):
     """A token was offered that its draft cannot have drawn."""
+
+
+class LogitsError(PearlError):
+    """What a model gave for a position is no law: NaN, plus infinity, or no possible token."""
 
 
 class PeerError(PearlError):

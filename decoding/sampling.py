@@ -8,13 +8,18 @@ equally likely at a border are all kept, so that the law does not depend on how 
 from __future__ import annotations
 
 import math
-from typing import Any
+import numbers
+import operator
+from typing import Any, Final
 
 import msgspec
+import numpy as np
 from array_api_compat import array_namespace
 
 from decoding.coins import Array
 from decoding.errors import SettingError
+
+LARGEST_WHOLE: Final = 2**63 - 1  # what a wire carries
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,15 +39,23 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
+        take_number(self, "temperature", "0 or more")
         refuse_unless(self, "temperature", "0 or more", fine=0 <= self.temperature < math.inf)
-        refuse_unless(
-            self, "top_k", "0 (keep all) or a positive whole number", fine=0 <= self.top_k < 2**63
-        )
+        take_whole(self, "top_k", "0 (keep all) or a positive whole number", least=0)
+        take_number(self, "top_p", "above 0 and at most 1")
         refuse_unless(self, "top_p", "above 0 and at most 1", fine=0 < self.top_p <= 1)
+        take_number(self, "min_p", "from 0 to 1")
         refuse_unless(self, "min_p", "from 0 to 1", fine=0 <= self.min_p <= 1)
 
     def laws(self, logits: Array) -> Array:
-        """Probabilities, shape and type as `logits` (..., vocab); temperature above 0."""
+        """Probabilities, shape and type as `logits` (..., vocab); temperature above 0.
+
+        A row with NaN or plus infinity, or with nothing but minus infinity, becomes NaN throughout.
+        """
+        with np.errstate(invalid="ignore"):  # torch is silent by itself
+            return self._laws(logits)
+
+    def _laws(self, logits: Array) -> Array:
         xp = array_namespace(logits)
         best = xp.max(logits, axis=-1, keepdims=True)
         scaled = (logits - best) / self.temperature  # at most 0, however low the temperature
@@ -64,6 +77,31 @@ def refuse_unless(owner: Any, name: str, allowed: str, *, fine: bool) -> None:
     if not fine:
         message = f"{name.replace('_', '-')} is {getattr(owner, name)}; it must be {allowed}"
         raise SettingError(message)
+
+
+def take_whole(
+    owner: Any, name: str, allowed: str, *, least: int, most: int = LARGEST_WHOLE
+) -> None:
+    """Take a whole number of any library for an int, in its range; refuse all else, 3.0 too."""
+    value = getattr(owner, name)
+    is_whole = hasattr(value, "__index__") and not isinstance(value, bool)
+    fine = is_whole and least <= operator.index(value) <= most
+    refuse_unless(owner, name, allowed, fine=fine)
+    msgspec.structs.force_setattr(owner, name, operator.index(value))
+
+
+def take_number(owner: Any, name: str, allowed: str) -> None:
+    """Take a real number of any library for a float; refuse all else, and what no float holds."""
+    value = getattr(owner, name)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    fine = is_number and not (isinstance(value, int) and abs(value) > LARGEST_WHOLE)
+    refuse_unless(owner, name, allowed, fine=fine)
+    msgspec.structs.force_setattr(owner, name, float(value))
+
+
+def take_flag(owner: Any, name: str) -> None:
+    """Refuse whatever is neither True nor False."""
+    refuse_unless(owner, name, "True or False", fine=isinstance(getattr(owner, name), bool))
 
 
 def _softmax(scaled: Array, xp: Any) -> Array:

@@ -14,7 +14,7 @@ import msgspec
 from decoding.errors import SettingError
 from decoding.measured import WIDEST, Measured
 from decoding.plans import AUTOREGRESSIVE, AutoPlan, Plan, pearl, speculative
-from decoding.sampling import Sampling, refuse_unless
+from decoding.sampling import Sampling, refuse_unless, take_flag, take_whole
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
 from decoding.verification import VerifierName
@@ -61,20 +61,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         self._name("schedule", ScheduleName)
         if self.verifier is not None:
             self._name("verifier", VerifierName)
-        fits = self.gamma == "auto" or 1 <= self.gamma <= WIDEST_GAMMA
-        refuse_unless(self, "gamma", f"a whole number from 1 to {WIDEST_GAMMA}, or auto", fine=fits)
-        fits = 0 <= self.head_start <= WIDEST_GAMMA
-        refuse_unless(self, "head_start", f"a whole number from 0 to {WIDEST_GAMMA}", fine=fits)
-        refuse_unless(self, "max_new_tokens", "1 or more", fine=self.max_new_tokens >= 1)
-        fits = -(2**63) <= self.seed < 2**63
-        refuse_unless(self, "seed", "a whole number of 64 bits", fine=fits)
-        refuse_unless(self, "stop", "texts of at least one character", fine=all(self.stop))
+        if self.gamma != "auto":
+            allowed = f"a whole number from 1 to {WIDEST_GAMMA}, or auto"
+            take_whole(self, "gamma", allowed, least=1, most=WIDEST_GAMMA)
+        allowed = f"a whole number from 0 to {WIDEST_GAMMA}"
+        take_whole(self, "head_start", allowed, least=0, most=WIDEST_GAMMA)
+        take_flag(self, "strict")
+        refuse_unless(self, "sampling", "a Sampling", fine=isinstance(self.sampling, Sampling))
+        take_whole(self, "max_new_tokens", "a whole number, 1 or more", least=1)
+        take_whole(self, "seed", "a whole number of 64 bits", least=-(2**63))
+        self._take_stop()
         self._refuse_contradictions()
+
+    def _take_stop(self) -> None:
+        """Several texts; a single one would be taken for its letters."""
+        allowed = "several texts of at least one character, such as ('END',)"
+        several = isinstance(self.stop, tuple | list)
+        fine = several and all(isinstance(text, str) and text for text in self.stop)
+        refuse_unless(self, "stop", allowed, fine=fine)
+        msgspec.structs.force_setattr(self, "stop", tuple(self.stop))
 
     def _name(self, field: str, names: type[ScheduleName | VerifierName]) -> None:
         """Programs may say `"sd"` where the type says ScheduleName.SD."""
         known = ", ".join(names)
-        refuse_unless(self, field, f"one of {known}", fine=getattr(self, field) in set(names))
+        refuse_unless(self, field, f"one of {known}", fine=getattr(self, field) in list(names))
         msgspec.structs.force_setattr(self, field, names(getattr(self, field)))
 
     def _refuse_contradictions(self) -> None:

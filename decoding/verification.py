@@ -12,11 +12,17 @@ runs at the target, next to its logits; the same lines are run by numpy in the p
 Greedy and coupled return what the target alone would return with the same seed, token for token,
 whatever the draft. Rejection (Leviathan et al. 2023, arXiv:2211.17192; Chen et al. 2023,
 arXiv:2302.01318) returns another sample of the same law.
+
+Logits of minus infinity mask a token out. A row with NaN or plus infinity, or with nothing else
+than masks, is no law, and no token is made of it: `LogitsError`. Rows behind a token that was
+refused are not looked at, as the target alone would not have come to them.
 """
 
 from __future__ import annotations
 
 import enum
+import math
+from collections.abc import Sequence
 from typing import Protocol, final
 
 import msgspec
@@ -24,7 +30,7 @@ import numpy as np
 from array_api_compat import array_namespace, device, to_device
 
 from decoding.coins import Array, Coins, CounterCoins, Purpose
-from decoding.errors import ImpossibleDraftError
+from decoding.errors import ImpossibleDraftError, LogitsError
 from decoding.messages import Drafted, TokenId
 from decoding.sampling import Sampling
 
@@ -53,7 +59,11 @@ class Verifier(Protocol):
     """One verifier with its settings and coins; draft and target hold one each."""
 
     def draft(self, logits: Array, position: int) -> Drafted:
-        """The draft's token at a position, from its logits, shape (1, vocab)."""
+        """The draft's token at a position, from its logits, shape (1, vocab).
+
+        Raises:
+            LogitsError: they are no law.
+        """
 
     def judge(self, logits: Array, drafted: Drafted, position: int, *, hold: bool) -> Verdict:
         """Judge the tokens from `position` on.
@@ -63,6 +73,8 @@ class Verifier(Protocol):
             drafted: the tokens, with their laws where the verifier needs them.
             position: of the first token.
             hold: leave the choice after the last token open when all are kept.
+        Raises:
+            LogitsError: a row that counts is no law.
         """
 
 
@@ -86,20 +98,25 @@ def agreement(tokens: tuple[TokenId, ...], choices: tuple[TokenId, ...]) -> Verd
 class Greedy:
     """The most likely token; of equals the first."""
 
-    def draft(self, logits: Array, position: int) -> Drafted:  # noqa: ARG002 - no coin is tossed
+    def draft(self, logits: Array, position: int) -> Drafted:
         """The draft's most likely token."""
-        return Drafted(tokens=_most_likely(logits))
+        tokens = _most_likely(logits)
+        _refuse_broken(logits, _values(logits, tokens), position)
+        return Drafted(tokens=tokens)
 
     def judge(
         self,
         logits: Array,
         drafted: Drafted,
-        position: int,  # noqa: ARG002 - no coin is tossed
+        position: int,
         *,
         hold: bool,  # noqa: ARG002 - the choice does not depend on the draft
     ) -> Verdict:
         """Keep what is the target's most likely token too."""
-        return agreement(drafted.tokens, _most_likely(logits))
+        choices = _most_likely(logits)
+        verdict = agreement(drafted.tokens, choices)
+        _refuse_broken(logits, _values(logits, choices[: verdict.kept + 1]), position)
+        return verdict
 
 
 @final
@@ -112,7 +129,7 @@ class Coupled:
 
     def draft(self, logits: Array, position: int) -> Drafted:
         """The draft's guess at what the target will draw."""
-        return Drafted(tokens=self._choices(logits, position))
+        return Drafted(tokens=(self._choice(logits, position),))
 
     def judge(
         self,
@@ -129,17 +146,23 @@ class Coupled:
         """
         tokens = drafted.tokens
         if str(device(logits)) != "cpu":
-            return agreement(tokens, self._choices(logits, position))
+            laws = self._sampling.laws(logits)
+            verdict = agreement(tokens, self._coins.draw(laws, position, Purpose.CHOOSE))
+            _refuse_broken(logits, _marks(laws, verdict.kept + 1), position)
+            return verdict
         for kept, token in enumerate(tokens):
-            (choice,) = self._choices(logits[kept : kept + 1, :], position + kept)
+            choice = self._choice(logits[kept : kept + 1, :], position + kept)
             if choice != token:
                 return Verdict(kept=kept, token=choice)
         kept = len(tokens)
-        (choice,) = self._choices(logits[kept:, :], position + kept)
-        return Verdict(kept=kept, token=choice)
+        return Verdict(kept=kept, token=self._choice(logits[kept:, :], position + kept))
 
-    def _choices(self, logits: Array, position: int) -> tuple[TokenId, ...]:
-        return self._coins.draw(self._sampling.laws(logits), position, Purpose.CHOOSE)
+    def _choice(self, logits: Array, position: int) -> TokenId:
+        """What is drawn at a position, from its logits, shape (1, vocab)."""
+        laws = self._sampling.laws(logits)
+        (token,) = self._coins.draw(laws, position, Purpose.CHOOSE)
+        _refuse_broken(logits, _marks(laws, 1), position)
+        return token
 
 
 @final
@@ -154,12 +177,15 @@ class Rejection:
         """A sample of q, and q."""
         laws = self._sampling.laws(logits)
         tokens = self._coins.draw(laws, position, Purpose.DRAFT)
+        _refuse_broken(logits, _marks(laws, 1), position)
         return Drafted(tokens=tokens, laws=(_to_bytes(laws[0, :]),))
 
     def judge(self, logits: Array, drafted: Drafted, position: int, *, hold: bool) -> Verdict:
         """Test each token in turn; the first that fails is replaced."""
         laws = self._sampling.laws(logits)
+        marks = _marks(laws, len(laws))
         for kept, token in enumerate(drafted.tokens):
+            _refuse_broken(logits[kept:, :], marks[kept : kept + 1], position + kept)
             p, q = laws[kept, :], _from_bytes(drafted.laws[kept], laws)
             here = position + kept
             if not self._coins.accepts(acceptance(p, q, token), here, Purpose.ACCEPT):
@@ -168,6 +194,7 @@ class Rejection:
         kept = len(drafted)
         if hold:
             return Verdict(kept=kept, token=None)
+        _refuse_broken(logits[kept:, :], marks[kept:], position + kept)
         (token,) = self._coins.draw(laws[kept:, :], position + kept, Purpose.CHOOSE)
         return Verdict(kept=kept, token=token)
 
@@ -199,6 +226,32 @@ def residual(p: Array, q: Array) -> Array:
 
 def _most_likely(logits: Array) -> tuple[TokenId, ...]:
     return tuple(array_namespace(logits).argmax(logits, axis=-1).tolist())
+
+
+def _values(logits: Array, tokens: Sequence[TokenId]) -> list[float]:
+    """The logits of the most likely tokens: NaN counts as the largest, in numpy and in torch."""
+    if str(device(logits)) == "cpu":
+        return [float(logits[row, token]) for row, token in enumerate(tokens)]
+    best: list[float] = array_namespace(logits).max(logits[: len(tokens), :], axis=-1).tolist()
+    return best
+
+
+def _marks(laws: Array, rows: int) -> list[float]:
+    """A number of each law: what is wrong with a row of logits makes all of its law NaN."""
+    marks: list[float] = laws[:rows, 0].tolist()
+    return marks
+
+
+def _refuse_broken(logits: Array, marks: Sequence[float], position: int) -> None:
+    """Raise a LogitsError at the first row whose mark is no number; row 0 is of `position`."""
+    for row, mark in enumerate(marks):
+        if not math.isfinite(mark):
+            best = float(array_namespace(logits).max(logits[row, :]))
+            what = (
+                "NaN" if math.isnan(best) else "plus infinity" if best > 0 else "no possible token"
+            )
+            message = f"the logits at position {position + row} after the prompt hold {what}"
+            raise LogitsError(message)
 
 
 def _to_bytes(law: Array) -> bytes:

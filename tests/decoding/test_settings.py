@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 import pytest
 
 from decoding.errors import SettingError
@@ -17,6 +18,7 @@ from decoding.stopping import StopRules
 from decoding.verification import VerifierName
 
 WARM: Final = Sampling(temperature=1.0)
+STOP: Final = "several texts of at least one character, such as ('END',)"
 
 
 @pytest.mark.parametrize(
@@ -27,8 +29,22 @@ WARM: Final = Sampling(temperature=1.0)
         ("gamma", 257, "a whole number from 1 to 256, or auto"),
         ("head_start", -1, "a whole number from 0 to 256"),
         ("head_start", 257, "a whole number from 0 to 256"),
-        ("max_new_tokens", 0, "1 or more"),
-        ("stop", ("end", ""), "texts of at least one character"),
+        ("gamma", 4.0, "a whole number from 1 to 256, or auto"),
+        ("gamma", True, "a whole number from 1 to 256, or auto"),
+        ("gamma", "four", "a whole number from 1 to 256, or auto"),
+        ("head_start", None, "a whole number from 0 to 256"),
+        ("max_new_tokens", 0, "a whole number, 1 or more"),
+        ("max_new_tokens", 8.0, "a whole number, 1 or more"),
+        ("max_new_tokens", 10**30, "a whole number, 1 or more"),
+        ("seed", 1.5, "a whole number of 64 bits"),
+        ("seed", 2**63, "a whole number of 64 bits"),
+        ("strict", 1, "True or False"),
+        ("sampling", 0.7, "a Sampling"),
+        ("schedule", ["pearl"], "one of ar, sd, pearl"),
+        ("verifier", "exact", "one of greedy, coupled, rejection"),
+        ("stop", ("end", ""), STOP),
+        ("stop", ("end", 5), STOP),
+        ("stop", "end", STOP),
     ],
 )
 def test_a_refusal_names_the_setting_its_value_and_what_is_allowed(
@@ -39,6 +55,37 @@ def test_a_refusal_names_the_setting_its_value_and_what_is_allowed(
     with pytest.raises(SettingError) as refusal:
         Settings(**asked)
     assert str(refusal.value) == f"{name.replace('_', '-')} is {value}; it must be {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", "1"),
+        ("temperature", True),
+        ("temperature", float("nan")),
+        ("temperature", 10**400),
+        ("top_k", 3.0),
+        ("top_k", -1),
+        ("top_p", None),
+        ("top_p", float("nan")),
+        ("min_p", 1j),
+    ],
+)
+def test_a_law_is_made_of_numbers_only(name: str, value: object) -> None:
+    asked: dict[str, Any] = {name: value}
+
+    with pytest.raises(SettingError, match=f"^{name.replace('_', '-')} is "):
+        Sampling(**asked)
+
+
+def test_numbers_of_other_libraries_are_numbers() -> None:
+    """And become plain ones, which a wire can carry."""
+    warm = Sampling(temperature=np.float32(0.5), top_k=np.int64(3))
+    asked = Settings(gamma=np.int32(3), seed=np.uint8(7), max_new_tokens=np.int64(9), sampling=warm)
+
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(asked), type=Settings) == Settings(
+        gamma=3, seed=7, max_new_tokens=9, sampling=Sampling(temperature=0.5, top_k=3)
+    )
 
 
 def test_greedy_sampling_is_a_contradiction() -> None:
