@@ -4,10 +4,10 @@ Every connection is a TCP stream to the scheduler: devices and clients dial in, 
 secret they were given out of band, and then exchange frames: four bytes of length, then one
 message in MessagePack. A stream keeps order, and its end is the news that the peer is gone.
 
-    device    -> scheduler   Hello, Answer, Alive, Fault
-    scheduler -> device      Open, Work, Ahead, Revoke, Close, Probe
-    client    -> scheduler   Hello, Submit, Abort
-    scheduler -> client      Tokens, Finished, Failed
+    device    -> scheduler   Hello, Answer, Spoilt, Alive, Beat, Fault
+    scheduler -> device      Open, Work, Ahead, Revoke, Close, Probe, Leave
+    client    -> scheduler   Hello, Submit, Abort, Beat
+    scheduler -> client      Tokens, Finished, Failed, Beat
 
 May import: the standard library, msgspec, decoding.
 Must never: decide anything.
@@ -47,11 +47,15 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(Packet, frozen=True):
-    """First on every connection; `device` is None for a client."""
+    """First on every connection; `device` is None for a client.
+
+    With `beats`, this side says something every `BEAT_S`, so that its silence means something.
+    """
 
     secret: str
     device: Device | None = None
     process: int = 0
+    beats: bool = False
 
 
 class Open(Packet, frozen=True):
@@ -106,8 +110,21 @@ class Probe(Packet, frozen=True):
     """Device: you were given up; say when you have caught up with all that was sent before this."""
 
 
+class Leave(Packet, frozen=True):
+    """Device: the engine is closed. A connection that ends without this is dialled again."""
+
+
 class Alive(Packet, frozen=True):
-    """Scheduler: this device can work: its model is loaded, or it has caught up (`Probe`)."""
+    """Scheduler: this device can work: its model is loaded, or it has caught up (`Probe`).
+
+    `slower` says why it works by a slower way than it could; empty where it does not.
+    """
+
+    slower: str = ""
+
+
+class Beat(Packet, frozen=True):
+    """I am here. The scheduler answers the beat of a client with one."""
 
 
 class Answer(Packet, frozen=True):
@@ -117,6 +134,13 @@ class Answer(Packet, frozen=True):
     event: Proposed | Judged
 
 
+class Spoilt(Packet, frozen=True):
+    """Scheduler: this request cannot go on, and why; the device has forgotten it and goes on."""
+
+    request: int
+    message: str
+
+
 class Fault(Packet, frozen=True):
     """Scheduler: this device cannot go on, and why; the connection ends after it."""
 
@@ -124,13 +148,17 @@ class Fault(Packet, frozen=True):
 
 
 class Submit(Packet, frozen=True):
-    """Scheduler: a new request, numbered by its client."""
+    """Scheduler: a new request, numbered by its client.
+
+    `reach` is the most positions after the prompt that the draft can hold; None: as many as asked.
+    """
 
     request: int
     prompt: tuple[TokenId, ...]
     eos: tuple[TokenId, ...]
     settings: Settings
     trace: bool = False
+    reach: int | None = None
 
 
 class Abort(Packet, frozen=True):
@@ -162,12 +190,14 @@ class Failed(Packet, frozen=True):
     message: str
 
 
-ToDevice: TypeAlias = Open | Work | Ahead | Revoke | Close | Probe
-FromDevice: TypeAlias = Hello | Answer | Alive | Fault
-ToClient: TypeAlias = Tokens | Finished | Failed
-FromClient: TypeAlias = Hello | Submit | Abort
+ToDevice: TypeAlias = Open | Work | Ahead | Revoke | Close | Probe | Leave
+FromDevice: TypeAlias = Hello | Answer | Spoilt | Alive | Beat | Fault
+ToClient: TypeAlias = Tokens | Finished | Failed | Beat
+FromClient: TypeAlias = Hello | Submit | Abort | Beat
 AnyPacket: TypeAlias = ToDevice | FromDevice | ToClient | FromClient
 
+BEAT_S: Final = 1.0
+MISSED_BEATS: Final = 5  # one after the other: whoever is silent for so long is not there
 LENGTH: Final = struct.Struct("<I")
 LARGEST_FRAME: Final = 1 << 30
 LARGEST_HELLO: Final = 1 << 10  # nobody makes us wait for more before we know them

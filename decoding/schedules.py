@@ -115,12 +115,21 @@ class TwoModelSchedule:
         strict: a round ends when both answers are in, as in the paper: no verdict is acted on
             while its window is still being written. (A verdict that took no pass belongs to the
             round before.)
+        reach: the most tokens after the prompt that the draft can hold; beyond them it rests, and
+            the target goes on alone. None: the draft holds as many as the target.
     """
 
     def __init__(
-        self, plan: Plan, stop: StopRules, *, hold: bool = False, strict: bool = False
+        self,
+        plan: Plan,
+        stop: StopRules,
+        *,
+        hold: bool = False,
+        strict: bool = False,
+        reach: int | None = None,
     ) -> None:
         self._plan = plan
+        self._reach = stop.limit if reach is None else reach
         self._stop = stop
         self._hold = hold
         self._strict = strict
@@ -291,22 +300,24 @@ class TwoModelSchedule:
 
     def _start(self) -> None:
         """Begin with nothing pending: a head start if there is one, else a pass at once."""
-        count = min(self._plan.before, self._room() - 1)
+        count = min(self._plan.before, self._room())
         if count > 0 and self._present[Device.DRAFT]:
             self._send_propose(count)
         else:
             self._start_pass()
 
     def _start_pass(self) -> None:
-        # The target itself gives the last token before the limit, so writing it is in vain.
-        count = min(self._plan.beside, self._room() - 1)
+        count = min(self._plan.beside, self._room())
         window_follows = count > 0 and self._present[Device.DRAFT]
         self._send_judge(hold=self._hold and window_follows)
         if window_follows:
             self._send_propose(count)
 
     def _room(self) -> int:
-        return self._stop.limit - len(self._committed) - len(self._pending)
+        """How many tokens the draft may write behind what is pending."""
+        # The target itself gives the last token before the limit, so writing it is in vain.
+        end = min(self._stop.limit - 1, self._reach)
+        return end - len(self._committed) - len(self._pending)
 
     def _send_propose(self, count: int) -> None:
         self._propose = Propose(

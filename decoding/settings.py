@@ -129,10 +129,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return pearl(self.gamma, self.head_start)
         return speculative(self.gamma)
 
-    def start(self, stop: StopRules, measured: Measured | None = None) -> TwoModelSchedule:
-        """The schedule of a new request; `measured` is what `gamma="auto"` knows already."""
+    def start(
+        self, stop: StopRules, measured: Measured | None = None, reach: int | None = None
+    ) -> TwoModelSchedule:
+        """The schedule of a new request.
+
+        Args:
+            stop: when to end.
+            measured: what `gamma="auto"` knows already.
+            reach: the most tokens after the prompt that the draft can hold.
+        """
         hold = self.effective_verifier.carries_law
-        return TwoModelSchedule(self.plan(measured), stop, hold=hold, strict=self.strict)
+        plan = self.plan(measured)
+        return TwoModelSchedule(plan, stop, hold=hold, strict=self.strict, reach=reach)
 
 
 def parse_gamma(text: str) -> Gamma:

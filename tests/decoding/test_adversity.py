@@ -63,9 +63,14 @@ ends = st.sampled_from([(frozenset[int](), ()), (frozenset({3}), ()), (frozenset
 shares = st.sampled_from([0.0, 0.5, 0.8, 1.0])
 
 
-def decode(settings: Settings, pair: Pair, stop: StopRules, script: Script) -> Network:
+reaches = st.none() | st.integers(-2, 14)
+
+
+def decode(
+    settings: Settings, pair: Pair, stop: StopRules, script: Script, reach: int | None = None
+) -> Network:
     verifier = honest(settings, CounterCoins(settings.seed))
-    schedule = settings.start(stop)
+    schedule = settings.start(stop, reach=reach)
     network = Network(schedule, ToyDevices(pair, verifier), stop)
     network.play(script)
     network.finish()
@@ -73,11 +78,17 @@ def decode(settings: Settings, pair: Pair, stop: StopRules, script: Script) -> N
 
 
 @settings(max_examples=600)
-@given(asked=requests(), share=shares, end=ends, script=scripts)
+@given(asked=requests(), share=shares, end=ends, script=scripts, reach=reaches)
 def test_no_network_changes_what_is_said(
-    asked: Settings, share: float, end: tuple[frozenset[int], tuple[str, ...]], script: Script
+    asked: Settings,
+    share: float,
+    end: tuple[frozenset[int], tuple[str, ...]],
+    script: Script,
+    reach: int | None,
 ) -> None:
     """Greedy and coupled: the text is that of the target alone, whatever happened on the way.
+
+    Also where the draft can hold but a part of it.
 
     Rejection returns another sample (its law is in test_exact_law); here every token must at
     least be one the target can say, and the referee must be content.
@@ -86,7 +97,7 @@ def test_no_network_changes_what_is_said(
     stop = StopRules(limit=asked.max_new_tokens, eos=eos, strings=strings, text=spelled)
     pair = similar(VOCAB, seed=asked.seed, share=share)
 
-    network = decode(asked, pair, stop, script)
+    network = decode(asked, pair, stop, script, reach)
 
     if asked.effective_verifier is not VerifierName.REJECTION:
         alone = autoregressive(pair.target, honest(asked, CounterCoins(asked.seed)), stop)

@@ -247,3 +247,29 @@ def test_after_the_end_nothing_matters() -> None:
     assert last == (5,)
     assert list(schedule.committed) == [7, 5]
     assert schedule.commands() == ()
+
+
+@pytest.mark.parametrize("reach", [-1, 0, 1, 4, 7])
+@pytest.mark.parametrize(
+    "plan", [speculative(3), pearl(3), pearl(3, 2)], ids=["SD", "PEARL", "PEARL with a head start"]
+)
+def test_a_draft_is_asked_for_nothing_beyond_what_it_can_hold(plan: FixedPlan, reach: int) -> None:
+    """There it rests, and the target ends the text alone; before, it writes as ever."""
+    limit = 12
+    schedule = TwoModelSchedule(plan, StopRules(limit=limit), reach=reach)
+    ends = []
+    while schedule.finish_reason is None:
+        for command in schedule.commands():
+            if isinstance(command, Propose):
+                first = command.base + len(command.pending)
+                ends.append(first + command.count)
+                written = tuple(range(first, first + command.count))
+                schedule.receive(proposed(command.epoch, first, *written))
+            elif isinstance(command, Judge):
+                count = len(command.pending)
+                last = command.base + count
+                schedule.receive(judged(command.epoch, command.base, count, count, last))
+
+    assert list(schedule.committed) == list(range(limit))
+    assert all(end <= reach for end in ends)
+    assert bool(ends) == (reach > 0)
