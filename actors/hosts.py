@@ -4,11 +4,10 @@ A host takes packets (`take`) and works in turns (`turn`): the draft writes one 
 proposing request in one forward, the target judges every waiting window in one ragged forward.
 So requests that come and go share each pass: continuous batching falls out.
 
-A job says what it stands on. A host keeps, per request, the tokens its cache row really holds,
-and reads only what differs: rolling back, catching up after a restart and answering the same job
-twice are all that one comparison.
+What each request has been told, and how much of it a turn reads, is in `actors.transcripts`; that
+one request's failure is nobody else's, in `actors.isolation`.
 
-May import: decoding, actors.wire, actors.runners.interface.
+May import: decoding, actors.isolation, actors.transcripts, actors.wire, actors.runners.interface.
 Must never: know about sockets, Ray or asyncio.
 """
 
@@ -16,20 +15,23 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
 from array_api_compat import array_namespace, device
 
+from actors.isolation import isolated, must_read, spoilt
 from actors.runners.interface import Feed, Runner
-from actors.wire import Ahead, Alive, Answer, Close, Open, Probe, Revoke, ToDevice, Work
+from actors.transcripts import Transcripts, Wanted
+from actors.wire import Ahead, Alive, Answer, Close, Open, Probe, Revoke, Spoilt, ToDevice, Work
 from decoding.foresight import Foresight, onward
-from decoding.messages import Drafted, Judge, Judged, Propose, Proposed, TokenId
-from decoding.verification import Verdict, Verifier, make_verifier
+from decoding.messages import Device, Drafted, Judge, Judged, Propose, Proposed, TokenId
+from decoding.verification import Verdict
 
 Clock: TypeAlias = Callable[[], float]
 Logits: TypeAlias = Any  # a tensor, shape (rows, vocab): only runners and verifiers look inside
+Said: TypeAlias = Answer | Spoilt | Alive
 
 
 class Host(Protocol):
@@ -39,100 +41,18 @@ class Host(Protocol):
     def busy(self) -> bool:
         """Whether a turn would do something."""
 
-    def take(self, packet: ToDevice) -> Sequence[Answer | Alive]:
+    def take(self, packet: ToDevice) -> Sequence[Said]:
         """Note a packet; the answers are those of jobs it put an end to."""
 
-    def turn(self) -> list[Answer]:
-        """One batched forward; the answers that are complete with it."""
+    def turn(self) -> list[Answer | Spoilt]:
+        """One batched forward; the answers that are complete with it.
 
-
-@final
-class Transcript:
-    """One request on one device: its text so far, and what its cache row holds of it."""
-
-    def __init__(self, opened: Open, row: int) -> None:
-        self.row = row
-        self.verifier: Verifier = make_verifier(opened.verifier, opened.sampling, opened.seed)
-        self._ends = frozenset(opened.eos)
-        self._capacity = opened.capacity
-        self._prompt = len(opened.prompt)
-        self._text = list(opened.prompt)  # prompt and committed tokens
-        self._cached: list[TokenId] = []  # position by position, what the row holds
-        self._agreed = 0  # below this, cached and text are the same for sure
-
-    def learn(self, start: int, fresh: Sequence[TokenId]) -> None:
-        """Committed tokens from position `start` on; learning them twice changes nothing."""
-        known = len(self._text) - self._prompt
-        self._text.extend(fresh[known - start :] if known >= start else ())
-
-    def may_go_on(self, fresh: Sequence[TokenId], base: int, pending: int) -> bool:
-        """Whether the text is not over with these tokens, and has room for one after a job."""
-        room = self._capacity - self.end(base) - pending
-        return room > 0 and self._ends.isdisjoint(fresh)
-
-    def end(self, base: int) -> int:
-        """How long the text is with `base` committed tokens."""
-        return self._prompt + base
-
-    def feed(self, base: int, pending: Sequence[TokenId], logits: int) -> Feed:
-        """What to read so that the row holds `base` committed tokens and the pending ones.
-
-        The last `logits` positions are read in any case: their logits are wanted.
+        Raises:
+            PeerError: the device can do nothing any more.
         """
-        start, unread = self._difference(base, pending)
-        missing = logits - len(unread)
-        if missing > 0:
-            start -= missing
-            unread = self._cached[start : start + missing] + unread
-        self._cached[start:] = unread
-        return Feed(row=self.row, start=start, tokens=unread, logits=logits)
 
-    def _difference(self, base: int, pending: Sequence[TokenId]) -> tuple[int, list[TokenId]]:
-        """Where cache and job part, and the job's tokens from there on."""
-        end = self.end(base)
-        agreed = min(self._agreed, end)
-        wanted = [*self._text[agreed:end], *pending]
-        same = agreed + _common_prefix(self._cached[agreed:], wanted)
-        self._agreed = min(same, end)
-        return same, wanted[same - agreed :]
-
-
-def _common_prefix(a: Sequence[TokenId], b: Sequence[TokenId]) -> int:
-    for index, (left, right) in enumerate(zip(a, b, strict=False)):
-        if left != right:
-            return index
-    return min(len(a), len(b))
-
-
-@final
-class Transcripts:
-    """The requests that are open on one device."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self._open: dict[int, Transcript] = {}
-
-    def open(self, packet: Open) -> None:
-        """Begin a request, or begin it again."""
-        self.close(packet.request)
-        row = self._runner.allocate(packet.capacity)
-        self._open[packet.request] = Transcript(packet, row)
-
-    def close(self, request: int) -> None:
-        """Forget a request and free its row."""
-        gone = self._open.pop(request, None)
-        if gone is not None:
-            self._runner.release(gone.row)
-
-    def learn(self, packet: Work) -> bool:
-        """Note a job's committed tokens; False for a request that is not open here."""
-        sequence = self._open.get(packet.request)
-        if sequence is not None:
-            sequence.learn(packet.start, packet.fresh)
-        return sequence is not None
-
-    def __getitem__(self, request: int) -> Transcript:
-        return self._open[request]
+    def forget(self) -> None:
+        """Forget every request: the scheduler will tell of those that are under way."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -172,8 +92,24 @@ class DraftHost:
         """Whether a window is being written."""
         return bool(self._writing)
 
-    def take(self, packet: ToDevice) -> Sequence[Answer | Alive]:
+    def take(self, packet: ToDevice) -> Sequence[Said]:
         """Note a packet; a newer job and a revocation put an end to the older window."""
+        try:
+            return self._take(packet)
+        except BaseException as error:  # noqa: BLE001 - as in `isolated`
+            return self._give_back([taken_amiss(packet, error, Device.DRAFT)])
+
+    def turn(self) -> list[Answer | Spoilt]:
+        """Write one token for every open window."""
+        requests = list(self._writing)
+        return self._give_back(isolated(requests, self._step, self._transcripts, Device.DRAFT))
+
+    def forget(self) -> None:
+        """Forget every request."""
+        self._writing.clear()
+        self._transcripts.close_all()
+
+    def _take(self, packet: ToDevice) -> Sequence[Said]:
         match packet:
             case Open():
                 self._writing.pop(packet.request, None)
@@ -192,19 +128,36 @@ class DraftHost:
                 pass  # nothing for this device
         return []
 
-    def turn(self) -> list[Answer]:
-        """Write one token for every open window."""
-        jobs = list(self._writing.items())
-        feeds = [
-            self._transcripts[request].feed(w.job.base, w.job.pending + w.tokens, 1)
-            for request, w in jobs
-        ]
-        logits = self._runner.forward(feeds)
-        for (request, writing), row in zip(jobs, logits, strict=True):
-            self._write(request, writing, _quick(row))
+    def _step(self, requests: Sequence[int]) -> list[Answer | Spoilt]:
+        """One token for each of these, or a piece of what it must read before."""
+        writing = {request: self._writing[request] for request in requests}
+        feeds = self._transcripts.feeds({
+            request: Wanted(w.job.base, w.job.pending + w.tokens, 1)
+            for request, w in writing.items()
+        })  # fmt: skip
+        logits = self._runner.forward(list(feeds.values()))
+        drafted = {
+            request: self._drafted(request, writing[request], _quick(rows))
+            for (request, feed), rows in zip(feeds.items(), logits, strict=True)
+            if feed.logits
+        }
+        self._transcripts.note(feeds)
         self._turn_ended = self._clock()
-        whole = [request for request, w in jobs if len(w.tokens) == w.job.count]
+        for request, written in drafted.items():
+            writing[request].tokens += written.tokens
+            writing[request].laws += written.laws
+        whole = [r for r in drafted if len(writing[r].tokens) == writing[r].job.count]
         return [self._writing.pop(request).answer(request, self._turn_ended) for request in whole]
+
+    def _give_back(self, said: list[Answer | Spoilt]) -> list[Answer | Spoilt]:
+        """Forget the requests that cannot go on."""
+        gone = [each.request for each in said if isinstance(each, Spoilt)]
+        for request in gone:
+            self._writing.pop(request, None)
+            self._transcripts.close(request)
+        if gone:
+            must_read(self._runner, Device.DRAFT)
+        return said
 
     def _begin(self, packet: Work, job: Propose) -> list[Answer]:
         if not self._transcripts.learn(packet):
@@ -224,11 +177,9 @@ class DraftHost:
             return []
         return [writing.answer(request, self._turn_ended)]
 
-    def _write(self, request: int, writing: Writing, logits: Logits) -> None:
+    def _drafted(self, request: int, writing: Writing, logits: Logits) -> Drafted:
         position = writing.job.base + len(writing.job.pending) + len(writing.tokens)
-        drafted = self._transcripts[request].verifier.draft(logits, position)
-        writing.tokens += drafted.tokens
-        writing.laws += drafted.laws
+        return self._transcripts[request].verifier.draft(logits, position)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -252,14 +203,37 @@ class TargetHost:
         self._done: dict[int, tuple[Judge, Judged]] = {}  # the last verdict, while nothing follows
         self._foresight: dict[int, Foresight] = {}
         self._own: dict[int, Judge] = {}  # begun before it was told to
+        self._began: dict[int, float] = {}  # when the first piece of a long read was begun
+        self._known: tuple[dict[int, Any], ...] = (
+            self._waiting, self._held, self._done, self._foresight, self._own, self._began,
+        )  # fmt: skip
 
     @property
     def busy(self) -> bool:
         """Whether a window waits to be judged."""
         return bool(self._waiting)
 
-    def take(self, packet: ToDevice) -> Sequence[Answer | Alive]:
+    def take(self, packet: ToDevice) -> Sequence[Said]:
         """Note a packet; a newer job replaces an older one of the same request."""
+        try:
+            return self._take(packet)
+        except BaseException as error:  # noqa: BLE001 - as in `isolated`
+            return self._give_back([taken_amiss(packet, error, Device.TARGET)])
+
+    def turn(self) -> list[Answer | Spoilt]:
+        """Judge everything that waits."""
+        requests = list(self._waiting)
+        return self._give_back(
+            isolated(requests, self._judge_all, self._transcripts, Device.TARGET)
+        )
+
+    def forget(self) -> None:
+        """Forget every request."""
+        for known in self._known:
+            known.clear()
+        self._transcripts.close_all()
+
+    def _take(self, packet: ToDevice) -> Sequence[Said]:
         match packet:
             case Open():
                 self._forget(packet.request)
@@ -278,22 +252,52 @@ class TargetHost:
                 pass  # nothing for this device
         return []
 
-    def turn(self) -> list[Answer]:
-        """Judge everything that waits."""
+    def _judge_all(self, requests: Sequence[int]) -> list[Answer | Spoilt]:
+        """A verdict for each of these, or a piece of what must be read before."""
         began = self._clock()
-        jobs, self._waiting = self._waiting, {}
+        jobs = {request: self._waiting[request] for request in requests}
         verdicts = {r: v for r, job in jobs.items() if (v := self._without_pass(r, job))}
-        passes = {request: job for request, job in jobs.items() if request not in verdicts}
-        feeds = {request: self._feed(request, job) for request, job in passes.items()}
-        judged = self._with_pass(passes, feeds) if passes else {}
-        times = (began, self._clock())
+        feeds = self._transcripts.feeds({
+            request: self._wanted(request, job)
+            for request, job in jobs.items()
+            if request not in verdicts
+        })  # fmt: skip
+        judged = self._with_pass(jobs, feeds) if feeds else {}
+        self._transcripts.note(feeds)
         read = sum(len(feed.tokens) for feed in feeds.values())
-        events = {r: _judged(jobs[r], v, times) for r, v in verdicts.items()}
-        events |= {r: _judged(jobs[r], v, times, read) for r, v in judged.items()}
+        ended = self._clock()
+        for request in feeds.keys() - judged.keys():
+            self._began.setdefault(request, began)
+        events = {r: _judged(jobs[r], v, (began, ended)) for r, v in verdicts.items()}
+        for request, (verdict, held) in judged.items():
+            times = (self._began.pop(request, began), ended)
+            events[request] = _judged(jobs[request], verdict, times, read)
+            self._hold(request, held)
         for request, event in events.items():
+            del self._waiting[request]
             self._done[request] = jobs[request], event
-            self._go_on(request)
-        return [Answer(request=request, event=event) for request, event in events.items()]
+        answers = [Answer(request=request, event=event) for request, event in events.items()]
+        return [*answers, *self._go_on_all(events)]
+
+    def _go_on_all(self, requests: Iterable[int]) -> list[Spoilt]:
+        """Begin what is known to follow; whoever cannot is spoilt, with its verdict given."""
+        gone = []
+        for request in requests:
+            try:
+                self._go_on(request)
+            except BaseException as error:  # noqa: BLE001 - as in `isolated`
+                gone.append(spoilt(request, error, Device.TARGET))
+        return gone
+
+    def _give_back(self, said: list[Answer | Spoilt]) -> list[Answer | Spoilt]:
+        """Forget the requests that cannot go on."""
+        gone = [each.request for each in said if isinstance(each, Spoilt)]
+        for request in gone:
+            self._forget(request)
+            self._transcripts.close(request)
+        if gone:
+            must_read(self._runner, Device.TARGET)
+        return said
 
     def _take_job(self, request: int, job: Judge, foresight: Foresight | None) -> None:
         """A job is done once, also where it was begun before it was asked for."""
@@ -336,28 +340,37 @@ class TargetHost:
             return None if verdict.kept else verdict
         return self._judge(request, held.logits, first, job.base, hold=job.hold)
 
-    def _with_pass(self, jobs: dict[int, Judge], feeds: dict[int, Feed]) -> dict[int, Verdict]:
+    def _with_pass(
+        self, jobs: Mapping[int, Judge], feeds: Mapping[int, Feed]
+    ) -> dict[int, tuple[Verdict, Held | None]]:
+        """Verdicts on what is read to its end, each with the row that it leaves open."""
         logits = self._runner.forward(list(feeds.values()))
         return {
-            request: self._verdict(request, job, _quick(rows))
-            for (request, job), rows in zip(jobs.items(), logits, strict=True)
+            request: self._verdict(request, jobs[request], _quick(rows))
+            for (request, feed), rows in zip(feeds.items(), logits, strict=True)
+            if feed.logits
         }
 
-    def _feed(self, request: int, job: Judge) -> Feed:
+    def _wanted(self, request: int, job: Judge) -> Wanted:
         held = self._held.get(request)
         rows = len(job.pending) + (held is None or held.base != job.base)
-        return self._transcripts[request].feed(job.base, job.pending.tokens, rows)
+        return Wanted(job.base, job.pending.tokens, rows)
 
-    def _verdict(self, request: int, job: Judge, rows: Logits) -> Verdict:
-        held = self._held.pop(request, None)
+    def _verdict(self, request: int, job: Judge, rows: Logits) -> tuple[Verdict, Held | None]:
+        held = self._held.get(request)
         if len(rows) == len(job.pending) and held is not None:
             rows = _joined([held.logits, rows])
         verdict = self._judge(request, rows, job.pending, job.base, hold=job.hold)
-        if verdict.token is None:
-            # A copy: what is held outlives the pass and must not keep all its rows alive.
-            last = _joined([rows[-1:]])
-            self._held[request] = Held(job.base + len(job.pending), last)
-        return verdict
+        if verdict.token is not None:
+            return verdict, None
+        # A copy: what is held outlives the pass and must not keep all its rows alive.
+        last = _joined([rows[-1:]])
+        return verdict, Held(job.base + len(job.pending), last)
+
+    def _hold(self, request: int, held: Held | None) -> None:
+        self._held.pop(request, None)
+        if held is not None:
+            self._held[request] = held
 
     def _judge(
         self, request: int, rows: Logits, drafted: Drafted, base: int, *, hold: bool
@@ -365,8 +378,15 @@ class TargetHost:
         return self._transcripts[request].verifier.judge(rows, drafted, base, hold=hold)
 
     def _forget(self, request: int) -> None:
-        for known in (self._waiting, self._held, self._done, self._foresight, self._own):
+        for known in self._known:
             known.pop(request, None)
+
+
+def taken_amiss(packet: ToDevice, error: BaseException, name: str) -> Spoilt:
+    """The end of the request that a packet was about; of no request, the error itself."""
+    if not isinstance(packet, Open | Work | Ahead | Revoke):
+        raise error
+    return spoilt(packet.request, error, name)
 
 
 def _judged(job: Judge, verdict: Verdict, times: tuple[float, float], read: int = 0) -> Judged:

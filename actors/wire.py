@@ -5,7 +5,7 @@ secret they were given out of band, and then exchange frames: four bytes of leng
 message in MessagePack. A stream keeps order, and its end is the news that the peer is gone.
 
     device    -> scheduler   Hello, Answer, Spoilt, Alive, Beat, Fault
-    scheduler -> device      Open, Work, Ahead, Revoke, Close, Probe, Leave
+    scheduler -> device      Open, Work, Ahead, Revoke, Close, Probe, Beat, Leave
     client    -> scheduler   Hello, Submit, Abort, Beat
     scheduler -> client      Tokens, Finished, Failed, Beat
 
@@ -49,13 +49,15 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 class Hello(Packet, frozen=True):
     """First on every connection; `device` is None for a client.
 
-    With `beats`, this side says something every `BEAT_S`, so that its silence means something.
+    With `beats`, this side says something every `BEAT_S`, so that its silence means something;
+    `again` is of a device whose last connection was cut, and that has gone on living.
     """
 
     secret: str
     device: Device | None = None
     process: int = 0
     beats: bool = False
+    again: bool = False
 
 
 class Open(Packet, frozen=True):
@@ -124,7 +126,7 @@ class Alive(Packet, frozen=True):
 
 
 class Beat(Packet, frozen=True):
-    """I am here. The scheduler answers the beat of a client with one."""
+    """I am here. The scheduler greets with one, and answers each of a client's."""
 
 
 class Answer(Packet, frozen=True):
@@ -190,7 +192,7 @@ class Failed(Packet, frozen=True):
     message: str
 
 
-ToDevice: TypeAlias = Open | Work | Ahead | Revoke | Close | Probe | Leave
+ToDevice: TypeAlias = Open | Work | Ahead | Revoke | Close | Probe | Beat | Leave
 FromDevice: TypeAlias = Hello | Answer | Spoilt | Alive | Beat | Fault
 ToClient: TypeAlias = Tokens | Finished | Failed | Beat
 FromClient: TypeAlias = Hello | Submit | Abort | Beat

@@ -1,0 +1,77 @@
+"""One request is one request: whatever goes wrong in a pass fails the one that caused it.
+
+Many requests share a pass, so an error in it does not say whose it is. Then each of them is worked
+on apart: those that fail alone are the guilty ones, and their requests end with the reason. What a
+row held when a pass over it failed is read again.
+
+Some errors take the device with them (a kernel that ran outside its memory ends a GPU's context).
+So after a failure the model must still read one token; a device that cannot is raised as dead, to
+be started again, and the scheduler finds the guilty request by running those that were under way
+one by one (`actors.stations`).
+
+May import: decoding, actors.wire, actors.runners.interface, actors.transcripts.
+Must never: know what the work is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
+
+from actors.runners.interface import Feed, Runner
+from actors.transcripts import Transcripts
+from actors.wire import Answer, Spoilt
+from decoding.errors import PearlError, PeerError
+
+Work: TypeAlias = Callable[[Sequence[int]], list[Answer | Spoilt]]
+
+LONGEST_REASON: Final = 500  # characters
+
+
+def isolated(
+    requests: Sequence[int], work: Work, transcripts: Transcripts, name: str
+) -> list[Answer | Spoilt]:
+    """Work on all requests at once; where that fails, on each apart.
+
+    Args:
+        requests: at least one.
+        work: changes nothing before all of it has succeeded.
+        name: of the device, for its complaints.
+    """
+    # Whatever a model raises, SystemExit too: nobody sends this thread anything else.
+    try:
+        return work(requests)
+    except BaseException as error:  # noqa: BLE001
+        if len(requests) == 1:
+            return [spoilt(requests[0], error, name)]
+    transcripts.distrust(requests)
+    return [
+        answer for request in requests for answer in isolated([request], work, transcripts, name)
+    ]
+
+
+def spoilt(request: int, error: BaseException, name: str) -> Spoilt:
+    """The end of a request, with its reason."""
+    return Spoilt(request=request, message=complaint(name, error))
+
+
+def complaint(name: str, error: BaseException) -> str:
+    """One line that says which device failed, and how."""
+    how = "failed" if isinstance(error, PearlError) else f"failed with {type(error).__name__}"
+    reason = " ".join(str(error).split())[:LONGEST_REASON]
+    return f"the {name} {how}: {reason}" if reason else f"the {name} {how}"
+
+
+def must_read(runner: Runner, name: str) -> None:
+    """Raise unless the model reads a token.
+
+    Raises:
+        PeerError: it does not; nothing that is asked of this device will succeed.
+    """
+    try:
+        row = runner.allocate(1)
+        runner.forward([Feed(row=row, start=0, tokens=[0], logits=1)])
+        runner.release(row)
+    except BaseException as error:
+        message = f"{complaint(name, error)}, and can read nothing any more"
+        raise PeerError(message) from error

@@ -1,0 +1,176 @@
+"""What a device knows of its requests: their texts, and what its cache holds of each.
+
+A job says what it stands on. A transcript keeps the tokens that its cache row really holds, and
+reads only what differs: rolling back, catching up after a restart and answering the same job twice
+are all that one comparison.
+
+Long reads are taken in pieces, so that nobody's prompt keeps the others waiting: whatever is short
+is read in every turn, and the long ones share `PIECE` tokens a turn, the shortest first.
+
+May import: decoding, actors.wire, actors.runners.interface.
+Must never: compute anything, or know about sockets, Ray or asyncio.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, final
+
+from actors.runners.interface import Feed, Runner
+from actors.wire import Open, Work
+from decoding.messages import TokenId
+from decoding.verification import Verifier, make_verifier
+
+PIECE: Final = 512  # tokens of long reads in one turn
+SHORT: Final = 64  # tokens: no window is longer, but for a very wide gamma
+OVERTAKES: Final = 64  # tokens shorter a prompt must be for each request that it goes before
+
+
+class Wanted(NamedTuple):
+    """What a job needs: to hold `base` committed tokens and the pending ones, and last logits."""
+
+    base: int
+    pending: Sequence[TokenId]
+    logits: int
+
+
+@final
+class Transcript:
+    """One request on one device: its text so far, and what its cache row holds of it."""
+
+    def __init__(self, opened: Open, row: int) -> None:
+        self.row = row
+        self.verifier: Verifier = make_verifier(opened.verifier, opened.sampling, opened.seed)
+        self._ends = frozenset(opened.eos)
+        self._capacity = opened.capacity
+        self._prompt = len(opened.prompt)
+        self._text = list(opened.prompt)  # prompt and committed tokens
+        self._cached: list[TokenId] = []  # position by position, what the row holds
+        self._agreed = 0  # below this, cached and text are the same for sure
+
+    def learn(self, start: int, fresh: Sequence[TokenId]) -> None:
+        """Committed tokens from position `start` on; learning them twice changes nothing."""
+        known = len(self._text) - self._prompt
+        self._text.extend(fresh[known - start :] if known >= start else ())
+
+    def may_go_on(self, fresh: Sequence[TokenId], base: int, pending: int) -> bool:
+        """Whether the text is not over with these tokens, and has room for one after a job."""
+        room = self._capacity - self.end(base) - pending
+        return room > 0 and self._ends.isdisjoint(fresh)
+
+    def end(self, base: int) -> int:
+        """How long the text is with `base` committed tokens."""
+        return self._prompt + base
+
+    def feed(self, wanted: Wanted) -> Feed:
+        """All that is to be read for a job.
+
+        The last positions are read in any case: their logits are wanted.
+        """
+        start, unread = self._difference(wanted.base, wanted.pending)
+        missing = wanted.logits - len(unread)
+        if missing > 0:
+            start -= missing
+            unread = self._cached[start : start + missing] + unread
+        return Feed(row=self.row, start=start, tokens=unread, logits=wanted.logits)
+
+    def note(self, feed: Feed) -> None:
+        """This was read."""
+        self._cached[feed.start :] = feed.tokens
+
+    def distrust(self) -> None:
+        """A pass over the row has failed: whatever it holds is read again."""
+        self._cached.clear()
+        self._agreed = 0
+
+    def _difference(self, base: int, pending: Sequence[TokenId]) -> tuple[int, list[TokenId]]:
+        """Where cache and job part, and the job's tokens from there on."""
+        end = self.end(base)
+        agreed = min(self._agreed, end)
+        wanted = [*self._text[agreed:end], *pending]
+        same = agreed + _common_prefix(self._cached[agreed:], wanted)
+        self._agreed = min(same, end)
+        return same, wanted[same - agreed :]
+
+
+def _common_prefix(a: Sequence[TokenId], b: Sequence[TokenId]) -> int:
+    for index, (left, right) in enumerate(zip(a, b, strict=False)):
+        if left != right:
+            return index
+    return min(len(a), len(b))
+
+
+@final
+class Transcripts:
+    """The requests that are open on one device."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._open: dict[int, Transcript] = {}
+
+    def open(self, packet: Open) -> None:
+        """Begin a request, or begin it again."""
+        self.close(packet.request)
+        row = self._runner.allocate(packet.capacity)
+        self._open[packet.request] = Transcript(packet, row)
+
+    def close(self, request: int) -> None:
+        """Forget a request and free its row."""
+        gone = self._open.pop(request, None)
+        if gone is not None:
+            self._runner.release(gone.row)
+
+    def close_all(self) -> None:
+        """Forget every request."""
+        for request in list(self._open):
+            self.close(request)
+
+    def learn(self, packet: Work) -> bool:
+        """Note a job's committed tokens; False for a request that is not open here."""
+        sequence = self._open.get(packet.request)
+        if sequence is not None:
+            sequence.learn(packet.start, packet.fresh)
+        return sequence is not None
+
+    def feeds(self, jobs: Mapping[int, Wanted]) -> dict[int, Feed]:
+        """What to read for each job in this turn.
+
+        Returns: the feeds by request. A job whose turn has not come has none, and one of which only
+            a piece is read asks for no logits yet.
+        """
+        feeds = {request: self._open[request].feed(wanted) for request, wanted in jobs.items()}
+        long = [request for request, feed in feeds.items() if len(feed.tokens) > SHORT]
+        if long:
+            _share(feeds, long)
+        return feeds
+
+    def note(self, feeds: Mapping[int, Feed]) -> None:
+        """These were read."""
+        for request, feed in feeds.items():
+            self._open[request].note(feed)
+
+    def distrust(self, requests: Iterable[int]) -> None:
+        """A pass over these has failed."""
+        for request in requests:
+            if request in self._open:
+                self._open[request].distrust()
+
+    def __getitem__(self, request: int) -> Transcript:
+        return self._open[request]
+
+
+def _share(feeds: dict[int, Feed], long: list[int]) -> None:
+    """Cut long feeds so that together they read `PIECE` tokens; the last ones may get none.
+
+    Requests are numbered as they came. A short prompt goes before a long one that came earlier, but
+    so many can do so that every prompt has its turn.
+    """
+    left = PIECE
+    for request in sorted(long, key=lambda r: len(feeds[r].tokens) + OVERTAKES * r):
+        feed = feeds.pop(request)
+        if len(feed.tokens) <= left:
+            feeds[request] = feed
+        elif left:
+            feeds[request] = dataclasses.replace(feed, tokens=feed.tokens[:left], logits=0)
+        left = max(0, left - len(feed.tokens))
