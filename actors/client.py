@@ -1,5 +1,12 @@
 """The client's end: submit requests to a scheduler, and read what comes back as it comes.
 
+Theory of operation. A scheduler may be stopped, killed, or cut off. The client says every second
+that it is there, and is answered; after some seconds without an answer, or when the connection
+ends, it dials again for a while. A scheduler that was restarted knows nothing: what was asked of it
+is asked again. Where the tokens are a function of the request (greedy and coupled), they come as
+they came before, and those that are there already are left out. Where they are not (rejection), the
+request ends with an error. So does everything when nobody answers.
+
 May import: the standard library, decoding, actors.wire.
 Must never: know where the scheduler and the devices run, or what a token means.
 """
@@ -7,17 +14,22 @@ Must never: know where the scheduler and the devices run, or what a token means.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from actors.wire import (
+    BEAT_S,
+    MISSED_BEATS,
     Abort,
     Address,
+    Beat,
     Failed,
     Finished,
     FromClient,
     Hello,
+    Leave,
     Submit,
     Tokens,
     Unframer,
@@ -26,24 +38,50 @@ from actors.wire import (
 from decoding.errors import PearlError, PeerError
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from decoding.messages import TokenId
     from decoding.settings import Settings
 
-CHUNK = 1 << 16
+CHUNK: Final = 1 << 16
+REDIAL_S: Final = 10.0
+PAUSE_S: Final = 0.2
+GONE: Final = "the scheduler is gone; start the engine again"
+SAMPLED: Final = "the scheduler was restarted, and this text would not go on as it began; ask again"
 
 
 @final
 class Ticket:
     """One submitted request: its packets arrive here, the last is `Finished` or `Failed`."""
 
-    def __init__(self, client: Client, number: int) -> None:
+    def __init__(self, client: Client, submit: Submit) -> None:
+        self.submit = submit
         self._client = client
-        self._number = number
         self._arrived: asyncio.Queue[Tokens | Finished | Failed] = asyncio.Queue()
+        self._tokens = 0
+        self._known = 0
+        """Tokens that will come once more."""
 
     def put(self, packet: Tokens | Finished | Failed) -> None:
         """A packet arrived."""
+        if isinstance(packet, Tokens):
+            fresh = packet.tokens[self._known :]
+            self._known -= len(packet.tokens) - len(fresh)
+            self._tokens += len(fresh)
+            packet = Tokens(request=packet.request, tokens=fresh)
+            if not fresh:
+                return
         self._arrived.put_nowait(packet)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether its text is the same when it is asked again."""
+        return not self.submit.settings.effective_verifier.carries_law or not self._tokens
+
+    def expect_again(self) -> Submit:
+        """It is asked again: what has come already will come once more."""
+        self._known = self._tokens
+        return self.submit
 
     async def next(self) -> Tokens | Finished:
         """The next packet; after `Finished` there is none.
@@ -58,27 +96,25 @@ class Ticket:
 
     def abort(self) -> None:
         """Ask for the end; `Finished` follows."""
-        self._client.send(Abort(request=self._number))
+        self._client.send(Abort(request=self.submit.request))
 
 
 @final
 class Client:
-    """A connection to a scheduler."""
+    """A connection to a scheduler, which is dialled again when it breaks."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, address: Address, line: _Line) -> None:
+        self._address = address
+        self._line: _Line | None = line
         self._tickets: dict[int, Ticket] = {}
         self._numbers = itertools.count(1)
-        self._listening = asyncio.create_task(self._listen())
+        self._over = False
+        self._living = asyncio.create_task(self._live(line))
 
     @classmethod
     async def dial(cls, address: Address) -> Client:
         """Connect and say hello."""
-        reader, writer = await asyncio.open_connection(address.host, address.port)
-        client = cls(reader, writer)
-        client.send(Hello(secret=address.secret, process=os.getpid()))
-        return client
+        return cls(address, await _Line.dial(address))
 
     def submit(
         self,
@@ -87,45 +123,135 @@ class Client:
         *,
         eos: tuple[TokenId, ...] = (),
         trace: bool = False,
+        reach: int | None = None,
     ) -> Ticket:
         """Start a request."""
         number = next(self._numbers)
-        ticket = self._tickets[number] = Ticket(self, number)
-        submit = Submit(request=number, prompt=prompt, eos=eos, settings=settings, trace=trace)
-        self.send(submit)
-        if self._listening.done():
-            self._fail_all()
+        submit = Submit(
+            request=number, prompt=prompt, eos=eos, settings=settings, trace=trace, reach=reach
+        )
+        self.send(submit)  # first: what no wire can carry is nobody's request
+        ticket = self._tickets[number] = Ticket(self, submit)
+        if self._over:
+            self._fail_all(GONE)
         return ticket
 
     def send(self, packet: FromClient) -> None:
-        """Send one packet."""
-        self._writer.write(frame(packet))
+        """Send one packet; while the line is broken it is lost, and requests are asked again."""
+        data = frame(packet)
+        if self._line is not None:
+            self._line.write(data)
 
     async def close(self) -> None:
         """Hang up; requests that still run fail here, and the scheduler forgets them."""
-        self._listening.cancel()
-        self._writer.close()
-        await asyncio.gather(self._listening, return_exceptions=True)
+        self._living.cancel()
+        await asyncio.gather(self._living, return_exceptions=True)
 
-    async def _listen(self) -> None:
-        unframer = Unframer()
+    async def _live(self, line: _Line | None) -> None:
+        """Listen, and dial again, until that is in vain."""
         try:
-            while data := await self._reader.read(CHUNK):
-                for packet in unframer.feed(data):
-                    self._hand_over(packet)
-        except (ConnectionError, PearlError):
-            pass
+            while line is not None:
+                left = await self._listen(line)
+                known, self._line = line.known, None
+                line.close()
+                line = None if left or not known else await self._dial_again()
         finally:
-            self._fail_all()
+            self._over = True
+            if self._line is not None:
+                self._line.close()
+            self._fail_all(GONE)
+
+    async def _listen(self, line: _Line) -> bool:
+        """Hand over what comes until the line breaks; True where the scheduler left for good."""
+        beating = asyncio.create_task(line.beat())
+        try:
+            async for packet in line:
+                if isinstance(packet, Leave):
+                    return True
+                self._hand_over(packet)
+        finally:
+            beating.cancel()
+        return False
+
+    async def _dial_again(self) -> _Line | None:
+        """The line to the scheduler, or to the one that was started in its place."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REDIAL_S):
+                while True:
+                    with contextlib.suppress(OSError):
+                        line = await _Line.dial(self._address)
+                        self._ask_again(line)
+                        return line
+                    await asyncio.sleep(PAUSE_S)
+        return None
+
+    def _ask_again(self, line: _Line) -> None:
+        self._line = line
+        for number, ticket in list(self._tickets.items()):
+            if ticket.repeats:
+                line.write(frame(ticket.expect_again()))
+            else:
+                self._tickets.pop(number).put(Failed(request=number, message=SAMPLED))
 
     def _hand_over(self, packet: object) -> None:
+        """Give a packet to its request, which may have ended here already."""
         if isinstance(packet, Tokens):
-            self._tickets[packet.request].put(packet)
+            ticket = self._tickets.get(packet.request)
         elif isinstance(packet, Finished | Failed):
-            self._tickets.pop(packet.request).put(packet)
+            ticket = self._tickets.pop(packet.request, None)
+        else:
+            return
+        if ticket is not None:
+            ticket.put(packet)
 
-    def _fail_all(self) -> None:
+    def _fail_all(self, message: str) -> None:
         """Nobody waits for a scheduler that is gone."""
         for number in list(self._tickets):
-            message = "the scheduler is gone; start the engine again"
             self._tickets.pop(number).put(Failed(request=number, message=message))
+
+
+@final
+class _Line:
+    """One connection, from its hello to its end."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._silent = 0
+        """Beats in a row that nothing has answered."""
+        self.known = False
+        """Whether the scheduler has let us in."""
+
+    @classmethod
+    async def dial(cls, address: Address) -> _Line:
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        line = cls(reader, writer)
+        line.write(frame(Hello(secret=address.secret, process=os.getpid())))
+        return line
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    async def beat(self) -> None:
+        """Say that we are here, and hang up when nobody answers.
+
+        Silence is counted in beats and not in seconds: while this program does something else, it
+        does not listen either.
+        """
+        while self._silent < MISSED_BEATS:
+            self.write(frame(Beat()))
+            self._silent += 1
+            await asyncio.sleep(BEAT_S)
+        self._writer.transport.abort()
+
+    async def __aiter__(self) -> AsyncIterator[object]:
+        """What comes, until the line breaks."""
+        unframer = Unframer()
+        with contextlib.suppress(ConnectionError, PearlError):
+            while data := await self._reader.read(CHUNK):
+                self._silent, self.known = 0, True
+                for packet in unframer.feed(data):
+                    yield packet

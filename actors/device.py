@@ -1,11 +1,12 @@
 """A device: one model, its host, and one connection to the scheduler.
 
 The loop is the whole of it: read what came, take a turn, send what is done. It reads between two
-turns even while it is busy, so a revocation stops a window after the token being written. The
-scheduler hanging up is the normal end.
+turns even while it is busy, so a revocation stops a window after the token being written. A thread
+beside it says every second that the process lives. The scheduler's leave is the normal end; a
+connection that ends without it is dialled again, with the model as it is and no request known.
 
-May import: the standard library, decoding, actors.hosts, actors.threads, actors.wire; the
-runners (and with them torch) only when a device starts.
+May import: the standard library, decoding, actors.hosts, actors.isolation, actors.threads,
+actors.wire; the runners (and with them torch) only when a device starts.
 Must never: know about Ray; decide anything that the schedule or the host decides.
 """
 
@@ -21,23 +22,31 @@ import time
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from actors.hosts import DraftHost, TargetHost
+from actors.isolation import complaint
 from actors.threads import available_cores, cores_for, stay_on
-from actors.wire import Alive, Answer, Fault, Hello, Unframer, frame
-from decoding.errors import PearlError
+from actors.wire import BEAT_S, Alive, Beat, Fault, Hello, Leave, Unframer, frame
 from decoding.messages import Device
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from actors.hosts import Host
     from actors.runners.interface import Runner
     from actors.stand_ins import StandIn
-    from actors.wire import Address, ToDevice
+    from actors.wire import Address, FromDevice, ToDevice
 
 CHUNK: Final = 1 << 16
 DIAL_S: Final = 10.0
+REDIAL_S: Final = 30.0  # a scheduler that was killed has so long to be restarted
+PAUSE_S: Final = 0.2
 SPIN_S: Final = 5e-3
+KEEPALIVE: Final = {
+    "TCP_KEEPIDLE": 5,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+}  # seconds, seconds, times
+UNHEARD_MS: Final = 20_000  # what was sent and nobody confirms: the network is gone
 LOADING: Final = threading.Lock()  # transformers cannot load two models at a time
 
 
@@ -74,6 +83,9 @@ class Link:
         self._connection = connection
         self._unframer = Unframer()
         self._open = True
+        self._sending = threading.Lock()
+        self.known = False
+        """Whether the scheduler has said anything, and so has let this device in."""
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
 
@@ -83,8 +95,11 @@ class Link:
         connection = socket.create_connection((address.host, address.port), timeout=DIAL_S)
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A network that is gone without a word is noticed all the same, after some time.
+        # A network that is gone without a word is noticed all the same.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (*KEEPALIVE.items(), ("TCP_USER_TIMEOUT", UNHEARD_MS)):
+            if (option := getattr(socket, name, None)) is not None:  # not every system has each
+                connection.setsockopt(socket.IPPROTO_TCP, option, value)
         return cls(connection)
 
     @property
@@ -98,9 +113,10 @@ class Link:
             return []
         try:
             data = self._connection.recv(CHUNK)
-        except ConnectionError:
+        except OSError:
             data = b""
-        self._open = bool(data)
+        self._open = self._open and bool(data)
+        self.known = self.known or bool(data)
         return cast("list[ToDevice]", list(self._unframer.feed(data)))
 
     def _has_come(self, spin_s: float) -> bool:
@@ -110,47 +126,102 @@ class Link:
             os.sched_yield()  # whoever shares this core, the scheduler perhaps, goes first
         return bool(come)
 
-    def send(self, packets: Sequence[Alive | Answer | Fault | Hello]) -> None:
-        """Send packets as one piece; to a scheduler that is gone they are lost."""
+    def send(self, packets: Sequence[FromDevice]) -> None:
+        """Send packets as one piece, from any thread; to a scheduler that is gone they are lost."""
         if not packets:
             return
+        data = b"".join(map(frame, packets))
         try:
-            self._connection.sendall(b"".join(map(frame, packets)))
-        except ConnectionError:
+            with self._sending:
+                self._connection.sendall(data)
+        except OSError:
             self._open = False
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Say again and again that this process lives, whatever its other threads do."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while self.open and not ended.wait(BEAT_S):
+                self.send([Beat()])
+
+        thread = threading.Thread(target=beat, name="pearl-beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(BEAT_S)  # it may be held up by a scheduler that does not read
 
     def close(self) -> None:
         """Hang up."""
         self._connection.close()
 
 
-def serve(host: Host, link: Link) -> None:
-    """Work for the scheduler until it hangs up."""
+def serve(host: Host, link: Link) -> bool:
+    """Work for the scheduler; True when it has said that nobody will want this device again."""
     while link.open:
         for packet in link.receive(wait=not host.busy):
+            if isinstance(packet, Leave):
+                return True
             link.send(host.take(packet))
         if host.busy:
             link.send(host.turn())
+    return False
 
 
-def run_device(spec: DeviceSpec, address: Address) -> None:
-    """Load the model, say hello, serve; what goes wrong is told to the scheduler, then raised."""
+def run_device(
+    spec: DeviceSpec, address: Address, wanted: Callable[[], bool] = lambda: True
+) -> None:
+    """Load the model, say hello, serve; what goes wrong is told to the scheduler, then raised.
+
+    Args:
+        spec: what to load, and where.
+        address: the scheduler's.
+        wanted: asked before a broken connection is dialled again.
+    """
     cores = cores_for(spec.role, available_cores())
     if spec.place == "cpu":
         stay_on(cores)
-    link = Link.dial(address)
-    link.send([Hello(secret=address.secret, device=spec.role, process=os.getpid())])
+    link: Link | None = _dialled(spec, address)
+    host: Host | None = None
+    until = time.monotonic() + REDIAL_S
     try:
         with _own_stream(spec.place):
-            host = _load(spec, threads=len(cores))
-            link.send([Alive()])
-            serve(host, link)
-    except Exception as error:
-        doing = "failed" if isinstance(error, PearlError) else f"failed with {type(error).__name__}"
-        link.send([Fault(message=f"the {spec.role} {doing}: {error}")])
+            while link is not None:
+                with link.beating():
+                    host = host or _load(spec, threads=len(cores))
+                    host.forget()
+                    link.send([Alive()])
+                    left = serve(host, link)
+                link.close()
+                until = time.monotonic() + REDIAL_S if link.known else until
+                link = None if left else _dial_again(spec, address, wanted, until)
+    except BaseException as error:
+        if link is not None:
+            link.send([Fault(message=complaint(spec.role, error))])
+            link.close()
         raise
-    finally:
-        link.close()
+
+
+def _dialled(spec: DeviceSpec, address: Address, *, again: bool = False) -> Link:
+    link = Link.dial(address)
+    process = os.getpid()
+    hello = Hello(secret=address.secret, device=spec.role, process=process, beats=True, again=again)
+    link.send([hello])
+    return link
+
+
+def _dial_again(
+    spec: DeviceSpec, address: Address, wanted: Callable[[], bool], until: float
+) -> Link | None:
+    """The connection to the scheduler, or to the one in its place; None if there is none."""
+    while wanted() and time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            return _dialled(spec, address, again=True)
+        time.sleep(PAUSE_S)
+    return None
 
 
 def _own_stream(place: str) -> AbstractContextManager[Any]:

@@ -9,31 +9,39 @@ May import: the standard library, decoding, the rest of `actors` but for `cluste
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import threading
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from actors.device import DeviceSpec, run_device
 from actors.scheduler import Patience, Scheduler, SchedulerStatistics
-from decoding.errors import PearlError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from actors.wire import Address
+    from decoding.messages import Device
     from decoding.stopping import Detokenizer
+
+PAUSE_S: Final = 0.2  # before a device that failed is started again
+
+log = logging.getLogger(__name__)
 
 
 @final
 class LocalDeployment:
-    """A scheduler in the running event loop, and one thread per device."""
+    """A scheduler in the running event loop, and one thread per device.
 
-    def __init__(
-        self, scheduler: Scheduler, address: Address, threads: list[threading.Thread]
-    ) -> None:
+    A device that fails is started again in a new thread, as Ray would, but for one that cannot even
+    be started.
+    """
+
+    def __init__(self, specs: tuple[DeviceSpec, ...], scheduler: Scheduler) -> None:
+        self._specs = {spec.role: spec for spec in specs}
         self._scheduler = scheduler
-        self._threads = threads
-        self.address = address
+        self._threads: list[threading.Thread] = []
+        self._closed = threading.Event()
+        self.address: Address
 
     @classmethod
     async def start(
@@ -50,10 +58,11 @@ class LocalDeployment:
             PeerError: a device did not start.
         """
         roles = tuple(spec.role for spec in specs)
-        scheduler = Scheduler(roles, load_text=load_text, patience=patience)
-        address = await scheduler.open()
-        threads = [_start(spec, address) for spec in specs]
-        deployment = cls(scheduler, address, threads)
+        scheduler = Scheduler(roles, load_text=load_text, restarts=True, patience=patience)
+        deployment = cls(specs, scheduler)
+        deployment.address = await scheduler.open()
+        for role in roles:
+            deployment._begin(role)
         try:
             await scheduler.wait_ready(startup_s)
         except BaseException:
@@ -67,19 +76,25 @@ class LocalDeployment:
 
     async def close(self) -> None:
         """Hang up on the devices and wait for their threads."""
+        self._closed.set()
         await self._scheduler.close()
         await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in self._threads))
 
+    def _begin(self, role: Device) -> None:
+        thread = threading.Thread(target=self._run, args=(role,), name=f"pearl-{role}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
-def _start(spec: DeviceSpec, address: Address) -> threading.Thread:
-    thread = threading.Thread(
-        target=_run, args=(spec, address), name=f"pearl-{spec.role}", daemon=True
-    )
-    thread.start()
-    return thread
+    def _run(self, role: Device) -> None:
+        """Work until the scheduler leaves; after a failure, load and work again."""
+        while self._wanted() and not self._scheduler.has_given_up(role):
+            try:
+                run_device(self._specs[role], self.address, self._wanted)
+            except BaseException as error:  # noqa: BLE001 - the scheduler has been told
+                log.info("the %s failed, and is started again: %s", role, error)
+                self._closed.wait(PAUSE_S)
+            else:
+                return
 
-
-def _run(spec: DeviceSpec, address: Address) -> None:
-    # The scheduler has been told what went wrong, and tells whoever waits.
-    with contextlib.suppress(PearlError, OSError, RuntimeError):
-        run_device(spec, address)
+    def _wanted(self) -> bool:
+        return not self._closed.is_set()

@@ -7,11 +7,13 @@ decides about tokens.
     a packet comes  ->  the schedule of its request takes the event
                     ->  committed tokens go to the client, new commands to the devices
 
-Devices and clients dial in (`actors.wire`). A connection that ends is a device that is lost; a
+Devices and clients dial in (`actors.peers`). A connection that ends is a device that is lost; a
 device that dials in again is told everything it needs, because every job can be sent to a freshly
-restarted device. Every wait has a deadline (`Patience`).
+restarted device. Every wait has a deadline (`Patience`, `actors.stations`), and what goes wrong
+with one request ends that request.
 
-May import: the standard library, decoding, actors.wire.
+May import: the standard library, decoding, actors.peers, actors.running, actors.stations,
+actors.wire.
 Must never: compute anything of a model, or know about Ray.
 """
 
@@ -21,40 +23,37 @@ import asyncio
 import dataclasses
 import hmac
 import itertools
+import logging
 import secrets
 import time
-from typing import TYPE_CHECKING, Final, cast, final
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Final, final
 
+from actors.peers import MOST_STRANGERS, Peer
+from actors.running import Running
+from actors.stations import MOST_LOSSES, Station
 from actors.wire import (
-    LARGEST_FRAME,
-    LARGEST_HELLO,
+    BEAT_S,
+    MISSED_BEATS,
     Abort,
     Address,
-    Ahead,
     Alive,
     Answer,
     AnyPacket,
+    Beat,
     Close,
     Failed,
     Fault,
-    Finished,
     Hello,
-    Open,
+    Leave,
     Probe,
-    Revoke,
+    Spoilt,
     Submit,
-    ToClient,
-    ToDevice,
     Tokens,
-    Unframer,
-    Work,
-    frame,
 )
 from decoding.errors import PearlError, PeerError
 from decoding.measured import Measured
 from decoding.messages import (
-    Cancel,
-    Command,
     Device,
     DeviceBack,
     DeviceLost,
@@ -63,29 +62,28 @@ from decoding.messages import (
     Proposed,
     device_of,
 )
-from decoding.metrics import Meter
 from decoding.stopping import StopRules
-from decoding.trace import Received, Record, Sent, without_laws
+from decoding.trace import Sent, without_laws
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
-    from decoding.foresight import Foresight
-    from decoding.schedules import TwoModelSchedule
     from decoding.stopping import Detokenizer
 
 CHECK_EVERY_S: Final = 0.1
-MOST_LOSSES: Final = 5  # of the target in one request, which may well be what kills it
-STALLED: Final = 4  # times the longest job seen
+OVERSLEPT_S: Final = 0.5  # a watchdog that is so late has not watched
+SILENCE_S: Final = BEAT_S * MISSED_BEATS
+REMEMBERED: Final = 64  # reasons in the statistics
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long to wait, in seconds, before going on without.
+    """How long to wait, in seconds, before going on without; longer jobs are given more.
 
     Args:
-        draft: for a window, or four times as long as the longest window took, whichever is
-            more; the request then goes on alone until the draft has caught up.
+        draft: for a window; the request then goes on alone until the draft has caught up.
         target: for a verdict; the request then fails.
         restart: for a lost target to come back; its requests then fail.
     """
@@ -97,142 +95,28 @@ class Patience:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerStatistics:
-    """How the scheduler is, at one moment."""
+    """How the scheduler is, at one moment.
+
+    Args:
+        running, finished, failed, refused: requests; those that failed had begun.
+        devices: that can work now.
+        processes: of these, by role.
+        losses: times a device that could work was lost.
+        restarts: times a device came back as a new process, or on a new connection.
+        slower: why a device works by a slower way than it could, by role.
+        reasons: the last failures, refusals and losses, a line each.
+    """
 
     running: int
     finished: int
+    failed: int = 0
+    refused: int = 0
     devices: tuple[Device, ...]
     processes: dict[str, int]
     losses: dict[str, int]
-
-
-@final
-class Peer(asyncio.Protocol):
-    """The scheduler's end of one connection."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        self._unframer = Unframer(LARGEST_HELLO)
-        self._transport: asyncio.Transport | None = None
-        self.hello: Hello | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Somebody dialled in."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._scheduler.dialled(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Something came; whoever does not speak the protocol is cut off."""
-        try:
-            for packet in self._unframer.feed(data):
-                self._scheduler.take(self, packet)
-        except PearlError:
-            self.close()
-
-    def welcome(self, hello: Hello) -> None:
-        """Remember who this is."""
-        self.hello = hello
-        self._unframer.largest = LARGEST_FRAME
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the end is news enough
-        """The connection ended, by whichever side."""
-        self._scheduler.hung_up(self)
-
-    def send(self, packets: Iterable[ToDevice | ToClient]) -> None:
-        """Send packets as one piece; to a peer that is gone they are lost."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(b"".join(map(frame, packets)))
-
-    def close(self) -> None:
-        """Hang up."""
-        if self._transport is not None:
-            self._transport.close()
-
-
-@final
-class Station:
-    """What the scheduler knows of one device: `usable` from the moment it says it can work."""
-
-    def __init__(self) -> None:
-        self.peer: Peer | None = None
-        self.usable = False
-        self.lost_at = 0.0
-        self.longest_job = 0.0
-        self.losses = 0
-        self.fault: str | None = None
-
-
-@final
-class Running:
-    """One request under way: its schedule, its client, and what its devices have been told."""
-
-    def __init__(
-        self, number: int, submit: Submit, client: Peer, schedule: TwoModelSchedule, now: float
-    ) -> None:
-        self.number = number
-        self.submit = submit
-        self.client = client
-        self.schedule = schedule
-        self.meter = Meter(now)
-        self.records: list[Record] | None = [] if submit.trace else None
-        self.told: dict[Device, int] = {}  # committed tokens each device knows of
-        self.foreseen: Foresight | None = None  # what the target knows of its next job
-        self.waiting: dict[Device, float] = {}  # since when a job of it is unanswered
-        uses_draft = submit.settings.widest > 0
-        self.devices = (Device.TARGET, Device.DRAFT) if uses_draft else (Device.TARGET,)
-
-    def open_packet(self) -> Open:
-        """What a device must know before its first job."""
-        settings, prompt = self.submit.settings, self.submit.prompt
-        return Open(
-            request=self.number,
-            prompt=prompt,
-            # No job goes beyond the limit: schedules shorten the last windows.
-            capacity=len(prompt) + settings.max_new_tokens,
-            eos=self.submit.eos,
-            verifier=settings.effective_verifier,
-            sampling=settings.sampling,
-            seed=settings.seed,
-        )
-
-    def packet(self, command: Command, device: Device) -> Work | Revoke:
-        """A command as its device understands it: with the committed tokens it has not seen."""
-        if isinstance(command, Cancel):
-            return Revoke(request=self.number, epoch=command.epoch)
-        start = min(self.told[device], command.base)
-        fresh = tuple(self.schedule.committed[start : command.base])
-        self.told[device] = command.base
-        foresight = None
-        if device is Device.TARGET:
-            foresight = self.foreseen = self.schedule.foresight()
-        return Work(
-            request=self.number, start=start, fresh=fresh, command=command, foresight=foresight
-        )
-
-    def news(self) -> Ahead | None:
-        """What the target does not know yet of its next job."""
-        foresight = self.schedule.foresight()
-        if foresight is None or foresight == self.foreseen:
-            return None
-        self.foreseen = foresight
-        return Ahead(request=self.number, foresight=foresight)
-
-    def finished(self) -> Finished:
-        """What the client is told at the end."""
-        settings, schedule = self.submit.settings, self.schedule
-        metrics = self.meter.metrics(
-            schedule.counts,
-            schedule=str(settings.schedule),
-            verifier=str(settings.effective_verifier),
-            gamma=schedule.plan.beside or schedule.plan.before,
-            tokens=len(schedule.committed),
-        )
-        return Finished(
-            request=self.submit.request,
-            reason=schedule.finish_reason,
-            metrics=metrics,
-            trace=tuple(self.records or ()),
-        )
+    restarts: dict[str, int] = dataclasses.field(default_factory=dict)
+    slower: dict[str, str] = dataclasses.field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
 
 
 @final
@@ -244,6 +128,7 @@ class Scheduler:
         load_text: gives the detokenizer, which is needed for stop strings only.
         restarts: whether somebody restarts a device that died.
         patience: deadlines.
+        restart: ends and restarts a device that gives no sign of life, where somebody can.
     """
 
     def __init__(
@@ -253,6 +138,7 @@ class Scheduler:
         load_text: Callable[[], Detokenizer] | None = None,
         restarts: bool = False,
         patience: Patience | None = None,
+        restart: Callable[[Device], None] | None = None,
     ) -> None:
         self._secret = secrets.token_hex(32)
         self._stations = {device: Station() for device in devices}
@@ -261,25 +147,37 @@ class Scheduler:
         self._text_lock = asyncio.Lock()
         self._loading: dict[tuple[Peer, int], asyncio.Task[None]] = {}
         self._restarts = restarts
+        self._restart = restart
         self._patience = patience or Patience()
         self._peers: set[Peer] = set()
         self._running: dict[int, Running] = {}
         self._measured = Measured()  # what `gamma auto` knows of these devices
         self._numbers = itertools.count()
-        self._finished = 0
+        self._ended: Counter[str] = Counter()
+        self._reasons: deque[str] = deque(maxlen=REMEMBERED)
         self._changed = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._watchdog: asyncio.Task[None] | None = None
 
     # -- life ----------------------------------------------------------------------------------
 
-    async def open(self, host: str = "127.0.0.1") -> Address:
-        """Listen on a free port of this interface."""
+    async def open(
+        self, host: str = "127.0.0.1", port: int = 0, secret: str | None = None
+    ) -> Address:
+        """Listen on this interface.
+
+        Args:
+            host: the interface's address.
+            port: 0 takes a free one.
+            secret: what opens the door; None makes one. A scheduler that is restarted takes port
+                and secret of the one before, so that its peers find it.
+        """
+        self._secret = secret or self._secret
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Peer(self), host, 0)
+        self._server = await loop.create_server(lambda: Peer(self), host, port)
         self._watchdog = loop.create_task(self._watch())
-        port: int = self._server.sockets[0].getsockname()[1]
-        return Address(host=host, port=port, secret=self._secret)
+        found: int = self._server.sockets[0].getsockname()[1]
+        return Address(host=host, port=found, secret=self._secret)
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Wait until all devices have loaded their models and dialled in.
@@ -299,31 +197,51 @@ class Scheduler:
             raise PeerError(message) from None
 
     async def close(self) -> None:
-        """Hang up on everybody; devices end when they notice."""
+        """Hang up on everybody, for good."""
         if self._watchdog is not None:
             self._watchdog.cancel()
         if self._server is not None:
             self._server.close()
-        self._fail_all("the scheduler was closed")
+        for running in list(self._running.values()):
+            self._fail(running, "the scheduler was closed")
         for peer in list(self._peers):
+            if peer.hello is not None:
+                peer.send([Leave()])
             peer.close()
+
+    def has_given_up(self, device: Device) -> bool:
+        """Whether nobody waits for this device any more: it has failed to start again and again."""
+        return self._stations[device].dead
 
     def statistics(self) -> SchedulerStatistics:
         """How it is."""
-        usable = {device: s for device, s in self._stations.items() if s.usable}
-        processes = {d: s.peer.hello.process for d, s in usable.items() if s.peer and s.peer.hello}
+        stations = {str(device): station for device, station in self._stations.items()}
+        peers = {d: s.peer for d, s in stations.items() if s.usable and s.peer is not None}
         return SchedulerStatistics(
             running=len(self._running),
-            finished=self._finished,
-            devices=tuple(usable),
-            processes={str(device): process for device, process in processes.items()},
-            losses={str(device): station.losses for device, station in self._stations.items()},
+            finished=self._ended["finished"],
+            failed=self._ended["failed"],
+            refused=self._ended["refused"],
+            devices=tuple(device for device, s in self._stations.items() if s.usable),
+            processes={d: peer.hello.process for d, peer in peers.items() if peer.hello},
+            losses={device: station.losses for device, station in stations.items()},
+            restarts={device: station.restarts for device, station in stations.items()},
+            slower={device: s.slower for device, s in stations.items() if s.slower},
+            reasons=tuple(self._reasons),
         )
 
     def _raise_faults(self) -> None:
-        for station in self._stations.values():
+        for device, station in self._stations.items():
             if station.fault is not None:
                 raise PeerError(station.fault)
+            if station.dead:
+                message = f"the {device} ended again and again before it could work"
+                raise PeerError(message)
+
+    def _note(self, line: str) -> None:
+        """What went wrong, for the statistics and the log."""
+        self._reasons.append(line)
+        log.info("%s", line)
 
     # -- packets -------------------------------------------------------------------------------
 
@@ -335,35 +253,52 @@ class Scheduler:
         """
         if peer.hello is None:
             self._welcome(peer, packet)
-            return
+        elif peer.hello.device is not None:
+            self._take_from_device(peer, packet, peer.hello.device)
+        else:
+            self._take_from_client(peer, packet)
+
+    def _take_from_device(self, peer: Peer, packet: AnyPacket, device: Device) -> None:
+        station = self._stations[device]
         match packet:
-            case Answer() if self._is_current(peer):
-                self._on_answer(packet)
-            case Alive() if self._is_current(peer) and peer.hello.device is not None:
-                self._regain(peer.hello.device)
-            case Answer() | Alive():
+            case Answer() | Spoilt() | Alive() if station.peer is not peer:
                 pass  # a device that has been replaced
+            case Answer():
+                self._on_answer(packet, device)
+            case Spoilt():
+                self._on_spoilt(packet)
+            case Alive():
+                station.slower = packet.slower or station.slower
+                self._regain(device)
+            case Fault():
+                station.fault = packet.message
+                self._changed.set()
+            case Beat():
+                pass  # its time was noted
+            case _:
+                raise _out_of_place(packet)
+
+    def _take_from_client(self, peer: Peer, packet: AnyPacket) -> None:
+        match packet:
             case Submit():
                 self._on_submit(peer, packet)
             case Abort():
                 self._on_abort(peer, packet)
-            case Fault() if peer.hello.device is not None:
-                self._stations[peer.hello.device].fault = packet.message
-                self._changed.set()
+            case Beat():
+                peer.send([Beat()])
+            case Answer() | Alive():
+                pass  # harmless
             case _:
-                message = f"{type(packet).__name__} is nothing that a peer may say here"
-                raise PeerError(message)
-
-    def _is_current(self, peer: Peer) -> bool:
-        return any(station.peer is peer for station in self._stations.values())
+                raise _out_of_place(packet)
 
     def _welcome(self, peer: Peer, packet: AnyPacket) -> None:
         if not isinstance(packet, Hello) or not self._admits(packet.secret):
             message = "a peer did not say hello with the right secret"
             raise PeerError(message)
         peer.welcome(packet)
+        peer.send([Beat()])  # so that it knows that it was let in
         if packet.device is not None:
-            self._on_device(packet.device, peer)
+            self._on_device(packet.device, peer, packet)
 
     def _admits(self, secret: str) -> bool:
         return hmac.compare_digest(secret.encode(), self._secret.encode())
@@ -371,6 +306,8 @@ class Scheduler:
     def dialled(self, peer: Peer) -> None:
         """A connection began; whose it is, its first packet says."""
         self._peers.add(peer)
+        if sum(each.hello is None for each in self._peers) > MOST_STRANGERS:
+            peer.cut()
 
     def hung_up(self, peer: Peer) -> None:
         """A connection ended."""
@@ -383,8 +320,7 @@ class Scheduler:
             for running in [r for r in self._running.values() if r.client is peer]:
                 self._forget(running)
         elif self._stations[peer.hello.device].peer is peer:
-            self._stations[peer.hello.device].peer = None
-            self._lose(peer.hello.device)
+            self._on_gone(peer.hello.device)
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -403,31 +339,44 @@ class Scheduler:
         try:
             async with self._text_lock:
                 self._text = self._text or await asyncio.to_thread(load)
-        except PearlError as error:
-            client.send([Failed(request=submit.request, message=str(error))])
+        except Exception as error:  # noqa: BLE001 - a tokenizer's own code may raise anything
+            self._refuse(client, submit, str(error) or type(error).__name__)
         else:
             self._begin(client, submit)
 
     def _begin(self, client: Peer, submit: Submit) -> None:
         missing = self._missing(submit)
         if missing is not None:
-            client.send([Failed(request=submit.request, message=missing)])
+            self._refuse(client, submit, missing)
             return
         now = time.monotonic()
-        schedule = submit.settings.start(self._stop_rules(submit), self._measured)
+        schedule = submit.settings.start(self._stop_rules(submit), self._measured, submit.reach)
         running = Running(next(self._numbers), submit, client, schedule, now)
         self._running[running.number] = running
         for device in running.devices:
             self._introduce(running, device)
         for device in running.devices:
-            if not self._stations[device].usable:
-                self._deliver(running, DeviceLost(device=device))
+            if not self._stations[device].serves(running.number):
+                self._take_away(running, device)
         self._send(running)
 
     def _missing(self, submit: Submit) -> str | None:
+        """Why a request cannot be begun."""
+        target = self._stations[Device.TARGET]
         if submit.settings.widest > 0 and Device.DRAFT not in self._stations:
             return f"schedule {submit.settings.schedule} needs a draft and none was started"
+        if not submit.prompt:
+            return "the prompt has 0 tokens; it needs at least one"
+        if target.dead:
+            return f"the target cannot be started: {target.fault or 'it ends while it loads'}"
+        if target.losses and not target.usable and not self._restarts:
+            return f"the target is gone: {target.fault or 'it died'}"
         return None
+
+    def _refuse(self, client: Peer, submit: Submit, message: str) -> None:
+        self._ended["refused"] += 1
+        self._note(f"request {submit.request} of a client was refused: {message}")
+        client.send([Failed(request=submit.request, message=message)])
 
     def _stop_rules(self, submit: Submit) -> StopRules:
         return StopRules(
@@ -437,23 +386,36 @@ class Scheduler:
             text=self._text,
         )
 
-    def _on_answer(self, answer: Answer) -> None:
-        device = Device.DRAFT if isinstance(answer.event, Proposed) else Device.TARGET
+    def _on_answer(self, answer: Answer, device: Device) -> None:
+        running, event = self._running.get(answer.request), answer.event
+        if running is None:
+            return
+        wanted = running.schedule.awaits(event)
         station = self._stations[device]
-        station.longest_job = max(station.longest_job, answer.event.ended - answer.event.began)
-        running = self._running.get(answer.request)
-        if running is not None:
-            wanted = running.schedule.awaits(answer.event)
-            if wanted:
-                running.waiting.pop(device, None)
-            self._deliver(running, answer.event, wanted=wanted)
+        if wanted and (asked := running.answered(device)) is not None:
+            station.observe(asked, event.ended - event.began)
+        self._deliver(running, event, wanted=wanted)
+        running.blame.pop(device, None)
+        if station.suspects:
+            self._clear(running, device)
+
+    def _on_spoilt(self, packet: Spoilt) -> None:
+        if (running := self._running.get(packet.request)) is not None:
+            self._fail(running, packet.message)
 
     def _deliver(self, running: Running, event: Event, *, wanted: bool = True) -> None:
-        """The heart: an event goes in, tokens and commands come out."""
+        """The heart, within which what goes wrong is the request's own."""
+        try:
+            self._carry(running, event, wanted=wanted)
+        except Exception as error:  # noqa: BLE001 - a tokenizer's own code may raise anything
+            self._fail(running, f"the scheduler failed with {type(error).__name__}: {error}")
+
+    def _carry(self, running: Running, event: Event, *, wanted: bool) -> None:
+        """An event goes in, tokens and commands come out."""
         tokens = running.schedule.receive(event)
         now = time.monotonic()
         if running.records is not None:
-            running.records.append(self._received(running, event, now, tokens, wanted=wanted))
+            running.records.append(running.received(event, now, tokens, wanted=wanted))
         self._send(running, now)  # the devices first: what follows is done while they work
         if isinstance(event, Proposed | Judged):
             running.meter.add(event, wanted=wanted)
@@ -462,37 +424,18 @@ class Scheduler:
             running.client.send([Tokens(request=running.submit.request, tokens=tokens)])
         if running.schedule.finish_reason is not None:
             running.client.send([running.finished()])
-            self._finished += 1
+            self._ended["finished"] += 1
             self._forget(running)
-
-    def _received(
-        self, running: Running, event: Event, now: float, tokens: tuple[int, ...], *, wanted: bool
-    ) -> Received:
-        counts = running.schedule.counts
-        return Received(
-            at=now,
-            request=running.submit.request,
-            event=without_laws(event),
-            wanted=wanted,
-            tokens=tokens,
-            epoch=running.schedule.epoch,
-            kept=counts.kept,
-            rejections=counts.rejections,
-        )
 
     def _send(self, running: Running, now: float | None = None) -> None:
         """Carry the schedule's commands to the devices that are there."""
         now = time.monotonic() if now is None else now
         for command in running.schedule.commands():
             device = device_of(command)
-            station = self._stations[device]
-            if station.peer is None:
+            peer = self._stations[device].peer
+            if peer is None:
                 continue
-            station.peer.send([running.packet(command, device)])
-            if isinstance(command, Cancel):
-                running.waiting.pop(device, None)
-            else:
-                running.waiting[device] = now
+            peer.send([running.packet(command, device, now)])
             if running.records is not None:
                 bare = without_laws(command)
                 running.records.append(Sent(at=now, request=running.submit.request, command=bare))
@@ -510,19 +453,24 @@ class Scheduler:
                 self._forget(running)
 
     def _fail(self, running: Running, message: str) -> None:
-        running.client.send([Failed(request=running.submit.request, message=message)])
-        self._forget(running)
+        if running.number in self._running:
+            self._ended["failed"] += 1
+            self._note(f"request {running.number} failed: {message}")
+            running.client.send([Failed(request=running.submit.request, message=message)])
+            self._forget(running)
 
     def _forget(self, running: Running) -> None:
         del self._running[running.number]
         for device in running.devices:
-            peer = self._stations[device].peer
-            if peer is not None:
-                peer.send([Close(request=running.number)])
+            station = self._stations[device]
+            if station.peer is not None:
+                station.peer.send([Close(request=running.number)])
+            if running.number in station.suspects:
+                self._clear(running, device)
 
     # -- devices that come and go --------------------------------------------------------------
 
-    def _on_device(self, device: Device, peer: Peer) -> None:
+    def _on_device(self, device: Device, peer: Peer, hello: Hello) -> None:
         """A device dialled in, for the first time or after a restart; it remembers nothing.
 
         It is told of the requests under way, and sent jobs as soon as it says that it can work.
@@ -533,19 +481,43 @@ class Scheduler:
         station = self._stations[device]
         if station.peer is not None:
             station.peer.close()
-            station.peer = None
-            self._lose(device)
+            self._on_gone(device)
+        if hello.again:  # its connection was cut, and it lives: no request has killed it
+            station.suspects.clear()
+            for running in self._using(device):
+                running.blame.pop(device, None)
         station.peer, station.fault = peer, None
+        station.starts += 1
         for running in self._using(device):
             self._introduce(running, device)
 
     def _introduce(self, running: Running, device: Device) -> None:
-        running.told[device] = 0
+        opened = running.open_packet(device)
         peer = self._stations[device].peer
         if peer is not None:
-            peer.send([running.open_packet()])
+            peer.send([opened])
 
-    def _lose(self, device: Device) -> None:
+    def _on_gone(self, device: Device) -> None:
+        """The connection to a device has ended."""
+        station = self._stations[device]
+        station.peer = None
+        if station.usable:
+            asked = [running for running in self._using(device) if device in running.waiting]
+            if len(asked) == 1:  # it had the device for itself
+                asked[0].blame[device] = asked[0].blame.get(device, 0) + 1
+            numbers = {running.number for running in asked} | set(station.suspects)
+            station.suspects = sorted(
+                numbers, key=lambda n: (self._running[n].blame.get(device, 0), n)
+            )
+            self._lose(device, station.fault or f"the {device} died")
+            self._give_up_on_killers(device)
+        else:
+            station.failed_to_start()
+            self._changed.set()
+            if station.dead and device is Device.TARGET:
+                self._fail_all(f"the target cannot be started: {station.fault or 'it ends early'}")
+
+    def _lose(self, device: Device, why: str) -> None:
         """The device is gone, or has not answered for too long."""
         station = self._stations[device]
         if not station.usable:
@@ -553,26 +525,56 @@ class Scheduler:
         station.usable = False
         station.losses += 1
         station.lost_at = time.monotonic()
+        self._note(f"the {device} was lost: {why}")
         if station.peer is not None:  # it has stalled
             station.peer.send([Probe()])
         for running in self._using(device):
             running.waiting.pop(device, None)
-            self._deliver(running, DeviceLost(device=device))
+            self._take_away(running, device)
         if device is Device.TARGET and not self._restarts:
-            self._fail_all(station.fault or "the target died")
-        for running in list(self._running.values()):
-            if running.schedule.counts.target_losses >= MOST_LOSSES:
-                self._fail(running, f"the target died {MOST_LOSSES} times while it ran")
+            self._fail_all(why)
+
+    def _give_up_on_killers(self, device: Device) -> None:
+        """A request that a device has died of again and again has it no more."""
+        station = self._stations[device]
+        for running in self._using(device):
+            if running.blame.get(device, 0) < MOST_LOSSES:
+                continue
+            how = f"the {device} died {MOST_LOSSES} times while it ran"
+            how = f"{how}; the last time: {station.fault}" if station.fault else how
+            if device is Device.TARGET:
+                self._fail(running, how)
+            else:
+                running.devices = (Device.TARGET,)
+                self._note(f"request {running.number} goes on without a draft: {how}")
+                self._clear(running, device)
 
     def _regain(self, device: Device) -> None:
         """A device can work: its model is loaded, or it had stalled and has caught up."""
         station = self._stations[device]
-        if station.usable:
-            return
-        station.usable = True
-        self._changed.set()
+        if not station.usable:
+            station.regained()
+            self._changed.set()
+            self._admit(device)
+
+    def _clear(self, running: Running, device: Device) -> None:
+        """A request has had its answer, or has ended: the next suspect's turn."""
+        station = self._stations[device]
+        if running.number in station.suspects:
+            station.suspects.remove(running.number)
+            self._admit(device)
+
+    def _admit(self, device: Device) -> None:
+        """Give a device back to the requests that may have it now."""
+        station = self._stations[device]
         for running in self._using(device):
-            self._deliver(running, DeviceBack(device=device))
+            if device not in running.has and station.serves(running.number):
+                running.has.add(device)
+                self._deliver(running, DeviceBack(device=device))
+
+    def _take_away(self, running: Running, device: Device) -> None:
+        running.has.discard(device)
+        self._deliver(running, DeviceLost(device=device))
 
     def _using(self, device: Device) -> list[Running]:
         return [running for running in self._running.values() if device in running.devices]
@@ -584,24 +586,69 @@ class Scheduler:
     # -- deadlines -----------------------------------------------------------------------------
 
     async def _watch(self) -> None:
+        last = time.monotonic()
         while True:
             await asyncio.sleep(CHECK_EVERY_S)
-            self._check(time.monotonic())
+            now = time.monotonic()
+            if now - last > CHECK_EVERY_S + OVERSLEPT_S:
+                self._overslept(now - last)
+            self._check(now)
+            last = now
+
+    def _overslept(self, seconds: float) -> None:
+        """Nobody was heard meanwhile because nobody listened."""
+        for peer in self._peers:
+            peer.heard += seconds
+        for running in self._running.values():
+            for device, asked in running.waiting.items():
+                running.waiting[device] = asked._replace(since=asked.since + seconds)
 
     def _check(self, now: float) -> None:
         """Give up on what has taken too long."""
+        for peer in list(self._peers):
+            self._check_peer(peer, now)
         target = self._stations[Device.TARGET]
         if not target.usable and target.lost_at and now - target.lost_at > self._patience.restart:
             why = target.fault or "it was not restarted in time"
             self._fail_all(f"the target died and did not come back: {why}")
-        for running in list(self._running.values()):
-            since = running.waiting.get(Device.TARGET, now)
-            if now - since > self._patience.target:
-                self._fail(running, f"no verdict within {self._patience.target:g} s")
-        for running in self._using(Device.DRAFT):
-            if now - running.waiting.get(Device.DRAFT, now) > self._draft_patience():
-                self._lose(Device.DRAFT)
+        for device, station in self._stations.items():
+            if station.usable:
+                self._check_jobs(device, now)
+                self._check_suspect(device, now)
 
-    def _draft_patience(self) -> float:
-        """Seconds: a slow draft is no stalled one."""
-        return max(self._patience.draft, STALLED * self._stations[Device.DRAFT].longest_job)
+    def _check_peer(self, peer: Peer, now: float) -> None:
+        if peer.is_flooded() or (peer.hello is None and peer.is_late(now)):
+            peer.cut()
+        elif peer.hello is not None and peer.hello.device is not None and peer.is_late(now):
+            device = peer.hello.device
+            self._lose(device, f"no sign of life for {SILENCE_S:g} s")
+            if self._restart is not None and now - peer.heard > 2 * SILENCE_S:
+                peer.heard = now  # it has so long to be restarted
+                self._restart(device)
+
+    def _check_jobs(self, device: Device, now: float) -> None:
+        station, using = self._stations[device], self._using(device)
+        tokens = sum(
+            running.waiting[device].tokens for running in using if device in running.waiting
+        )
+        patience = max(getattr(self._patience, device), station.patience(tokens))
+        late = [
+            r for r in using if device in r.waiting and now - r.waiting[device].since > patience
+        ]
+        if late and device is Device.DRAFT:
+            self._lose(device, f"no window within {patience:g} s")
+        elif late:
+            for running in late:
+                self._fail(running, f"no verdict within {patience:g} s")
+
+    def _check_suspect(self, device: Device, now: float) -> None:
+        """Nobody waits for a suspect that has no job for the device."""
+        station = self._stations[device]
+        if station.suspects:
+            running = self._running[station.suspects[0]]
+            if device not in running.waiting and now - station.lost_at > SILENCE_S:
+                self._clear(running, device)
+
+
+def _out_of_place(packet: AnyPacket) -> PearlError:
+    return PeerError(f"{type(packet).__name__} is nothing that a peer may say here")

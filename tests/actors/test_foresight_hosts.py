@@ -29,6 +29,7 @@ from actors.wire import (
     Ahead,
     Alive,
     AnyPacket,
+    Beat,
     Finished,
     Hello,
     Submit,
@@ -281,6 +282,8 @@ class World:
                 case Finished(request=request, reason=reason):
                     assert request not in self.reasons, "finished twice"
                     self.reasons[request] = reason
+                case Beat():
+                    pass
                 case other:
                     raise AssertionError(f"the client was told {other}")
 
@@ -314,7 +317,7 @@ class World:
                 self._make(Device.TARGET, Move.DIAL)
                 target.die(heard=0)
             case Trouble.DRAFT_IS_GIVEN_UP if draft and draft.loaded:
-                self.scheduler._lose(Device.DRAFT)
+                self.scheduler._lose(Device.DRAFT, "given up by the test")
                 self._listen()
             case Trouble.TO_TARGET_TWICE if target:
                 _again(target, target.wire.packets)
