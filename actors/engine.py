@@ -95,6 +95,10 @@ class Pair(Protocol):
     def eos(self) -> tuple[TokenId, ...]:
         """The tokens that end a text."""
 
+    @property
+    def draft_positions(self) -> int | None:
+        """How many positions the draft holds; None where there is none, or no end."""
+
     def encode(self, prompt: str, settings: Settings) -> tuple[TokenId, ...]:
         """The prompt's tokens, when all of the request can be done."""
 
@@ -252,7 +256,11 @@ class Engine:
         """
         settings = settings or Settings()
         tokens = self._fitted.encode(prompt, settings)
-        ticket = self._client.submit(tokens, settings, eos=self._fitted.eos, trace=trace)
+        held = self._fitted.draft_positions
+        reach = None if held is None else held - len(tokens)
+        ticket = self._client.submit(
+            tokens, settings, eos=self._fitted.eos, trace=trace, reach=reach
+        )
         return Generation(ticket, len(tokens), self._fitted.detokenize, settings.stop)
 
     async def statistics(self) -> SchedulerStatistics:
@@ -295,7 +303,9 @@ class Fitted:
         target = found[Device.TARGET]
         self._tokenizer = loading.load_tokenizer(target.name, trust_remote_code=trust)
         self.vocabulary = loading.check_pair(found.get(Device.DRAFT, target), target)
-        self.positions = min(model.positions for model in found.values())
+        self.positions = target.positions
+        draft = found.get(Device.DRAFT)
+        self.draft_positions = None if draft is None else draft.positions
         self.eos = target.eos
         self.places = places(tuple(found), settings.gpus, len(loading.gpu_names()))
         for role, model in found.items():
@@ -306,7 +316,7 @@ class Fitted:
 
         Raises:
             PromptError: the prompt is empty, no text, or too long.
-            SettingError: there is no draft, or gamma or the output are too long for the models.
+            SettingError: there is no draft, or the output is too long for the target.
         """
         if settings.widest > 0 and Device.DRAFT not in self.models:
             message = f"schedule is {settings.schedule} without a draft; name one, or take ar"
@@ -316,7 +326,6 @@ class Fitted:
         self._room(
             prompt_tokens=len(tokens),
             max_new_tokens=settings.max_new_tokens,
-            gamma=0 if settings.gamma == "auto" else settings.gamma,
             positions=self.positions,
         )
         return tokens

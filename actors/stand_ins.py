@@ -118,6 +118,7 @@ class StandInPair:
     target_s: float | None = None
     script: Script = Script()
     eos: tuple[TokenId, ...] = ()
+    draft_positions: None = None  # texts that neither device holds are refused
 
     def __post_init__(self) -> None:
         """Refuse what is neither one thing nor the other."""

@@ -3,7 +3,7 @@
 PearlError
 ├── UsageError                 what was asked for cannot be done; the message says the way out
 │   ├── SettingError           "gamma is 0; it must be a whole number from 1 to 256, or auto"
-│   ├── PromptError            "the prompt has 2100 tokens; this pair leaves room for 1920"
+│   ├── PromptError            "the prompt has 2100 tokens, the target leaves room for 1920"
 │   ├── ModelError             "models/x holds only pickled weights; convert them to safetensors"
 │   ├── PairError              "draft has 32000 tokens in its vocabulary, target 151936; ..."
 │   ├── PlacementError         "2 GPUs asked for, 0 present; ..."

@@ -338,32 +338,28 @@ def check_pair(draft: ModelDescription, target: ModelDescription) -> int:
     return min(real, draft.vocab_size, target.vocab_size)
 
 
-def check_room(*, prompt_tokens: int, max_new_tokens: int, gamma: int, positions: int) -> None:
-    """Whether a request fits into the shorter of the two models.
+def check_room(*, prompt_tokens: int, max_new_tokens: int, positions: int) -> None:
+    """Whether a request fits into the target; a draft that holds less rests where it ends.
 
     Args:
-        prompt_tokens, max_new_tokens, gamma: tokens to read, to commit, to write ahead.
-        positions: of the model that holds fewer.
+        prompt_tokens, max_new_tokens: tokens to read, and to commit.
+        positions: that the target holds.
     Raises:
-        SettingError: gamma alone fills the model, or the output does.
+        SettingError: the output alone fills the model.
         PromptError: the prompt is empty or too long.
     """
-    if gamma >= positions:
-        raise SettingError(
-            f"gamma is {gamma}, this pair holds {positions} positions; choose a smaller gamma"
-        )
     if prompt_tokens < 1:
         raise PromptError("the prompt has 0 tokens; it needs at least one")
-    room = positions - max_new_tokens - gamma
+    room = positions - max_new_tokens
     if room < 1:
         raise SettingError(
-            f"max-new-tokens is {max_new_tokens}, this pair holds {positions} positions; "
-            f"with gamma {gamma} and a prompt choose at most {positions - gamma - 1}"
+            f"max-new-tokens is {max_new_tokens}, the target holds {positions} positions; "
+            f"with a prompt choose at most {positions - 1}"
         )
     if prompt_tokens > room:
         raise PromptError(
-            f"the prompt has {prompt_tokens} tokens, this pair leaves room for {room} "
-            f"({positions} positions less {max_new_tokens} new tokens and gamma {gamma}); "
+            f"the prompt has {prompt_tokens} tokens, the target leaves room for {room} "
+            f"({positions} positions less {max_new_tokens} new tokens); "
             "shorten it or ask for fewer new tokens"
         )
 

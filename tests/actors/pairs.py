@@ -72,6 +72,15 @@ def with_end(pair: SavedPair, folder: Path, eos: int) -> SavedPair:
     return SavedPair(target=target, draft=pair.draft)
 
 
+def with_short_draft(pair: SavedPair, folder: Path, positions: int) -> SavedPair:
+    """The same pair, but for a draft that holds no more than so many positions."""
+    draft = Path(shutil.copytree(pair.draft, folder / "draft"))
+    path = draft / "config.json"
+    config: dict[str, Any] = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"max_position_embeddings": positions}))
+    return SavedPair(target=pair.target, draft=draft)
+
+
 def _text_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

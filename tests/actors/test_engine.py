@@ -31,7 +31,7 @@ from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
 from decoding.stopping import FinishReason
 from decoding.verification import VerifierName
-from tests.actors.pairs import POSITIONS, SavedPair, with_end
+from tests.actors.pairs import POSITIONS, SavedPair, with_end, with_short_draft
 from tests.actors.requests import AR, PROMPTS, TOKENS, VARIANTS, all_at_once, sampled
 from tests.decoding.certainty import chi_square_limit
 
@@ -356,6 +356,19 @@ async def test_a_trace_that_was_cut_off_is_read_as_far_as_it_goes(
     assert not whole
     assert 0 < len(records) < len(result.trace)
     assert tuple(records) == result.trace[: len(records)]
+
+
+@pytest.mark.parametrize("positions", [3, 24, 40])
+async def test_a_draft_of_a_shorter_context_does_not_limit_the_target(
+    engine: Engine, text_pair: SavedPair, tmp_path: Path, positions: int
+) -> None:
+    """It rests beyond, also where the prompt alone is more than it can hold."""
+    short = with_short_draft(text_pair, tmp_path, positions)
+    async with await Engine.start(_engine_settings(short)) as limited:
+        for settings in (*VARIANTS.values(), sampled(VARIANTS["PEARL 4"], 1.0)):
+            alone = msgspec.structs.replace(AR, sampling=settings.sampling)
+
+            assert await _tokens(limited, settings) == await _tokens(engine, alone)
 
 
 # -- what cannot be done ---------------------------------------------------------------------------

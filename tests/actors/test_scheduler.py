@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import pytest
 
+from actors import client, peers
 from actors.client import Client, Ticket
-from actors.scheduler import Patience, Scheduler
-from actors.stations import MOST_LOSSES
+from actors.peers import HANDSHAKE_S, MOST_STRANGERS, Peer
+from actors.scheduler import SILENCE_S, Patience, Scheduler
+from actors.stations import MOST_LOSSES, MOST_STARTS
 from actors.wire import (
     LARGEST_FRAME,
     LENGTH,
@@ -35,8 +37,9 @@ from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
 from decoding.stopping import FinishReason
 from decoding.trace import Received
+from decoding.verification import VerifierName
 from tests.actors.toys import ToyDevice, ToyRunner, alone, until
-from tests.decoding.toys import Prefix, similar
+from tests.decoding.toys import Logits, Prefix, similar
 
 if TYPE_CHECKING:
     from decoding.stopping import Detokenizer
@@ -96,9 +99,12 @@ async def _world(
     restarts: bool = False,
     patience: Patience = ENDLESS,
     load_text: Callable[[], Detokenizer] | None = None,
+    restart: Callable[[Device], None] | None = None,
 ) -> AsyncIterator[World]:
     """Devices that are not given are as good as can be; all ends before the deadline."""
-    scheduler = Scheduler(roles, load_text=load_text, restarts=restarts, patience=patience)
+    scheduler = Scheduler(
+        roles, load_text=load_text, restarts=restarts, patience=patience, restart=restart
+    )
     given = {role: _toy(role) for role in roles} | {device.role: device for device in devices}
     async with asyncio.timeout(DEADLINE_S):
         address = await scheduler.open()
@@ -543,6 +549,247 @@ async def test_whatever_dies_whenever_the_text_is_the_same(seed: int) -> None:
             task.cancel()
         await asyncio.gather(*replacing, return_exceptions=True)
         assert found == [alone(PAIR.target, (1, 2, n), LENGTH_) for n in range(3)]
+
+
+# -- whose fault it is -----------------------------------------------------------------------------
+
+
+def _deadly(prompt: Prefix) -> Callable[[], ToyDevice]:
+    """Makes targets whose context is lost as soon as they read this prompt."""
+
+    def make() -> ToyDevice:
+        lost = False
+
+        def model(prefix: Prefix) -> Logits:
+            nonlocal lost
+            lost = lost or prefix[: len(prompt)] == prompt
+            if lost:
+                raise RuntimeError("the context is lost")
+            return PAIR.target(prefix)
+
+        return ToyDevice(Device.TARGET, ToyRunner(model))
+
+    return make
+
+
+async def test_only_the_request_that_kills_a_device_is_charged_with_it() -> None:
+    """The others share its passes, and are lost with it; then each has the device for itself."""
+    make = _deadly((7, 7))
+    async with _world(make(), restarts=True) as world:
+        others = [world.client.submit((1, n, 2), PEARL) for n in range(4)]
+        guilty = world.client.submit((7, 7), PEARL)
+
+        async def restart() -> None:
+            while True:
+                await world.until_lost(Device.TARGET)
+                await world.add(make())
+
+        restarting = asyncio.create_task(restart())
+        with pytest.raises(PeerError, match=f"died {MOST_LOSSES} times .* the context is lost"):
+            await _finish(guilty)
+        found = [tokens for tokens, _ in await asyncio.gather(*map(_finish, others))]
+
+        assert found == [alone(PAIR.target, (1, n, 2), LENGTH_) for n in range(4)]
+        restarting.cancel()
+        await asyncio.gather(restarting, return_exceptions=True)
+
+
+async def test_losses_of_a_request_that_makes_progress_wear_off() -> None:
+    """A target that dies after each verdict is no fault of whoever is unlucky enough to use it."""
+    async with _world(_toy(Device.TARGET, die_after=1), restarts=True) as world:
+        settings = msgspec.structs.replace(AR, max_new_tokens=3 * MOST_LOSSES)
+        asked = asyncio.create_task(_finish(world.client.submit(PROMPT, settings)))
+        while not asked.done():
+            await until(lambda: asked.done() or not world.scheduler._stations[Device.TARGET].usable)
+            if not asked.done():
+                world.devices[Device.TARGET] = await _toy(Device.TARGET, die_after=1).dial(
+                    world.address
+                )
+                await until(lambda: asked.done() or world.scheduler._stations[Device.TARGET].usable)
+
+        tokens, end = await asked
+
+        assert tokens == WHOLE[: 3 * MOST_LOSSES]
+        assert end.metrics.target_losses >= 2 * MOST_LOSSES
+
+
+async def test_a_target_that_cannot_be_started_again_fails_everybody_at_once() -> None:
+    """Also those that come later: nobody waits for what cannot come."""
+    async with _world(_toy(Device.TARGET, die_after=4), restarts=True) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await world.until_lost(Device.TARGET)
+        for _ in range(MOST_STARTS):
+            device = await _toy(Device.TARGET).dial(world.address, ready=False)
+            device.fail("the target failed: its weights are gone")
+            await device.wait_ended()
+
+        for asked in (ticket, world.client.submit(PROMPT, AR)):
+            with pytest.raises(PeerError, match=r"cannot be started: .* its weights are gone"):
+                await _finish(asked)
+
+
+async def test_a_device_that_gives_no_sign_of_life_is_lost_and_then_restarted() -> None:
+    asked_for = []
+    target = ToyDevice(Device.TARGET, ToyRunner(PAIR.target), pause_after=3, beats=True)
+    async with _world(target, restarts=True, restart=asked_for.append) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await until(lambda: world.target.paused)
+        world.scheduler._check(time.monotonic() + SILENCE_S + 1)
+        assert world.scheduler.statistics().devices == (Device.DRAFT,)
+        assert asked_for == []
+        world.scheduler._check(time.monotonic() + 2 * SILENCE_S + 1)
+        assert asked_for == [Device.TARGET]
+        await world.add(_toy(Device.TARGET))
+
+        tokens, _ = await _finish(ticket)
+
+        target.resume()
+        await target.wait_ended()
+        assert tokens == WHOLE
+        assert "no sign of life" in world.scheduler.statistics().reasons[0]
+
+
+async def test_a_scheduler_that_was_held_up_blames_nobody_for_its_own_silence() -> None:
+    """A program that computes in the event loop does not hear its devices meanwhile."""
+    target = ToyDevice(Device.TARGET, ToyRunner(PAIR.target), pause_after=3, beats=True)
+    async with _world(target) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await until(lambda: world.target.paused)
+        world.scheduler._overslept(60.0)
+        world.scheduler._check(time.monotonic() + 60.0)
+        assert set(world.scheduler.statistics().devices) == set(Device)
+        world.target.resume()
+
+        tokens, _ = await _finish(ticket)
+
+        assert tokens == WHOLE
+
+
+# -- strangers, and peers that do not listen -------------------------------------------------------
+
+
+async def test_strangers_have_a_deadline_and_are_not_many() -> None:
+    async with _world() as world:
+        host, port = world.address.host, world.address.port
+        strangers = [await asyncio.open_connection(host, port) for _ in range(MOST_STRANGERS)]
+        reader, writer = await asyncio.open_connection(host, port)
+        assert await reader.read() == b"", "one too many"
+        world.scheduler._check(time.monotonic() + HANDSHAKE_S + 1)
+
+        assert {await reader.read() for reader, _ in strangers} == {b""}
+        tokens, _ = await _finish(world.client.submit(PROMPT, PEARL))
+        assert tokens == WHOLE
+        for _, each in (*strangers, (reader, writer)):
+            each.close()
+
+
+async def test_a_client_that_does_not_read_is_cut_off_before_it_fills_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peers, "MOST_UNREAD", 1 << 10)
+    async with _world() as world:
+        reader, writer = await asyncio.open_connection(world.address.host, world.address.port)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(frame(Hello(secret=world.address.secret)) + frame(Beat()) * 2_000_000)
+        flooded = await _until_flooded(world)
+        world.scheduler._check(time.monotonic())
+        await until(lambda: flooded not in world.scheduler._peers)
+
+        tokens, _ = await _finish(world.client.submit(PROMPT, PEARL))
+
+        assert tokens == WHOLE
+        writer.close()
+        del reader
+
+
+async def _until_flooded(world: World) -> Peer:
+    await until(lambda: any(peer.is_flooded() for peer in world.scheduler._peers))
+    return next(peer for peer in world.scheduler._peers if peer.is_flooded())
+
+
+# -- a scheduler that dies -------------------------------------------------------------------------
+
+
+async def _kill(scheduler: Scheduler) -> None:
+    """End it without a word, as a killed process does."""
+    assert scheduler._watchdog is not None
+    assert scheduler._server is not None
+    scheduler._watchdog.cancel()
+    scheduler._server.close()
+    for peer in list(scheduler._peers):
+        peer.cut()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+async def test_a_request_goes_on_where_it_was_with_the_scheduler_that_was_restarted(
+    temperature: float,
+) -> None:
+    """No token comes twice, and none is missing."""
+    sampling = Sampling(temperature=temperature)
+    settings = msgspec.structs.replace(PEARL, sampling=sampling)
+    async with _world(_toy(Device.TARGET, pause_after=5)) as world:
+        ticket = world.client.submit(PROMPT, settings)
+        first = await ticket.next()
+        assert isinstance(first, Tokens)
+        await until(lambda: world.target.paused)
+        await _kill(world.scheduler)
+        again = Scheduler(restarts=True, patience=ENDLESS)
+        await again.open(port=world.address.port, secret=world.address.secret)
+        devices = [await _toy(role).dial(world.address) for role in Device]
+
+        rest, end = await _finish(ticket)
+
+        assert first.tokens + rest == alone(PAIR.target, PROMPT, LENGTH_, sampling=sampling)
+        assert end.reason is FinishReason.LENGTH
+        await world.client.close()
+        await again.close()
+        for device in devices:
+            await device.wait_ended()
+
+
+async def test_a_text_that_would_not_go_on_as_it_began_ends_with_an_error() -> None:
+    """Rejection draws other tokens when its windows are others."""
+    verifier, sampling = VerifierName.REJECTION, Sampling(temperature=1.0)
+    settings = msgspec.structs.replace(PEARL, verifier=verifier, sampling=sampling)
+    async with _world(_toy(Device.TARGET, pause_after=5)) as world:
+        ticket = world.client.submit(PROMPT, settings)
+        await ticket.next()
+        await until(lambda: world.target.paused)
+        await _kill(world.scheduler)
+        again = Scheduler(restarts=True, patience=ENDLESS)
+        await again.open(port=world.address.port, secret=world.address.secret)
+
+        with pytest.raises(PeerError, match="would not go on as it began; ask again"):
+            await _finish(ticket)
+
+        await again.close()
+
+
+async def test_a_scheduler_that_says_nothing_any_more_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was stopped: its connections stand, and nobody answers."""
+    monkeypatch.setattr(client, "BEAT_S", 1e-3)
+    monkeypatch.setattr(client, "REDIAL_S", 1e-3)
+
+    opened = []
+
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened.append(writer)
+        writer.write(frame(Beat()))
+
+    async with asyncio.timeout(DEADLINE_S):
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        asking = await Client.dial(Address(host=host, port=port, secret="quiet"))  # noqa: S106
+
+        with pytest.raises(PeerError, match="the scheduler is gone"):
+            await _finish(asking.submit(PROMPT, PEARL))
+
+        await asking.close()
+        server.close()
+        for writer in opened:
+            writer.close()
 
 
 # -- its own life ----------------------------------------------------------------------------------

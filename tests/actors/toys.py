@@ -17,7 +17,8 @@ import numpy as np
 
 from actors.hosts import DraftHost, Host, TargetHost
 from actors.runners.interface import Feed, RunnerStatistics
-from actors.wire import Address, Alive, Answer, Fault, Hello, ToDevice, Unframer, frame
+from actors.wire import Address, Alive, Fault, FromDevice, Hello, ToDevice, Unframer, frame
+from decoding.errors import PeerError
 from decoding.messages import Device, TokenId
 from decoding.sampling import Sampling
 from decoding.verification import VerifierName, make_verifier
@@ -114,6 +115,7 @@ class ToyDevice:
         runner: what it computes with.
         pause_after: turns after which it stops to work, and to read, until `resume`.
         die_after: turns after which it hangs up.
+        beats: whether it says that it will say that it lives; it never does.
     """
 
     def __init__(
@@ -123,8 +125,10 @@ class ToyDevice:
         *,
         pause_after: int | None = None,
         die_after: int | None = None,
+        beats: bool = False,
     ) -> None:
         self.role = role
+        self._beats = beats
         self.runner = runner
         self.turns = 0
         self._host: Host = DraftHost(runner) if role is Device.DRAFT else TargetHost(runner)
@@ -138,7 +142,10 @@ class ToyDevice:
     async def dial(self, address: Address, *, ready: bool = True) -> ToyDevice:
         """Connect, say hello and work; with `ready` off, as if the model were still loading."""
         reader, self._writer = await asyncio.open_connection(address.host, address.port)
-        self._send([Hello(secret=address.secret, device=self.role, process=os.getpid())])
+        process = os.getpid()
+        self._send([
+            Hello(secret=address.secret, device=self.role, process=process, beats=self._beats)
+        ])  # fmt: skip
         if ready:
             self.ready()
         self._serving = asyncio.create_task(self._serve(reader))
@@ -184,20 +191,24 @@ class ToyDevice:
             for packet in unframer.feed(data):
                 self._send(self._host.take(cast("ToDevice", packet)))
             while self._host.busy and not self._ends():
-                self._send(self._host.turn())
+                try:
+                    self._send(self._host.turn())
+                except PeerError as error:
+                    return self.fail(str(error))
                 self.turns += 1
                 await asyncio.sleep(0)
                 await self._working.wait()
             if self._ends():
                 self._writer.close()
-                return
+                return None
+        return None
 
     def _ends(self) -> bool:
         if self._pause_after is not None and self.turns >= self._pause_after:
             self.pause()
         return self._die_after is not None and self.turns >= self._die_after
 
-    def _send(self, packets: Sequence[Hello | Alive | Answer | Fault]) -> None:
+    def _send(self, packets: Sequence[FromDevice]) -> None:
         self._writer.write(b"".join(map(frame, packets)))
 
 

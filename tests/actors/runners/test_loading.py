@@ -458,46 +458,39 @@ def test_a_pair_with_other_special_tokens_is_refused(saved: Path, tmp_path: Path
 
 def test_a_request_that_just_fits_is_accepted() -> None:
     """Prompt, output and what is written ahead fill the model to the last position."""
-    check_room(prompt_tokens=40, max_new_tokens=20, gamma=4, positions=64)
+    check_room(prompt_tokens=44, max_new_tokens=20, positions=64)
 
 
 @pytest.mark.parametrize(
     ("request_", "error", "message"),
     [
         (
-            (41, 20, 4),
+            (45, 20),
             PromptError,
             (
-                "the prompt has 41 tokens, this pair leaves room for 40 (64 positions less 20 new "
-                "tokens and gamma 4); shorten it or ask for fewer new tokens"
+                "the prompt has 45 tokens, the target leaves room for 44 (64 positions less 20 new "
+                "tokens); shorten it or ask for fewer new tokens"
             ),
         ),
-        ((0, 20, 4), PromptError, "the prompt has 0 tokens; it needs at least one"),
+        ((0, 20), PromptError, "the prompt has 0 tokens; it needs at least one"),
         (
-            (1, 60, 4),
+            (1, 64),
             SettingError,
             (
-                "max-new-tokens is 60, this pair holds 64 positions; with gamma 4 and a prompt "
-                "choose at most 59"
+                "max-new-tokens is 64, the target holds 64 positions; with a prompt choose at most "
+                "63"
             ),
-        ),
-        (
-            (1, 1, 64),
-            SettingError,
-            "gamma is 64, this pair holds 64 positions; choose a smaller gamma",
         ),
     ],
 )
 def test_a_request_without_room_is_refused(
-    request_: tuple[int, int, int], error: type[UsageError], message: str
+    request_: tuple[int, int], error: type[UsageError], message: str
 ) -> None:
     """Before it starts, not when the last position is reached."""
-    prompt_tokens, max_new_tokens, gamma = request_
+    prompt_tokens, max_new_tokens = request_
 
     with pytest.raises(error) as refused:
-        check_room(
-            prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens, gamma=gamma, positions=64
-        )
+        check_room(prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens, positions=64)
 
     assert str(refused.value) == message
 
