@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.hosts import DraftHost, Host, TargetHost
+from actors.transcripts import OVERTAKES, PIECE, SHORT
 from actors.wire import Ahead, Alive, Answer, Close, Open, Probe, Revoke, Work
 from decoding.foresight import Foresight
 from decoding.messages import Drafted, Judge, Judged, Propose, Proposed, TokenId
@@ -544,3 +546,88 @@ def test_a_verdict_says_how_much_its_pass_read_for_all() -> None:
 
     read = 2 * (len(PROMPT) + 2)
     assert [a.event.read for a in answers if isinstance(a.event, Judged)] == [read, read]
+
+
+# -- long prompts ----------------------------------------------------------------------------------
+
+
+def _long(host: Host, request: int, tokens: int) -> Prefix:
+    """A request with a prompt of so many tokens, and its first job."""
+    prompt = tuple((request + i) % VOCAB for i in range(tokens))
+    host.take(
+        Open(
+            request=request,
+            prompt=prompt,
+            capacity=tokens + 16,
+            verifier=VerifierName.GREEDY,
+            sampling=Sampling(),
+            seed=0,
+        )
+    )
+    draft = isinstance(host, DraftHost)
+    command = _propose(base=0, count=2) if draft else _judge(base=0)
+    host.take(Work(request=request, start=0, fresh=(), command=command))
+    return prompt
+
+
+@pytest.mark.parametrize("make", [DraftHost, TargetHost])
+def test_a_long_prompt_is_read_in_pieces(make: type[DraftHost | TargetHost]) -> None:
+    """And what is said after it is what it would be said after reading it whole."""
+    runner = ToyRunner(MODEL)
+    host = make(runner)
+    prompt = _long(host, 1, 3 * PIECE - 100)
+
+    answers = _run(host)
+
+    assert runner.fed[:3] == [PIECE, PIECE, PIECE - 100]
+    said = _written(answers) if make is DraftHost else _verdicts(answers)
+    count = 2 if make is DraftHost else 1
+    whole = alone(MODEL, prompt, count)
+    assert said == ({1: whole} if make is DraftHost else {1: (0, whole[0])})
+
+
+@pytest.mark.parametrize("make", [DraftHost, TargetHost])
+def test_thirty_two_long_prompts_do_not_keep_a_short_one_waiting(
+    make: type[DraftHost | TargetHost],
+) -> None:
+    """It is answered as soon as if it were alone; no turn reads more than a piece beside it."""
+    runner = ToyRunner(MODEL)
+    host = make(runner)
+    for request in range(32):
+        _long(host, request, 4 * PIECE)
+    host.turn()
+    _long(host, 99, 40)
+    answers = [answer for _ in range(2) for answer in host.turn()]
+
+    assert 99 in {answer.request for answer in answers}
+    assert max(runner.fed) <= PIECE + SHORT
+
+
+def test_every_prompt_has_its_turn() -> None:
+    """Also where shorter ones keep coming, one in each turn, and each as long as a turn reads."""
+    host = TargetHost(ToyRunner(MODEL))
+    _long(host, 0, 4 * PIECE)
+    answered: set[int] = set()
+    for later in range(1, 200):
+        _long(host, later, PIECE)
+        answered |= {answer.request for answer in host.turn()}
+        if 0 in answered:
+            break
+
+    assert 0 in answered
+    assert later < 4 * PIECE / OVERTAKES + 10
+
+
+def test_a_job_that_is_replaced_while_its_prompt_is_read_is_done_in_its_place() -> None:
+    """What was read stays read."""
+    runner = ToyRunner(MODEL)
+    host = TargetHost(runner)
+    prompt = _long(host, 1, 2 * PIECE)
+    host.turn()
+    text = alone(MODEL, prompt, 3)
+    host.take(Work(request=1, start=0, fresh=text[:2], command=_judge(base=2, epoch=1)))
+
+    answers = _run(host)
+
+    assert runner.fed == [PIECE, PIECE, 2]
+    assert _verdicts(answers) == {1: (0, text[2])}

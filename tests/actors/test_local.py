@@ -1,0 +1,132 @@
+"""Devices in threads of this process: cut off, failed, and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import pytest
+
+from actors import device
+from actors.engine import Devices, Engine, EngineSettings
+from actors.local import LocalDeployment
+from actors.stand_ins import PROMPT_TOKENS, Script, StandInPair
+from decoding.errors import PeerError
+from decoding.messages import Device
+from decoding.settings import ScheduleName, Settings
+
+DEADLINE_S: Final = 60.0
+PROMPT: Final = "a prompt"
+LENGTH: Final = 64
+SETTINGS: Final = Settings(gamma=4, max_new_tokens=LENGTH)
+SCRIPT: Final = Script()
+PLACES: Final = range(PROMPT_TOKENS, PROMPT_TOKENS + LENGTH)
+WHOLE: Final = tuple(SCRIPT.token(SCRIPT.prompt(PROMPT), place) for place in PLACES)
+ALONE: Final = Settings(schedule=ScheduleName.AR, max_new_tokens=LENGTH)
+
+
+@contextlib.asynccontextmanager
+async def _engine() -> AsyncIterator[tuple[Engine, Any]]:
+    """An engine, and the scheduler in it."""
+    settings = EngineSettings(devices=Devices.LOCAL, gpus=0)
+    pair = StandInPair(settings=settings, draft_s=0.0, target_s=0.001, script=SCRIPT)
+    async with asyncio.timeout(DEADLINE_S), await Engine.start_fitted(pair) as engine:
+        assert isinstance(engine._deployment, LocalDeployment)
+        yield engine, engine._deployment._scheduler
+
+
+async def _tokens(engine: Engine, settings: Settings = SETTINGS) -> tuple[int, ...]:
+    return (await engine.generate(PROMPT, settings).wait()).token_ids
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
+    """The devices that have loaded a model."""
+    loaded: list[Device] = []
+    load = device._load
+
+    def counted(spec: device.DeviceSpec, threads: int) -> Any:
+        loaded.append(spec.role)
+        return load(spec, threads)
+
+    monkeypatch.setattr(device, "_load", counted)
+    return loaded
+
+
+@pytest.mark.parametrize("role", list(Device))
+async def test_a_device_that_lives_dials_again_when_its_connection_is_cut(
+    role: Device, loads: list[Device]
+) -> None:
+    """With the model it has, and the request goes on."""
+    async with _engine() as (engine, scheduler):
+        generation = engine.generate(PROMPT, SETTINGS)
+        tokens: list[int] = []
+        async for piece in generation:
+            if not tokens:
+                scheduler._stations[role].peer.cut()
+            tokens += piece.token_ids
+
+        assert tuple(tokens) == WHOLE
+        assert await _tokens(engine, ALONE) == WHOLE
+        while not scheduler._stations[role].usable:  # noqa: ASYNC110 - it is dialling
+            await asyncio.sleep(0)
+        statistics = await engine.statistics()
+        assert statistics.restarts[role] == statistics.losses[role] == 1
+        assert sorted(loads) == sorted(Device)
+
+
+async def test_a_connection_that_is_cut_again_and_again_costs_no_request() -> None:
+    """No request is blamed for what the network does."""
+    async with _engine() as (engine, scheduler):
+        for _ in range(20):
+            generation = engine.generate(PROMPT, SETTINGS)
+            tokens: list[int] = []
+            async for piece in generation:
+                peer = scheduler._stations[Device.TARGET].peer
+                if peer is not None and len(tokens) < LENGTH // 2:
+                    peer.cut()
+                tokens += piece.token_ids
+
+            assert tuple(tokens) == WHOLE
+
+
+async def test_a_device_that_failed_is_started_again(
+    loads: list[Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with _engine() as (engine, _):
+        _break_once(monkeypatch)
+
+        assert await _tokens(engine) == WHOLE
+
+        statistics = await engine.statistics()
+        assert statistics.losses["target"] == 1
+        assert "the target failed with RuntimeError: the device broke" in statistics.reasons[0]
+        assert loads.count(Device.TARGET) == 2
+
+
+async def test_a_device_that_cannot_be_started_again_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gone(*_: Any, **__: Any) -> Any:
+        raise OSError("the weights are gone")
+
+    async with _engine() as (engine, _):
+        monkeypatch.setattr(device, "_load", gone)
+        _break_once(monkeypatch)
+
+        for _ in range(2):
+            with pytest.raises(PeerError, match=r"cannot be started: .* the weights are gone"):
+                await _tokens(engine)
+
+
+def _break_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next turn of the target ends its thread."""
+    turn = device.TargetHost.turn
+
+    def broken(_: Any) -> Any:
+        monkeypatch.setattr(device.TargetHost, "turn", turn)
+        raise RuntimeError("the device broke")
+
+    monkeypatch.setattr(device.TargetHost, "turn", broken)
