@@ -4,8 +4,7 @@ A job says what it stands on. A transcript keeps the tokens that its cache row r
 reads only what differs: rolling back, catching up after a restart and answering the same job twice
 are all that one comparison.
 
-Long reads are taken in pieces, so that nobody's prompt keeps the others waiting: whatever is short
-is read in every turn, and the long ones share `PIECE` tokens a turn, the shortest first.
+Long prompts are read in pieces (`decoding.turns`).
 
 May import: decoding, actors.wire, actors.runners.interface.
 Must never: compute anything, or know about sockets, Ray or asyncio.
@@ -15,16 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, final
+from typing import NamedTuple, final
 
 from actors.runners.interface import Feed, Runner
 from actors.wire import Open, Work
 from decoding.messages import TokenId
+from decoding.turns import SHORT, portions
 from decoding.verification import Verifier, make_verifier
-
-PIECE: Final = 512  # tokens of long reads in one turn
-SHORT: Final = 64  # tokens: no window is longer, but for a very wide gamma
-OVERTAKES: Final = 64  # tokens shorter a prompt must be for each request that it goes before
 
 
 class Wanted(NamedTuple):
@@ -140,9 +136,9 @@ class Transcripts:
             a piece is read asks for no logits yet.
         """
         feeds = {request: self._open[request].feed(wanted) for request, wanted in jobs.items()}
-        long = [request for request, feed in feeds.items() if len(feed.tokens) > SHORT]
-        if long:
-            _share(feeds, long)
+        if any(len(feed.tokens) > SHORT for feed in feeds.values()):
+            now = portions({request: len(feed.tokens) for request, feed in feeds.items()})
+            return {r: _first(feed, now[r]) for r, feed in feeds.items() if now[r]}
         return feeds
 
     def note(self, feeds: Mapping[int, Feed]) -> None:
@@ -160,17 +156,8 @@ class Transcripts:
         return self._open[request]
 
 
-def _share(feeds: dict[int, Feed], long: list[int]) -> None:
-    """Cut long feeds so that together they read `PIECE` tokens; the last ones may get none.
-
-    Requests are numbered as they came. A short prompt goes before a long one that came earlier, but
-    so many can do so that every prompt has its turn.
-    """
-    left = PIECE
-    for request in sorted(long, key=lambda r: len(feeds[r].tokens) + OVERTAKES * r):
-        feed = feeds.pop(request)
-        if len(feed.tokens) <= left:
-            feeds[request] = feed
-        elif left:
-            feeds[request] = dataclasses.replace(feed, tokens=feed.tokens[:left], logits=0)
-        left = max(0, left - len(feed.tokens))
+def _first(feed: Feed, tokens: int) -> Feed:
+    """The first tokens of a feed; before its end nobody asks for logits."""
+    if tokens == len(feed.tokens):
+        return feed
+    return dataclasses.replace(feed, tokens=feed.tokens[:tokens], logits=0)

@@ -4,7 +4,8 @@ They keep the rules of `actors.hosts`. A packet is taken between two turns. A tu
 writes one token for every open window; a turn of the target judges every window that waits, in
 one pass. A newer job of a request replaces the older one. The target begins what follows a verdict
 before it is told, where that is known (`decoding.foresight`). What a device holds of a request's
-text is what it need not read again, so a first job reads the prompt and a restart reads everything.
+text is what it need not read again, so a first job reads the prompt and a restart reads everything,
+in pieces where that is long (`decoding.turns`).
 
 Tokens are those of a `Text`: 1 where draft and target agree, 0 where they do not.
 """
@@ -20,6 +21,7 @@ from simpy import Environment, Interrupt
 
 from decoding.foresight import Foresight, onward
 from decoding.messages import Cancel, Device, Drafted, Judge, Judged, Propose, Proposed
+from decoding.turns import SHORT, portions
 from simulator.acceptance import AGREES, DIFFERS, Text
 from simulator.costs import Clock
 from simulator.ledger import DOWN, WORKS, Ledger
@@ -118,6 +120,7 @@ class DraftHost:
         self._reply = reply
         self._rows: dict[int, Row] = {}
         self._writing: dict[int, Window] = {}
+        self._portions: dict[int, int] = {}  # of this turn, where one reads but a part
         self._turn_ended = 0.0
 
     @property
@@ -162,13 +165,20 @@ class DraftHost:
                 window.row.cut_back(window.job)
             unread = max(unread, window.end - window.row.cached)
             context = max(context, window.end)
-        return self._clock(unread, len(self._writing), context)
+        self._portions = {}
+        if unread <= SHORT:
+            return self._clock(unread, len(self._writing), context)
+        rows = self._writing.items()
+        self._portions = portions({r: window.end - window.row.cached for r, window in rows})
+        return self._clock(*_pass(self._portions, {r: w.row.cached for r, w in rows}))
 
     def end(self, now: float) -> None:
-        """Every window is one token longer."""
+        """Every window is one token longer, but for those whose text is not read yet."""
         self._turn_ended = now
         whole = []
         for request, window in self._writing.items():
+            if self._is_partial(request, window):
+                continue
             window.row.cached = window.end  # what is written now has not been read yet
             window.end += 1
             window.written += 1
@@ -176,6 +186,14 @@ class DraftHost:
                 whole.append(request)
         for request in whole:
             self._answer(request, self._writing.pop(request))
+
+    def _is_partial(self, request: int, window: Window) -> bool:
+        """Whether this turn has read but a part of what its text has; that is noted."""
+        read = self._portions.get(request)
+        if read is None or read == window.end - window.row.cached:
+            return False
+        window.row.cached += read
+        return True
 
     def _give_up(self, request: int) -> None:
         """Answer with what there is, so that work in vain is counted too."""
@@ -215,7 +233,13 @@ class TargetHost:
         self._foresight: dict[int, Foresight] = {}
         self._own: dict[int, Judge] = {}  # begun before it was told to
         self._began = 0.0
+        self._first: dict[int, float] = {}  # when the first piece of a long read was begun
+        self._portions: dict[int, int] = {}  # of this turn, where one reads but a part
         self._read = 0  # tokens of the pass under way, of all requests
+
+    @property
+    def _known(self) -> tuple[dict[int, Any], ...]:
+        return self._waiting, self._done, self._foresight, self._own, self._first
 
     @property
     def busy(self) -> bool:
@@ -228,12 +252,12 @@ class TargetHost:
 
     def close(self, request: int) -> None:
         """Forget a request."""
-        for known in (self._rows, self._waiting, self._done, self._foresight, self._own):
+        for known in (*self._known, self._rows):
             known.pop(request, None)
 
     def forget(self) -> None:
         """Lose everything but the list of requests."""
-        for known in (self._waiting, self._judging, self._done, self._foresight, self._own):
+        for known in (*self._known, self._judging):
             known.clear()
         for row in self._rows.values():
             row.forget()
@@ -286,18 +310,55 @@ class TargetHost:
             self._read += own
             unread = max(unread, own)
             context = max(context, row.prompt + job.base + len(job.pending))
-        return self._clock(unread, batch, context) if batch else 0.0
+        self._portions = {}
+        if unread <= SHORT:
+            return self._clock(unread, batch, context) if batch else 0.0
+        return self._begin_pieces()
+
+    def _begin_pieces(self) -> float:
+        """The same where somebody's text is long."""
+        jobs = {r: (self._rows[r], job) for r, job in self._judging.items()}
+        asked = {r: row.unread(job) for r, (row, job) in jobs.items() if not _decided(row, job)}
+        self._portions = portions(asked)
+        self._read = sum(self._portions.values())
+        starts = {
+            r: row.prompt + job.base + len(job.pending) - asked[r]
+            for r, (row, job) in jobs.items()
+            if r in asked
+        }
+        return self._clock(*_pass(self._portions, starts))
 
     def end(self, now: float) -> None:
         """A verdict for each."""
         judging, self._judging = self._judging, {}
         for request, job in judging.items():
             row = self._rows.get(request)
-            if row is not None:  # it may have been closed meanwhile
-                verdict = _verdict(row, job, self._read, (self._began, now))
+            if row is None:  # it was closed meanwhile
+                continue
+            if not self._is_partial(request, row, job):
+                began = self._first.pop(request, self._began)
+                verdict = _verdict(row, job, self._read, (began, now))
                 self._done[request] = job, verdict
                 self._go_on(request)
                 self._reply(request, verdict)
+
+    def _is_partial(self, request: int, row: Row, job: Judge) -> bool:
+        """Whether this turn has read but a part; then the job goes on with the next one."""
+        read = self._portions.get(request)
+        if read is None or read == row.unread(job):
+            return False
+        if read:
+            row.cached += read
+            self._first.setdefault(request, self._began)
+        self._waiting[request] = job
+        return True
+
+
+def _pass(now: dict[int, int], starts: dict[int, int]) -> tuple[int, int, int]:
+    """A forward over these portions: the most tokens of a row, rows, and the longest context."""
+    read = {request: tokens for request, tokens in now.items() if tokens}
+    context = max(starts[request] + tokens for request, tokens in read.items())
+    return max(read.values()), len(read), context
 
 
 def _decided(row: Row, job: Judge) -> bool:

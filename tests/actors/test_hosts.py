@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.hosts import DraftHost, Host, TargetHost
-from actors.transcripts import OVERTAKES, PIECE, SHORT
 from actors.wire import Ahead, Alive, Answer, Close, Open, Probe, Revoke, Work
 from decoding.foresight import Foresight
 from decoding.messages import Drafted, Judge, Judged, Propose, Proposed, TokenId
 from decoding.sampling import Sampling
+from decoding.turns import OVERTAKES, PIECE, SHORT
 from decoding.verification import VerifierName
 from tests.actors.toys import ToyRunner, alone
 from tests.decoding.toys import Logits, Prefix, table

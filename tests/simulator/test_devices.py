@@ -42,6 +42,7 @@ from decoding.sampling import Sampling
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
 from decoding.trace import without_laws
+from decoding.turns import PIECE
 from decoding.verification import VerifierName
 from simulator.acceptance import Independent, Text
 from simulator.costs import Clock
@@ -129,12 +130,12 @@ class Luck:
         return (1,) * request + (0,) * (self.prompts[request] - request)
 
 
-def some_luck(rng: random.Random, requests: int) -> Luck:
+def some_luck(rng: random.Random, requests: int, longest: int = 9) -> Luck:
     texts: dict[int, Text] = {}
     for request in range(requests):
         rate = rng.choice([0.2, 0.6, 0.9])
         texts[request] = Independent(rate).text(np.random.default_rng(rng.randrange(2**30)))
-    return Luck(texts, {request: rng.randint(request + 1, 9) for request in range(requests)})
+    return Luck(texts, {request: rng.randint(request + 1, longest) for request in range(requests)})
 
 
 def open_packet(request: int, luck: Luck, verifier: VerifierName) -> Open:
@@ -248,9 +249,9 @@ PLANS: Final[tuple[Plan, ...]] = (
 class Decoders:
     """Requests under way on both devices, driven step by step in any order."""
 
-    def __init__(self, rng: random.Random, requests: int) -> None:
+    def __init__(self, rng: random.Random, requests: int, longest: int = 9) -> None:
         self._rng = rng
-        luck = some_luck(rng, requests)
+        luck = some_luck(rng, requests, longest)
         kinds = {r: rng.choice([VerifierName.GREEDY, VerifierName.REJECTION]) for r in luck.texts}
         self._twins = {device: Twins(device, luck, kinds) for device in Device}
         self._events: dict[int, deque[Event]] = {request: deque() for request in luck.texts}
@@ -358,6 +359,17 @@ def test_virtual_devices_do_what_real_hosts_do(seed: int, *, adversity: bool) ->
         steps += 1
 
     assert steps < 20_000
+
+
+@pytest.mark.parametrize("adversity", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_virtual_devices_read_long_prompts_in_the_pieces_of_real_hosts(
+    seed: int, *, adversity: bool
+) -> None:
+    rng = random.Random(seed)
+    decoders = Decoders(rng, requests=rng.randint(1, 4), longest=3 * PIECE)
+    while decoders.running:
+        decoders.step(adversity=adversity)
 
 
 def test_such_devices_judge_what_they_foresaw_before_they_are_asked() -> None:
