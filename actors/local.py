@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from actors.wire import Address
-    from decoding.stopping import Detokenizer
+    from decoding.text import Detokenizer
 
 
 @final

@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 
     from decoding.foresight import Foresight
     from decoding.schedules import TwoModelSchedule
-    from decoding.stopping import Detokenizer
+    from decoding.text import Detokenizer
 
 CHECK_EVERY_S: Final = 0.1
 MOST_LOSSES: Final = 5  # of the target in one request, which may well be what kills it

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from actors.text import TextStream
 from decoding.stopping import before_stop
+from decoding.text import Detokenizer
 
 
 def _bytes(tokens: Sequence[int]) -> str:
@@ -18,7 +19,7 @@ def _bytes(tokens: Sequence[int]) -> str:
 
 
 def _stream(chunks: Sequence[Sequence[int]], stop: Sequence[str] = ()) -> list[str]:
-    stream = TextStream(_bytes, stop)
+    stream = TextStream(Detokenizer(_bytes), stop)
     return [*(stream.push(chunk) for chunk in chunks), stream.finish()]
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decoding.stopping import FinishReason, StopRules, before_stop
+from decoding.text import Detokenizer
 
 LETTERS = ["a", "b", "ab", "ba", "é", "\n"]
 HEART = "❤".encode()  # three bytes
@@ -64,14 +65,14 @@ def test_the_first_end_counts(
 def test_a_stop_string_is_found_across_tokens(
     strings: tuple[str, ...], committed: list[int], new: list[int], admitted: tuple[int, ...]
 ) -> None:
-    stop = StopRules(limit=99, strings=strings, text=spelled)
+    stop = StopRules(limit=99, strings=strings, text=Detokenizer(spelled))
 
     assert stop.admit(committed, new) == (admitted, FinishReason.STOP)
 
 
 def test_a_character_of_several_tokens_stops_when_it_is_whole() -> None:
     """A byte is a token here; two bytes of a heart are no heart."""
-    stop = StopRules(limit=99, strings=("❤",), text=byte_by_byte)
+    stop = StopRules(limit=99, strings=("❤",), text=Detokenizer(byte_by_byte))
 
     assert stop.admit([*b"I ", *HEART[:1]], HEART[1:2]) == ((HEART[1],), None)
     assert stop.admit([*b"I ", *HEART[:2]], [HEART[2], 33]) == ((HEART[2],), FinishReason.STOP)
@@ -86,7 +87,7 @@ def test_a_text_ends_where_the_string_first_appears_however_verdicts_cut_it(
     text: str, string: str, cuts: list[int]
 ) -> None:
     """Byte tokens, verdicts of any size, against a search of the whole text."""
-    stop = StopRules(limit=99, strings=(string,), text=byte_by_byte)
+    stop = StopRules(limit=99, strings=(string,), text=Detokenizer(byte_by_byte))
     left, committed, reason = list(text.encode()), list[int](), None
     for cut in cuts:
         if reason is None:
