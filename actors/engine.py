@@ -27,7 +27,7 @@ from decoding.messages import Device
 from decoding.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from actors.client import Ticket
     from actors.scheduler import SchedulerStatistics

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from decoding.errors import PromptError, SettingError
+from decoding.stopping import first_stop
 from decoding.text import GrowingText
 
 if TYPE_CHECKING:
@@ -126,8 +127,8 @@ class TextStream:
 
     def _stopped(self, end: int) -> int:
         """Where the first stop string begins, or `end` if there is none before it."""
-        text = self._growing.text
-        return min((f for s in self._stop if (f := text.find(s, self._given, end)) >= 0), default=end)
+        at = first_stop(self._growing.text, self._stop, self._given, end)
+        return end if at is None else at
 
     def _give(self, end: int) -> str:
         piece = self._growing.text[self._given : end]

@@ -54,8 +54,8 @@ class _Reader:
         start = max(0, text.sure - self._longest + 1)
         text.push((token,))
         end = len(text.text) if last else text.finished
-        found = any(text.text.find(string, start, end) >= 0 for string in self._strings)
-        return found or token in self._names
+        shown = first_stop(text.text, self._strings, start, end) is not None
+        return shown or token in self._names
 
 
 @final
@@ -99,10 +99,10 @@ class StopRules:
         if self.text is None:
             message = "stop strings need a detokenizer; give `text`"
             raise ProtocolError(message)
-        object.__setattr__(self, "_reader", _Reader(self.strings, self.text))  # noqa: PLC2801 - frozen
+        object.__setattr__(self, "_reader", _Reader(self.strings, self.text))
 
 
-def before_stop(text: str, strings: Sequence[str]) -> str:
-    """`text` up to the first stop string."""
-    ends = [found for string in strings if (found := text.find(string)) >= 0]
-    return text[: min(ends, default=len(text))]
+def first_stop(text: str, strings: Sequence[str], start: int, end: int) -> int | None:
+    """Where the first stop text of `text[start:end]` begins."""
+    found = (text.find(string, start, end) for string in strings)
+    return min((at for at in found if at >= 0), default=None)

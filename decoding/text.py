@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Decode: TypeAlias = "Callable[[Sequence[TokenId]], str]"
 
 UNFINISHED: Final = "\ufffd"  # what a decoder writes for half a character, and for what is none
-CONTEXT: Final = 8  # tokens that are decoded again before new ones
+CONTEXT: Final = 8  # tokens that are decoded again before new ones, at first
 ENOUGH: Final = 4  # characters of context: more bytes than half a character can have
 LOOK_AHEAD: Final = 8  # characters: clean-up of spaces looks no further
 
@@ -77,6 +77,7 @@ class GrowingText:
         self._local = detokenizer.local
         self._settled = ""  # text before clean-up that will stay
         self._window: list[TokenId] = []  # visible tokens: context, and what is not settled
+        self._keep = CONTEXT  # tokens of the window that stay when it moves
         self._context = ""  # what the window's text begins with; the settled text ends with it
 
     def push(self, tokens: Sequence[TokenId]) -> None:
@@ -96,7 +97,7 @@ class GrowingText:
         hidden, window = self._made.hidden, self._window
         window.extend([token for token in tokens if token not in hidden] if hidden else tokens)
         solid = self._solid()
-        before = self._made.decode(window[:solid])
+        before = self._made.decode(window[:solid]) if solid else ""
         now = self._made.decode(window) if solid < len(window) else before
         if not (before.startswith(self._context) and now.startswith(before)):
             return False
@@ -104,8 +105,8 @@ class GrowingText:
         self._settled += before[len(self._context) : stays]
         self._context = before[:stays]
         self._show(now[stays:])
-        if solid > 2 * CONTEXT:
-            self._move(solid)
+        if solid > 2 * self._keep:
+            self._move(solid - self._keep, solid)
         return True
 
     def _solid(self) -> int:
@@ -124,12 +125,14 @@ class GrowingText:
             self.text = clean(self.text)
             self.sure = max(0, len(clean(self._settled)) - LOOK_AHEAD)
 
-    def _move(self, solid: int) -> None:
+    def _move(self, start: int, solid: int) -> None:
         """Let the window begin later, if enough text is left to go on from."""
-        context = self._made.decode(self._window[solid - CONTEXT : solid])
+        context = self._made.decode(self._window[start:solid])
         if len(context) > ENOUGH:
             self._context = context[: _staying(context)]
-            del self._window[: solid - CONTEXT]
+            del self._window[:start]
+        else:
+            self._keep *= 2
 
     def _read_all(self) -> None:
         """The slow way; of an unknown decoder one can only guess how far it looks ahead."""

@@ -20,11 +20,19 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from decoding.messages import TokenId
 from decoding.text import Detokenizer
 
-TOKENWISE: Final = {"BPEDecoder", "ByteFallback", "CTC", "Metaspace", "Replace", "Strip", "WordPiece"}
+TOKENWISE: Final = {
+    "BPEDecoder",
+    "ByteFallback",
+    "CTC",
+    "Metaspace",
+    "Replace",
+    "Strip",
+    "WordPiece",
+}
 """Decoders that look at a token, and at most at its neighbours."""
-JOINING: Final = {"ByteLevel", "Fuse"}
+JOINING: Final = frozenset({"ByteLevel", "Fuse"})
 """Decoders that make one text of all tokens."""
-TRIMMING: Final = {"Fuse", "Strip"}
+TRIMMING: Final = frozenset({"Fuse", "Strip"})
 """Decoders that leave the middle of such a text alone."""
 
 
@@ -38,9 +46,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[TokenId, ...]
     if not (text.lstrip().startswith(first) and first in special_tokens(tokenizer)):
         return tokens
     own = tuple(map(int, tokenizer(text, add_special_tokens=False)["input_ids"]))
-    added = (tokens[:n] for n in range(1, 1 + len(tokens) - len(own)))
-    twice = (new for new in added if tokens[len(new) :][: len(own)] == own and own[: len(new)] == new)
-    return tokens[len(next(twice, ())) :]
+    for end in range(1, 1 + len(tokens) - len(own)):
+        added, rest = tokens[:end], tokens[end:]
+        if rest[: len(own)] == own and own[:end] == added:
+            return rest
+    return tokens
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> Mapping[str, TokenId]:

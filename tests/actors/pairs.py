@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
@@ -70,6 +70,19 @@ def with_end(pair: SavedPair, folder: Path, eos: int) -> SavedPair:
     settings: dict[str, Any] = json.loads(path.read_text()) | {"eos_token_id": eos}
     path.write_text(json.dumps(settings))
     return SavedPair(target=target, draft=pair.draft)
+
+
+def with_hidden(pair: SavedPair, folder: Path, token: int) -> tuple[SavedPair, str]:
+    """The same pair with a token made a special one, and its name."""
+    made = SavedPair(target=folder / "target", draft=folder / "draft")
+    name = ""
+    for old, new in ((pair.target, made.target), (pair.draft, made.draft)):
+        path = Path(shutil.copytree(old, new)) / "tokenizer.json"
+        tokenizer = Tokenizer.from_file(str(path))
+        name = tokenizer.id_to_token(token)
+        tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False)])
+        tokenizer.save(str(path))
+    return made, name
 
 
 def _text_tokenizer() -> PreTrainedTokenizerFast:

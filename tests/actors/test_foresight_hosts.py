@@ -383,7 +383,10 @@ def _alone(asked: Settings, prompt: Prefix, eos: Sequence[TokenId]) -> Prefix:
         return cast("Logits", TARGET(prompt + text).astype(np.float32))
 
     stop = StopRules(
-        limit=asked.max_new_tokens, eos=frozenset(eos), strings=asked.stop, text=Detokenizer(spelled)
+        limit=asked.max_new_tokens,
+        eos=frozenset(eos),
+        strings=asked.stop,
+        text=Detokenizer(spelled),
     )
     verifier = make_verifier(asked.effective_verifier, asked.sampling, asked.seed)
     return autoregressive(after_prompt, verifier, stop)

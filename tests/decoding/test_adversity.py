@@ -84,7 +84,9 @@ def test_no_network_changes_what_is_said(
     least be one the target can say, and the referee must be content.
     """
     eos, strings = end
-    stop = StopRules(limit=asked.max_new_tokens, eos=eos, strings=strings, text=Detokenizer(spelled))
+    stop = StopRules(
+        limit=asked.max_new_tokens, eos=eos, strings=strings, text=Detokenizer(spelled)
+    )
     pair = similar(VOCAB, seed=asked.seed, share=share)
 
     network = decode(asked, pair, stop, script)
