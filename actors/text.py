@@ -14,10 +14,13 @@ from decoding.stopping import first_stop
 from decoding.text import GrowingText
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from decoding.messages import TokenId
     from decoding.text import Detokenizer
 
-Prompt: TypeAlias = "str | Sequence[TokenId]"
+Prompt: TypeAlias = "str | Sequence[TokenId] | NDArray[np.integer[Any]]"
 
 
 def load_detokenizer(name: str, *, trust_remote_code: bool = False) -> Detokenizer:

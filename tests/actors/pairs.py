@@ -79,7 +79,7 @@ def with_hidden(pair: SavedPair, folder: Path, token: int) -> tuple[SavedPair, s
     for old, new in ((pair.target, made.target), (pair.draft, made.draft)):
         path = Path(shutil.copytree(old, new)) / "tokenizer.json"
         tokenizer = Tokenizer.from_file(str(path))
-        name = tokenizer.id_to_token(token)
+        name = str(tokenizer.id_to_token(token))
         tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False)])
         tokenizer.save(str(path))
     return made, name

@@ -208,7 +208,7 @@ class World:
         draft = blend(TABLE, table(VOCAB, seed=4), case.share)
         self._models = {Device.TARGET: TARGET, Device.DRAFT: draft}
         self.scheduler = Scheduler(restarts=True)
-        self.scheduler._text = spelled
+        self.scheduler._text = Detokenizer(spelled)
         self.processes: dict[Device, Process | None] = dict.fromkeys(Device)
         self.ahead = self.mistaken = self._deaths = self._submitted = 0
         self._calm = False
