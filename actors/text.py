@@ -53,8 +53,9 @@ def check_ids(prompt: Any, vocabulary: int) -> tuple[TokenId, ...]:
     Raises:
         PromptError: it is something else, empty, or a token is none.
     """
-    is_row = isinstance(prompt, Sequence) or getattr(prompt, "ndim", None) == 1
-    if not is_row or isinstance(prompt, bytes | bytearray | memoryview):
+    if getattr(prompt, "ndim", None) == 1:
+        prompt = prompt.tolist()
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
         message = f"the prompt is a {type(prompt).__name__}; it must be text or a list of token ids"
         raise PromptError(message)
     if len(prompt) == 0:

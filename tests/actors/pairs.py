@@ -63,6 +63,11 @@ def save_letter_pair(folder: Path, letters: str = "abcd") -> SavedPair:
     return _save(folder, fast, _Shape(layers=3, shared=1, spread=0.2, positions=POSITIONS))
 
 
+def save_pair_of(tokenizer: PreTrainedTokenizerFast, folder: Path) -> SavedPair:
+    """A pair that writes any tokens of this tokenizer."""
+    return _save(folder, tokenizer, _Shape(layers=2, shared=1, spread=0.08, positions=POSITIONS))
+
+
 def with_end(pair: SavedPair, folder: Path, eos: int) -> SavedPair:
     """The same pair, but for the token that ends a text."""
     target = Path(shutil.copytree(pair.target, folder / "target"))

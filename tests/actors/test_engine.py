@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import msgspec
-import numpy as np
 import pytest
 import pytest_asyncio
 import torch
@@ -33,7 +32,7 @@ from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
 from decoding.stopping import FinishReason
 from decoding.verification import VerifierName
-from tests.actors.pairs import END, POSITIONS, SavedPair, with_end, with_hidden
+from tests.actors.pairs import POSITIONS, SavedPair, with_end
 from tests.actors.requests import AR, PROMPTS, TOKENS, VARIANTS, all_at_once, sampled
 from tests.decoding.certainty import chi_square_limit
 
@@ -249,30 +248,6 @@ async def test_a_text_ends_before_the_first_stop_string(engine: Engine) -> None:
         assert generation.result.token_ids == whole.token_ids[:count]
 
 
-async def test_a_special_token_ends_a_text_that_does_not_show_it(
-    text_pair: SavedPair, tmp_path: Path, engine: Engine
-) -> None:
-    """As `<|im_end|>` does: by its name, on every schedule, and what ended it is not shown."""
-    alone = await _tokens(engine, AR)
-    pair, name = with_hidden(text_pair, tmp_path, alone[12])
-    async with await Engine.start(_engine_settings(pair)) as other:
-        for settings in (AR, *VARIANTS.values()):
-            stopped = msgspec.structs.replace(settings, stop=("never there", name))
-            result = await other.generate(PROMPT, stopped).wait()
-
-            assert result.token_ids == alone[: alone.index(alone[12]) + 1]
-            assert result.finish_reason is FinishReason.STOP
-            assert result.text == other._fitted.detokenizer(result.token_ids)
-            assert result.metrics.kept <= len(result.token_ids) == result.metrics.tokens
-
-
-async def test_a_stop_text_around_a_special_token_is_refused(engine: Engine) -> None:
-    settings = msgspec.structs.replace(AR, stop=("END", f"\n{END}"))
-
-    with pytest.raises(SettingError, match="is hidden from the text, so give it alone"):
-        engine.generate(PROMPT, settings)
-
-
 async def test_pieces_joined_are_the_text(engine: Engine) -> None:
     """Also where characters of several bytes are cut by tokens and by windows."""
     for prompt in PROMPTS:
@@ -352,22 +327,6 @@ async def test_every_pass_of_a_speculative_run_gives_a_token_more_than_it_keeps(
     assert m.tokens == m.kept + m.target_passes
 
 
-async def test_behind_the_end_of_a_text_nothing_counts(
-    text_pair: SavedPair, tmp_path: Path, engine: Engine
-) -> None:
-    """A draft that is the target: two windows of five with a token each, and one of a third."""
-    alone = await _tokens(engine, AR)
-    end = next(at for at in range(6, 30) if at % 6 == 0 and alone[at] not in alone[:at])
-    pair = with_end(text_pair, tmp_path, alone[end])
-    pair = SavedPair(target=pair.target, draft=pair.target)
-    async with await Engine.start(_engine_settings(pair)) as twins:
-        m = (await twins.generate(PROMPT, VARIANTS["SD 5"]).wait()).metrics
-
-    windows = end // 6
-    assert (m.tokens, m.target_passes) == (end + 1, windows + 1)
-    assert (m.kept, m.rejections) == (5 * windows + 1, 0)
-
-
 async def test_a_trace_can_be_written_and_read_back(engine: Engine, tmp_path: Path) -> None:
     generation = engine.generate(PROMPT, VARIANTS["PEARL 4"], trace=True)
     result = await generation.wait()
@@ -429,34 +388,6 @@ async def test_a_request_that_does_not_fit_is_refused_at_once(
 ) -> None:
     with pytest.raises(error, match=words):
         engine.generate(prompt, settings)
-
-
-async def test_an_empty_prompt_is_one_only_where_the_tokenizer_makes_tokens_of_it(
-    engine: Engine, letters: Engine
-) -> None:
-    """Most put a token in front of every text, and a text can begin with that."""
-    result = await engine.generate("", AR).wait()
-
-    assert result.prompt_tokens == 1
-    assert result.token_ids == (await engine.generate([0], AR).wait()).token_ids
-    with pytest.raises(PromptError, match="the prompt is '', which has no tokens"):
-        letters.generate("", AR)
-
-
-async def test_a_prompt_may_be_given_as_tokens(engine: Engine, text_pair: SavedPair) -> None:
-    ids = AutoTokenizer.from_pretrained(text_pair.target)(PROMPT)["input_ids"]
-    expected = await _tokens(engine, AR)
-
-    for prompt in (ids, tuple(ids), np.array(ids), np.array(ids, np.int32)):
-        result = await engine.generate(prompt, AR).wait()
-        assert (result.prompt_tokens, result.token_ids) == (len(ids), expected)
-
-
-async def test_a_rendered_prompt_that_has_its_first_token_gets_no_other(engine: Engine) -> None:
-    rendered = await engine.generate(END + PROMPT, AR).wait()
-
-    assert rendered.prompt_tokens == (await engine.generate(PROMPT, AR).wait()).prompt_tokens
-    assert rendered.token_ids == await _tokens(engine, AR)
 
 
 async def test_without_a_draft_only_the_target_alone_can_be_asked_for(

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -85,7 +86,7 @@ def test_a_replacement_character_stops_a_text_only_where_it_is_no_half_of_anothe
 @pytest.mark.parametrize(
     "prompt",
     [[1, 2, 3], (1, 2, 3), range(1, 4), array("q", [1, 2, 3]), np.array([1, 2, 3]),
-     np.array([1, 2, 3], np.uint16), [np.int64(1), 2, np.int8(3)]],
+     np.array([1, 2, 3], np.uint16), [np.int64(1), 2, np.int8(3)], torch.tensor([1, 2, 3])],
     ids=lambda prompt: type(prompt).__name__,
 )  # fmt: skip
 def test_tokens_are_taken_from_any_row_of_whole_numbers(prompt: object) -> None:
@@ -116,6 +117,7 @@ def test_tokens_are_taken_from_any_row_of_whole_numbers(prompt: object) -> None:
         ([-1], "token 0 of the prompt is -1"),
         ([1.0], "token 0 of the prompt is 1.0"),
         (np.array([1.0]), "token 0"),
+        (torch.tensor([True]), "token 0 of the prompt is True"),
         (["1"], "token 0 of the prompt is '1'"),
         ([[1]], r"token 0 of the prompt is \[1\]"),
         ([None], "token 0 of the prompt is None"),
