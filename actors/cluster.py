@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from actors.wire import Address
-    from decoding.stopping import Detokenizer
+    from decoding.text import Detokenizer
 
 OBJECT_STORE_BYTES: Final = 80 * 1024**2  # nothing large goes through Ray; this is its minimum
 QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}

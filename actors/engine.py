@@ -20,22 +20,23 @@ from actors import pair
 from actors.client import Client
 from actors.device import DeviceSpec
 from actors.scheduler import Patience
-from actors.text import TextStream, load_detokenizer
+from actors.text import TextStream, check_ids, check_stop, check_text, load_detokenizer
 from actors.wire import Finished, Tokens
 from decoding.errors import PlacementError, PromptError, ProtocolError, SettingError
 from decoding.messages import Device
 from decoding.settings import Settings
-from decoding.stopping import before_stop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from actors.client import Ticket
     from actors.scheduler import SchedulerStatistics
+    from actors.text import Prompt
     from actors.wire import Address
     from decoding.messages import TokenId
     from decoding.metrics import Metrics
-    from decoding.stopping import Detokenizer, FinishReason
+    from decoding.stopping import FinishReason
+    from decoding.text import Detokenizer
     from decoding.trace import Record
 
 
@@ -99,11 +100,12 @@ class Pair(Protocol):
     def draft_positions(self) -> int | None:
         """How many positions the draft holds; None where there is none, or no end."""
 
-    def encode(self, prompt: str, settings: Settings) -> tuple[TokenId, ...]:
-        """The prompt's tokens, when all of the request can be done."""
-
-    def detokenize(self, tokens: Sequence[TokenId]) -> str:
+    @property
+    def detokenizer(self) -> Detokenizer:
         """Tokens to text, without special tokens."""
+
+    def encode(self, prompt: Prompt, settings: Settings) -> tuple[TokenId, ...]:
+        """The prompt's tokens, when all of the request can be done."""
 
     def specs(self) -> tuple[DeviceSpec, ...]:
         """What each device is to load, and where."""
@@ -149,13 +151,11 @@ class Generation:
     """A request under way: iterate for the pieces, then ask for the `result`."""
 
     def __init__(
-        self, ticket: Ticket, prompt_tokens: int, detokenize: Detokenizer, stop: tuple[str, ...]
+        self, ticket: Ticket, prompt_tokens: int, detokenizer: Detokenizer, stop: tuple[str, ...]
     ) -> None:
         self._ticket = ticket
         self._prompt_tokens = prompt_tokens
-        self._detokenize = detokenize
-        self._stop = stop
-        self._stream = TextStream(detokenize, stop)
+        self._stream = TextStream(detokenizer, stop)
         self._tokens: list[TokenId] = []
         self._finished: Finished | None = None
 
@@ -200,7 +200,7 @@ class Generation:
             message = "the request is still running; iterate to its end first"
             raise ProtocolError(message)
         return Result(
-            text=before_stop(self._detokenize(self._tokens), self._stop),
+            text=self._stream.text,
             token_ids=tuple(self._tokens),
             finish_reason=self._finished.reason,
             prompt_tokens=self._prompt_tokens,
@@ -245,12 +245,16 @@ class Engine:
         return cls(fitted, deployment, client)
 
     def generate(
-        self, prompt: str, settings: Settings | None = None, *, trace: bool = False
+        self, prompt: Prompt, settings: Settings | None = None, *, trace: bool = False
     ) -> Generation:
         """Start a request; any number may run at once.
 
+        Args:
+            prompt: a text, or the ids of its tokens, which are then taken as they are.
+            settings: how to generate.
+            trace: whether to keep a record of all messages.
         Raises:
-            PromptError: the prompt is empty or too long.
+            PromptError: the prompt is neither, is empty or too long, or a token is none.
             SettingError: the settings do not fit the pair.
             PeerError: the scheduler is gone; told when the generation is awaited.
         """
@@ -261,7 +265,7 @@ class Engine:
         ticket = self._client.submit(
             tokens, settings, eos=self._fitted.eos, trace=trace, reach=reach
         )
-        return Generation(ticket, len(tokens), self._fitted.detokenize, settings.stop)
+        return Generation(ticket, len(tokens), self._fitted.detokenizer, settings.stop)
 
     async def statistics(self) -> SchedulerStatistics:
         """How it is: requests, devices and their processes, losses."""
@@ -291,6 +295,7 @@ class Fitted:
 
     def __init__(self, settings: EngineSettings) -> None:
         from actors.runners import loading  # noqa: PLC0415 - torch comes in with it
+        from actors.runners.text import detokenizer_of, encode  # noqa: PLC0415 - as above
 
         self._room = loading.check_room
         self.settings = settings
@@ -301,7 +306,9 @@ class Fitted:
             for role, name in self.models.items()
         }
         target = found[Device.TARGET]
-        self._tokenizer = loading.load_tokenizer(target.name, trust_remote_code=trust)
+        tokenizer = loading.load_tokenizer(target.name, trust_remote_code=trust)
+        self._encode = functools.partial(encode, tokenizer)
+        self.detokenizer = detokenizer_of(tokenizer)
         self.vocabulary = loading.check_pair(found.get(Device.DRAFT, target), target)
         self.positions = target.positions
         draft = found.get(Device.DRAFT)
@@ -311,18 +318,19 @@ class Fitted:
         for role, model in found.items():
             loading.check_memory(model, device=self.places[role], dtype=settings.dtype)
 
-    def encode(self, prompt: str, settings: Settings) -> tuple[TokenId, ...]:
+    def encode(self, prompt: Prompt, settings: Settings) -> tuple[TokenId, ...]:
         """The prompt's tokens, when all of the request can be done.
 
         Raises:
-            PromptError: the prompt is empty, no text, or too long.
-            SettingError: there is no draft, or the output is too long for the target.
+            PromptError: the prompt is no text and no tokens, is empty or too long.
+            SettingError: there is no draft, a stop text can never come, or the output is too long
+                for the target.
         """
         if settings.widest > 0 and Device.DRAFT not in self.models:
             message = f"schedule is {settings.schedule} without a draft; name one, or take ar"
             raise SettingError(message)
-        _check_text(prompt)
-        tokens = tuple(self._tokenizer(prompt)["input_ids"])
+        check_stop(settings.stop, self.detokenizer)
+        tokens = self._tokens(prompt)
         self._room(
             prompt_tokens=len(tokens),
             max_new_tokens=settings.max_new_tokens,
@@ -330,9 +338,21 @@ class Fitted:
         )
         return tokens
 
-    def detokenize(self, tokens: Sequence[TokenId]) -> str:
-        """Tokens to text, without special tokens."""
-        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+    def _tokens(self, prompt: Prompt) -> tuple[TokenId, ...]:
+        if not isinstance(prompt, str):
+            return check_ids(prompt, self.vocabulary)
+        check_text(prompt)
+        tokens = self._encode(prompt)
+        if not tokens:
+            message = f"the prompt is {prompt!r}, which has no tokens; give at least one character"
+            raise PromptError(message)
+        if max(tokens) >= self.vocabulary:
+            message = (
+                f"token {max(tokens)} of the prompt is one that the tokenizer has and the target "
+                f"has not; its tokens end at {self.vocabulary - 1}"
+            )
+            raise PromptError(message)
+        return tokens
 
     def text_loader(self) -> Callable[[], Detokenizer]:
         """The target's tokenizer, loaded where it is needed."""
@@ -343,17 +363,6 @@ class Fitted:
     def specs(self) -> tuple[DeviceSpec, ...]:
         """What each device is to load, and where."""
         return device_specs(self.settings, self.models, self.places, self.vocabulary)
-
-
-def _check_text(prompt: str) -> None:
-    if not prompt:
-        message = "the prompt is empty; give at least one character"
-        raise PromptError(message)
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        message = f"the prompt is not UTF-8 at character {error.start}; convert it"
-        raise PromptError(message) from None
 
 
 def places(roles: tuple[Device, ...], gpus: int | None, present: int) -> dict[Device, str]:

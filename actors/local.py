@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from actors.wire import Address
     from decoding.messages import Device
-    from decoding.stopping import Detokenizer
+    from decoding.text import Detokenizer
 
 PAUSE_S: Final = 0.2  # before a device that failed is started again
 

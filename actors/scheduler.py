@@ -68,7 +68,7 @@ from decoding.trace import Sent, without_laws
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from decoding.stopping import Detokenizer
+    from decoding.text import Detokenizer
 
 CHECK_EVERY_S: Final = 0.1
 OVERSLEPT_S: Final = 0.5  # a watchdog that is so late has not watched

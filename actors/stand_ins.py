@@ -8,7 +8,7 @@ The text is a script that the target says word by word and the draft guesses wit
 that was asked for. Everything else is real: hosts, wire, scheduler, Ray. So what such a pair falls
 short of theory is what the machinery costs.
 
-May import: the standard library, decoding, actors.device, actors.engine (for types).
+May import: the standard library, decoding, actors.device, actors.text, actors.engine (for types).
 Must never: import torch; the runners do (`actors.runners.stand_in`).
 """
 
@@ -20,14 +20,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, final
 
 from actors.device import DeviceSpec
+from actors.text import Prompt, check_ids
 from decoding.coins import mix, uniform
 from decoding.errors import SettingError
 from decoding.messages import Device, TokenId
+from decoding.text import Detokenizer
 
 if TYPE_CHECKING:
     from actors.engine import EngineSettings
     from decoding.settings import Settings
-    from decoding.stopping import Detokenizer
 
 PROMPT_TOKENS: Final = 8
 """Tokens of every prompt; they tell one text of the script from another."""
@@ -132,7 +133,7 @@ class StandInPair:
                 )
                 raise SettingError(message)
 
-    def encode(self, prompt: str, settings: Settings) -> tuple[TokenId, ...]:
+    def encode(self, prompt: Prompt, settings: Settings) -> tuple[TokenId, ...]:
         """The beginning of one of the script's texts; another prompt, another text.
 
         Raises:
@@ -145,7 +146,8 @@ class StandInPair:
         if self.script.vocabulary > words:
             message = f"vocabulary is {self.script.vocabulary}; a shape that is named has {words}"
             raise SettingError(message)
-        return self.script.prompt(prompt)
+        text = prompt if isinstance(prompt, str) else str(check_ids(prompt, words))
+        return self.script.prompt(text)
 
     def _limits(self) -> tuple[int, int]:
         """Positions and tokens of the smaller device; one without a shape has no small limits."""
@@ -157,9 +159,10 @@ class StandInPair:
         positions, words = zip(*map(limits, shapes), strict=True)
         return min(positions), min(words)
 
-    def detokenize(self, tokens: Sequence[TokenId]) -> str:
+    @property
+    def detokenizer(self) -> Detokenizer:
         """Numbers, for want of words."""
-        return _words(tokens)
+        return _no_tokenizer()
 
     def text_loader(self) -> Callable[[], Detokenizer]:
         """The same, for the scheduler's process."""
@@ -193,7 +196,7 @@ class StandInPair:
 
 
 def _no_tokenizer() -> Detokenizer:
-    return _words
+    return Detokenizer(_words)
 
 
 def _words(tokens: Sequence[TokenId]) -> str:

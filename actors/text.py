@@ -1,75 +1,147 @@
-"""Text from tokens: whole, and piece by piece while they come.
+"""Prompts as a request may give them, and text piece by piece while its tokens come.
 
 May import: decoding; the runners (for a tokenizer) only when one is loaded.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, final
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
-from decoding.stopping import before_stop
+from decoding.errors import PromptError, SettingError
+from decoding.stopping import first_stop
+from decoding.text import GrowingText
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import numpy as np
+    from numpy.typing import NDArray
 
     from decoding.messages import TokenId
-    from decoding.stopping import Detokenizer
+    from decoding.text import Detokenizer
 
-UNFINISHED: Final = "\ufffd"  # what a decoder writes for half a character
+Prompt: TypeAlias = "str | Sequence[TokenId] | NDArray[np.integer[Any]]"
 
 
 def load_detokenizer(name: str, *, trust_remote_code: bool = False) -> Detokenizer:
     """Tokens to text as the model `name` does it, without special tokens."""
     from actors.runners.loading import load_tokenizer  # noqa: PLC0415 - transformers come with it
+    from actors.runners.text import detokenizer_of  # noqa: PLC0415 - as above
 
-    tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
-    return lambda tokens: str(tokenizer.decode(list(tokens), skip_special_tokens=True))
+    return detokenizer_of(load_tokenizer(name, trust_remote_code=trust_remote_code))
+
+
+def check_text(prompt: str) -> None:
+    """Refuse a prompt that is no text.
+
+    Raises:
+        PromptError: it has characters that UTF-8 has not.
+    """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        message = f"the prompt is not UTF-8 at character {error.start}; convert it"
+        raise PromptError(message) from None
+
+
+def check_ids(prompt: Any, vocabulary: int) -> tuple[TokenId, ...]:
+    """A prompt that is given as tokens.
+
+    Args:
+        prompt: a sequence of whole numbers, an array of them included.
+        vocabulary: they are below it.
+    Raises:
+        PromptError: it is something else, empty, or a token is none.
+    """
+    if getattr(prompt, "ndim", None) == 1:
+        prompt = prompt.tolist()
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
+        message = f"the prompt is a {type(prompt).__name__}; it must be text or a list of token ids"
+        raise PromptError(message)
+    if len(prompt) == 0:
+        message = "the prompt has 0 tokens; it needs at least one"
+        raise PromptError(message)
+    return tuple(_token(at, number, vocabulary) for at, number in enumerate(prompt))
+
+
+def _token(at: int, number: Any, vocabulary: int) -> TokenId:
+    try:
+        token = None if isinstance(number, bool) else operator.index(number)
+    except TypeError:
+        token = None
+    if token is None or not 0 <= token < vocabulary:
+        message = f"token {at} of the prompt is {number!r}; it must be a whole number from 0 to "
+        raise PromptError(f"{message}{vocabulary - 1}")
+    return token
+
+
+def check_stop(strings: Sequence[str], detokenizer: Detokenizer) -> None:
+    """Refuse stop texts that no text can contain.
+
+    The name of a special token is one of the two that can: the token itself ends the request.
+
+    Raises:
+        SettingError: a text has a special token in it, or characters that UTF-8 has not.
+    """
+    for string in strings:
+        if any("\ud800" <= character <= "\udfff" for character in string):
+            message = f"stop is {string!r}, which is not UTF-8; no text contains it"
+            raise SettingError(message)
+        inside = next((name for name in detokenizer.special if name and name in string), string)
+        if inside != string and string not in detokenizer.special:
+            message = (
+                f"stop is {string!r}; the special token {inside!r} in it is hidden from the text, "
+                "so give it alone"
+            )
+            raise SettingError(message)
 
 
 @final
 class TextStream:
     """The text of a growing list of tokens, given out as soon as it is sure.
 
-    Half a character is held back until the rest has come, and so is what may turn out to be the
-    beginning of a stop string. Joined, the pieces are exactly the text of all tokens, cut before
-    the first stop string.
+    What may yet change is held back, half a character above all, and so is what may turn out to
+    be the beginning of a stop string. Joined, the pieces are exactly the text of all tokens, cut
+    before the first stop string.
     """
 
-    CONTEXT: Final = (
-        8  # tokens decoded again, because some begin differently at the start of a text
-    )
-
-    def __init__(self, detokenize: Detokenizer, stop: Sequence[str] = ()) -> None:
-        self._detokenize = detokenize
+    def __init__(self, detokenizer: Detokenizer, stop: Sequence[str] = ()) -> None:
+        self._growing = GrowingText(detokenizer)
         self._stop = stop
-        self._hold = max((len(text) - 1 for text in stop), default=0)
-        self._tokens: list[TokenId] = []
-        self._read = 0  # tokens whose text is in `_text`
-        self._text = ""
-        self._given = 0  # characters given out
+        self._pieces: list[str] = []
+        self._given = 0  # characters
+
+    @property
+    def text(self) -> str:
+        """All that was given out."""
+        return "".join(self._pieces)
 
     def push(self, tokens: Sequence[TokenId]) -> str:
         """The text that is sure now and was not before."""
-        self._tokens.extend(tokens)
-        self._advance()
-        return self._give(max(0, len(self._text) - self._hold))
+        growing = self._growing
+        growing.push(tokens)
+        sure = growing.text[self._given : growing.sure]
+        held = max((_begun(string, sure) for string in self._stop), default=0)
+        end = self._given + len(sure) - held
+        return self._give(min(end, self._stopped(growing.finished)))
 
     def finish(self) -> str:
         """What was held back."""
-        rest = self._detokenize(self._tokens)
-        self._text = self._text + rest[len(self._text) :]
-        return self._give(len(self._text))
+        return self._give(self._stopped(len(self._growing.text)))
 
-    def _advance(self) -> None:
-        start = max(0, self._read - self.CONTEXT)
-        before = self._detokenize(self._tokens[start : self._read])
-        now = self._detokenize(self._tokens[start:])
-        if not now.endswith(UNFINISHED):
-            self._text += now[len(before) :]
-            self._read = len(self._tokens)
+    def _stopped(self, end: int) -> int:
+        """Where the first stop string begins, or `end` if there is none before it."""
+        at = first_stop(self._growing.text, self._stop, self._given, end)
+        return end if at is None else at
 
     def _give(self, end: int) -> str:
-        sure = before_stop(self._text, self._stop) if self._stop else self._text
-        piece = sure[self._given : end]
-        self._given = max(self._given, min(end, len(sure)))
+        piece = self._growing.text[self._given : end]
+        self._given += len(piece)
+        self._pieces.append(piece)
         return piece
+
+
+def _begun(string: str, text: str) -> int:
+    """How many characters at the end of `text` may be the beginning of `string`."""
+    most = min(len(string) - 1, len(text))
+    return next((n for n in range(most, 0, -1) if text.endswith(string[:n])), 0)

@@ -28,8 +28,8 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
         target_passes: forward passes of the target.
         draft_steps: tokens the draft wrote, also those nobody wanted any more.
         drafted: the same tokens, as far as a verdict could use them: written and not cancelled.
-        kept, rejections: draft tokens that agreed with the target, and that did not; tokens
-            behind a rejection were not compared.
+        kept, rejections: draft tokens of the text that agreed with the target, and that did not;
+            tokens behind a rejection were not compared.
         rounds: passes whose verdict the schedule acted on.
         acceptance_rate: kept / (kept + rejections); None where nothing was compared.
         tokens_per_target_pass: tokens / target_passes.

@@ -61,7 +61,8 @@ class Counts:
     """What a schedule has seen so far.
 
     A round is a pass of the target. Every draft token that was compared with the target's will
-    is either `kept` or one of the `rejections`; tokens behind a rejection were never compared.
+    is either `kept` or one of the `rejections`; tokens behind a rejection were never compared, and
+    those behind the end of the text do not count.
     """
 
     rounds: int = 0
@@ -242,8 +243,11 @@ class TwoModelSchedule:
         chosen = () if verdict.token is None else (verdict.token,)
         rejected = verdict.kept < len(pending)
         self._rounds += verdict.passes
-        self._compare(kept=verdict.kept, rejected=rejected)
-        self._commit(pending.tokens[: verdict.kept] + chosen)
+        admitted = self._commit(pending.tokens[: verdict.kept] + chosen)
+        # What lies behind the end of the text was judged, but is no part of it.
+        self._compare(
+            kept=min(verdict.kept, admitted), rejected=rejected and admitted > verdict.kept
+        )
         if self._finish_reason is not None:
             self._finish()
         elif rejected:
@@ -270,11 +274,13 @@ class TwoModelSchedule:
             self._compare(kept=0, rejected=True)
             self._restart()
 
-    def _commit(self, tokens: tuple[TokenId, ...]) -> None:
+    def _commit(self, tokens: tuple[TokenId, ...]) -> int:
+        """Commit what the stop rules admit; return how many tokens that are."""
         admitted, self._finish_reason = self._stop.admit(self._committed, tokens)
         self._committed.extend(admitted)
         if not self._present[Device.DRAFT]:
             self._tokens_without_draft += len(admitted)
+        return len(admitted)
 
     def _compare(self, *, kept: int, rejected: bool) -> None:
         self._kept += kept

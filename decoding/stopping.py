@@ -1,24 +1,26 @@
 """When a request ends, and how much of a verdict may still be committed.
 
 A request ends at the first committed end-of-sequence token, at the first token that completes a
-stop string, or at the length limit, whichever comes first. The token that ends it is committed;
+stop text, or at the length limit, whichever comes first. The token that ends it is committed;
 nothing after it is.
+
+A token completes a stop text when the text of all tokens up to it contains that text, or when it
+is the special token of that name, which no text shows.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, final
 
 from decoding.errors import ProtocolError
+from decoding.text import Detokenizer, GrowingText
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from decoding.messages import TokenId
-
-    Detokenizer: TypeAlias = Callable[[Sequence[TokenId]], str]
 
 
 class FinishReason(enum.StrEnum):
@@ -27,6 +29,33 @@ class FinishReason(enum.StrEnum):
     EOS = "eos"
     STOP = "stop"
     LENGTH = "length"
+
+
+@final
+class _Reader:
+    """Reads a text token by token, and says where a stop text is complete."""
+
+    def __init__(self, strings: Sequence[str], detokenizer: Detokenizer) -> None:
+        self._strings = strings
+        self._detokenizer = detokenizer
+        self._names = {detokenizer.special.get(string) for string in strings}
+        self._longest = max(map(len, strings))
+        self._text = GrowingText(detokenizer)
+
+    def follow(self, committed: Sequence[TokenId]) -> None:
+        """Stand behind these tokens; where it does already, nothing is read again."""
+        if self._text.tokens != list(committed):
+            self._text = GrowingText(self._detokenizer)
+            self._text.push(committed)
+
+    def completes(self, token: TokenId, *, last: bool) -> bool:
+        """Read one more token; what is half a character is no text yet, unless it is the last."""
+        text = self._text
+        start = max(0, text.sure - self._longest + 1)
+        text.push((token,))
+        end = len(text.text) if last else text.finished
+        shown = first_stop(text.text, self._strings, start, end) is not None
+        return shown or token in self._names
 
 
 @final
@@ -45,36 +74,35 @@ class StopRules:
     eos: frozenset[TokenId] = frozenset()
     strings: tuple[str, ...] = ()
     text: Detokenizer | None = None
+    # What was read of the committed text, so that no token is read twice.
+    _reader: _Reader | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
     def admit(
         self, committed: Sequence[TokenId], new: Sequence[TokenId]
     ) -> tuple[tuple[TokenId, ...], FinishReason | None]:
         """The part of `new` that may follow `committed`, and why it ends there if it does."""
         room = self.limit - len(committed)
+        reader = self._reader
+        if reader is not None:
+            reader.follow(committed)
         for index, token in enumerate(new[:room]):
             if token in self.eos:
                 return tuple(new[: index + 1]), FinishReason.EOS
-            if self.strings and self._completes([*committed[-self._reach :], *new[: index + 1]]):
+            if reader is not None and reader.completes(token, last=index + 1 == room):
                 return tuple(new[: index + 1]), FinishReason.STOP
         return tuple(new[:room]), FinishReason.LENGTH if len(new) >= room else None
 
     def __post_init__(self) -> None:
         """Refuse what could never stop."""
-        if self.strings and self.text is None:
+        if not self.strings:
+            return
+        if self.text is None:
             message = "stop strings need a detokenizer; give `text`"
             raise ProtocolError(message)
-
-    @property
-    def _reach(self) -> int:
-        """How many committed tokens a stop string can begin in: a token is a byte or more."""
-        return max(len(string.encode()) for string in self.strings)
-
-    def _completes(self, tail: Sequence[TokenId]) -> bool:
-        text = self.text(tail[-self._reach - 1 :]) if self.text is not None else ""
-        return any(string in text for string in self.strings)
+        object.__setattr__(self, "_reader", _Reader(self.strings, self.text))
 
 
-def before_stop(text: str, strings: Sequence[str]) -> str:
-    """`text` up to the first stop string."""
-    ends = [found for string in strings if (found := text.find(string)) >= 0]
-    return text[: min(ends, default=len(text))]
+def first_stop(text: str, strings: Sequence[str], start: int, end: int) -> int | None:
+    """Where the first stop text of `text[start:end]` begins."""
+    found = (text.find(string, start, end) for string in strings)
+    return min((at for at in found if at >= 0), default=None)

@@ -6,7 +6,7 @@ import asyncio
 import pathlib
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -24,13 +24,19 @@ from pearl.options import (
 
 if TYPE_CHECKING:
     from actors.engine import EngineSettings, Generation, Result
+    from actors.text import Prompt
+    from decoding.messages import TokenId
     from decoding.settings import Settings
+
+LONGEST_NUMBER: Final = 18  # digits
 
 
 @click.command(name="generate")
 @click.argument("prompt", required=False)
 @click.option("--prompt-file", type=click.Path(dir_okay=False), metavar="FILE",
               help="Read the prompt from a file; without either, from standard input.")  # fmt: skip
+@click.option("--prompt-ids", metavar="N,N,...",
+              help="The prompt as token ids, which are taken as they are.")  # fmt: skip
 @options(DECODING, ENGINE)
 @click.option("--trace", "trace_file", type=click.Path(dir_okay=False), metavar="FILE",
               help="Write the run as a Chrome trace.")  # fmt: skip
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
 def command(
     prompt: str | None,
     prompt_file: str | None,
+    prompt_ids: str | None,
     trace_file: str | None,
     *,
     as_json: bool,
@@ -46,14 +53,16 @@ def command(
     """Generate text. PROMPT is continued as it stands."""
     settings = decoding_settings(given)
     engine = engine_settings(given)
-    text = _read_prompt(prompt, prompt_file)
+    asked = _read_prompt(prompt, prompt_file, prompt_ids)
     path = None if trace_file is None else check_writable(trace_file)
-    result = asyncio.run(_generate(text, settings, engine, show=not as_json, trace_file=path))
+    result = asyncio.run(_generate(asked, settings, engine, show=not as_json, trace_file=path))
     click.echo(_as_json(result) if as_json else f"\n{_summary(result)}", err=not as_json)
     return 0 if result.finish_reason is not None else 130
 
 
-def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
+def _read_prompt(prompt: str | None, prompt_file: str | None, prompt_ids: str | None) -> Prompt:
+    if prompt_ids is not None:
+        return _read_ids(prompt_ids, alone=prompt is None and prompt_file is None)
     if prompt is not None and prompt_file is not None:
         message = f"a prompt and --prompt-file {prompt_file} are both given; give one"
         raise PromptError(message)
@@ -67,6 +76,19 @@ def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
     return text
 
 
+def _read_ids(prompt_ids: str, *, alone: bool) -> list[TokenId]:
+    """Token ids as typed; whether the target has them is seen when it is known."""
+    if not alone:
+        message = "--prompt-ids and another prompt are both given; give one"
+        raise PromptError(message)
+    ids = [number.strip() for number in prompt_ids.split(",")]
+    wrong = next((n for n in ids if not n.isdecimal() or len(n) > LONGEST_NUMBER), None)
+    if wrong is not None:
+        message = f"{wrong[:40]!r} in --prompt-ids is no token id; give whole numbers as in 1,2,3"
+        raise PromptError(message)
+    return [int(number) for number in ids]
+
+
 def _read(prompt_file: str | None) -> str:
     try:
         if prompt_file is None:
@@ -78,7 +100,7 @@ def _read(prompt_file: str | None) -> str:
 
 
 async def _generate(
-    prompt: str,
+    prompt: Prompt,
     settings: Settings,
     engine_settings: EngineSettings,
     *,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
@@ -63,6 +63,11 @@ def save_letter_pair(folder: Path, letters: str = "abcd") -> SavedPair:
     return _save(folder, fast, _Shape(layers=3, shared=1, spread=0.2, positions=POSITIONS))
 
 
+def save_pair_of(tokenizer: PreTrainedTokenizerFast, folder: Path) -> SavedPair:
+    """A pair that writes any tokens of this tokenizer."""
+    return _save(folder, tokenizer, _Shape(layers=2, shared=1, spread=0.08, positions=POSITIONS))
+
+
 def with_end(pair: SavedPair, folder: Path, eos: int) -> SavedPair:
     """The same pair, but for the token that ends a text."""
     target = Path(shutil.copytree(pair.target, folder / "target"))
@@ -79,6 +84,19 @@ def with_short_draft(pair: SavedPair, folder: Path, positions: int) -> SavedPair
     config: dict[str, Any] = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"max_position_embeddings": positions}))
     return SavedPair(target=pair.target, draft=draft)
+
+
+def with_hidden(pair: SavedPair, folder: Path, token: int) -> tuple[SavedPair, str]:
+    """The same pair with a token made a special one, and its name."""
+    made = SavedPair(target=folder / "target", draft=folder / "draft")
+    name = ""
+    for old, new in ((pair.target, made.target), (pair.draft, made.draft)):
+        path = Path(shutil.copytree(old, new)) / "tokenizer.json"
+        tokenizer = Tokenizer.from_file(str(path))
+        name = str(tokenizer.id_to_token(token))
+        tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False)])
+        tokenizer.save(str(path))
+    return made, name
 
 
 def _text_tokenizer() -> PreTrainedTokenizerFast:

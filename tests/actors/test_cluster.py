@@ -24,7 +24,7 @@ from tests.actors.pairs import SavedPair
 from tests.actors.requests import AR, PROMPTS, VARIANTS, all_at_once, sampled
 
 if TYPE_CHECKING:
-    from decoding.stopping import Detokenizer
+    from decoding.text import Detokenizer
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="module")]
 

@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.engine import Devices, Engine, EngineSettings, Piece, places
+from actors.text import Prompt
 from decoding import trace
 from decoding.errors import (
     PairError,
@@ -358,7 +359,7 @@ async def test_a_trace_that_was_cut_off_is_read_as_far_as_it_goes(
     assert tuple(records) == result.trace[: len(records)]
 
 
-@pytest.mark.parametrize("positions", [3, 24, 40])
+@pytest.mark.parametrize("positions", [16, 24, 40])
 async def test_a_draft_of_a_shorter_context_does_not_limit_the_target(
     engine: Engine, text_pair: SavedPair, tmp_path: Path, positions: int
 ) -> None:
@@ -377,15 +378,26 @@ async def test_a_draft_of_a_shorter_context_does_not_limit_the_target(
 @pytest.mark.parametrize(
     ("prompt", "settings", "error", "words"),
     [
-        ("", AR, PromptError, "the prompt is empty"),
         ("x" * 5000, AR, PromptError, "shorten it or ask for fewer new tokens"),
         ("\udcff", AR, PromptError, "not UTF-8 at character 0"),
         (PROMPT, Settings(max_new_tokens=POSITIONS), SettingError, f"holds {POSITIONS} positions"),
+        ([], AR, PromptError, "the prompt has 0 tokens"),
+        ([1, 300], AR, PromptError, "token 1 of the prompt is 300; it must be .* from 0 to 299"),
+        (b"text", AR, PromptError, "the prompt is a bytes; it must be text or a list of token"),
+        ([5] * POSITIONS, AR, PromptError, "shorten it or ask for fewer new tokens"),
     ],
-    ids=["empty", "too long", "no text", "too much wanted"],
+    ids=[
+        "too long",
+        "no text",
+        "too much wanted",
+        "no tokens",
+        "no token",
+        "no prompt",
+        "too many",
+    ],
 )
 async def test_a_request_that_does_not_fit_is_refused_at_once(
-    engine: Engine, prompt: str, settings: Settings, error: type[Exception], words: str
+    engine: Engine, prompt: Prompt, settings: Settings, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
         engine.generate(prompt, settings)

@@ -44,6 +44,7 @@ from decoding.plans import REST, AutoPlan
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
 from decoding.stopping import FinishReason, StopRules
+from decoding.text import Detokenizer
 from decoding.verification import VerifierName, make_verifier
 from tests.actors.toys import ToyRunner
 from tests.decoding.toys import Logits, Model, Prefix, autoregressive, blend, only, table
@@ -208,7 +209,7 @@ class World:
         draft = blend(TABLE, table(VOCAB, seed=4), case.share)
         self._models = {Device.TARGET: TARGET, Device.DRAFT: draft}
         self.scheduler = Scheduler(restarts=True)
-        self.scheduler._text = spelled
+        self.scheduler._text = Detokenizer(spelled)
         self.processes: dict[Device, Process | None] = dict.fromkeys(Device)
         self.ahead = self.mistaken = self._deaths = self._submitted = 0
         self._calm = False
@@ -385,7 +386,10 @@ def _alone(asked: Settings, prompt: Prefix, eos: Sequence[TokenId]) -> Prefix:
         return cast("Logits", TARGET(prompt + text).astype(np.float32))
 
     stop = StopRules(
-        limit=asked.max_new_tokens, eos=frozenset(eos), strings=asked.stop, text=spelled
+        limit=asked.max_new_tokens,
+        eos=frozenset(eos),
+        strings=asked.stop,
+        text=Detokenizer(spelled),
     )
     verifier = make_verifier(asked.effective_verifier, asked.sampling, asked.seed)
     return autoregressive(after_prompt, verifier, stop)

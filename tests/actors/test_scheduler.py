@@ -8,7 +8,7 @@ import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import pytest
@@ -36,13 +36,11 @@ from decoding.messages import Device, Judged, TokenId
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
 from decoding.stopping import FinishReason
+from decoding.text import Detokenizer
 from decoding.trace import Received
 from decoding.verification import VerifierName
 from tests.actors.toys import ToyDevice, ToyRunner, alone, until
 from tests.decoding.toys import Logits, Prefix, similar
-
-if TYPE_CHECKING:
-    from decoding.stopping import Detokenizer
 
 DEADLINE_S: Final = 60.0
 PAIR: Final = similar(8, seed=5)
@@ -262,7 +260,7 @@ async def test_stop_strings_end_a_request_where_they_appear() -> None:
 
     def load_text() -> Detokenizer:
         loads.append(1)
-        return lambda tokens: "".join("abcdefgh"[token] for token in tokens)
+        return Detokenizer(lambda tokens: "".join("abcdefgh"[token] for token in tokens))
 
     letters = load_text()(WHOLE)
     stop = letters[10:13]

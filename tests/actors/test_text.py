@@ -1,15 +1,21 @@
-"""Text that streams: nothing is given out too early, nothing twice, nothing is lost."""
+"""Prompts, and text that streams: nothing is given out too early or twice, nothing is lost."""
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.text import TextStream
-from decoding.stopping import before_stop
+from actors.text import TextStream, check_ids, check_stop
+from decoding.errors import PromptError, SettingError
+from decoding.text import Detokenizer
+from tests.actors.tokenizers import before_stop
 
 
 def _bytes(tokens: Sequence[int]) -> str:
@@ -18,7 +24,7 @@ def _bytes(tokens: Sequence[int]) -> str:
 
 
 def _stream(chunks: Sequence[Sequence[int]], stop: Sequence[str] = ()) -> list[str]:
-    stream = TextStream(_bytes, stop)
+    stream = TextStream(Detokenizer(_bytes), stop)
     return [*(stream.push(chunk) for chunk in chunks), stream.finish()]
 
 
@@ -57,11 +63,85 @@ def test_half_a_character_is_held_back() -> None:
 def test_what_may_begin_a_stop_string_is_held_back() -> None:
     pieces = _stream([b"one", b"EN", b"ergy"], stop=["END"])
 
-    assert pieces == ["o", "ne", "ENer", "gy"]
+    assert pieces == ["one", "", "ENergy", ""]
 
 
-def test_a_short_text_waits_for_a_long_stop_string() -> None:
-    """The stop string is longer than all that was said so far."""
-    pieces = _stream([b"abcdefgh", b"i", b"jkl"], stop=["x" * 12])
+def test_of_several_stop_strings_the_one_that_holds_back_most_counts() -> None:
+    pieces = _stream([b"xa--", b"- b"], stop=["--!", "a---!"])
 
-    assert pieces == ["", "", "a", "bcdefghijkl"]
+    assert pieces == ["x", "a--- b", ""]
+
+
+def test_a_replacement_character_stops_a_text_only_where_it_is_no_half_of_another() -> None:
+    stream = TextStream(Detokenizer(_bytes), stop=["\ufffd"])
+    heart = "❤".encode()
+
+    assert [stream.push([byte]) for byte in b"a" + heart] == ["a", "", "", "❤"]
+    assert [stream.push(b"\xffb"), stream.finish(), stream.text] == ["", "", "a❤"]
+
+
+# -- prompts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [[1, 2, 3], (1, 2, 3), range(1, 4), array("q", [1, 2, 3]), np.array([1, 2, 3]),
+     np.array([1, 2, 3], np.uint16), [np.int64(1), 2, np.int8(3)], torch.tensor([1, 2, 3])],
+    ids=lambda prompt: type(prompt).__name__,
+)  # fmt: skip
+def test_tokens_are_taken_from_any_row_of_whole_numbers(prompt: object) -> None:
+    tokens = check_ids(prompt, 4)
+
+    assert tokens == (1, 2, 3)
+    assert {type(token) for token in tokens} == {int}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (None, "the prompt is a NoneType; it must be text or a list of token ids"),
+        (7, "a int;"),
+        (1.5, "a float;"),
+        (b"abc", "a bytes;"),
+        (bytearray(b"abc"), "a bytearray;"),
+        ({1, 2}, "a set;"),
+        ({1: 2}, "a dict;"),
+        (iter([1]), "a list_iterator;"),
+        (np.array([[1, 2]]), "a ndarray;"),
+        (np.array(1), "a ndarray;"),
+        ([], "the prompt has 0 tokens"),
+        (np.array([], int), "the prompt has 0 tokens"),
+        ([1, True], "token 1 of the prompt is True; it must be a whole number from 0 to 3"),
+        ([np.bool_(True)], "token 0"),  # noqa: FBT003 - a value like any other
+        ([1, 2, 4], "token 2 of the prompt is 4"),
+        ([-1], "token 0 of the prompt is -1"),
+        ([1.0], "token 0 of the prompt is 1.0"),
+        (np.array([1.0]), "token 0"),
+        (torch.tensor([True]), "token 0 of the prompt is True"),
+        (["1"], "token 0 of the prompt is '1'"),
+        ([[1]], r"token 0 of the prompt is \[1\]"),
+        ([None], "token 0 of the prompt is None"),
+        ([10**30], "token 0 of the prompt is 1000"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_row_of_tokens_is_refused(prompt: object, words: str) -> None:
+    with pytest.raises(PromptError, match=words):
+        check_ids(prompt, 4)
+
+
+@pytest.mark.parametrize(
+    ("stop", "words"),
+    [
+        ("\n<end>", r"stop is '\\n<end>'; the special token '<end>' in it is hidden"),
+        ("<end> ", "give it alone"),
+        ("a\udc80", "no text contains it"),
+    ],
+)
+def test_a_stop_text_that_can_never_come_is_refused(stop: str, words: str) -> None:
+    detokenizer = Detokenizer(_bytes, special={"<end>": 7, "<end>!": 8, "": 9})
+    for fine in ("<end>", "<end>!", "<en", "text"):
+        check_stop(["text", fine], detokenizer)
+
+    with pytest.raises(SettingError, match=words):
+        check_stop(["text", stop], detokenizer)

@@ -26,6 +26,7 @@ from decoding.messages import (
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
 from decoding.stopping import FinishReason, StopRules
+from decoding.text import Detokenizer
 from decoding.verification import VerifierName
 from tests.decoding.enumeration import honest
 from tests.decoding.network import Move, Network, Script
@@ -94,7 +95,9 @@ def test_no_network_changes_what_is_said(
     least be one the target can say, and the referee must be content.
     """
     eos, strings = end
-    stop = StopRules(limit=asked.max_new_tokens, eos=eos, strings=strings, text=spelled)
+    stop = StopRules(
+        limit=asked.max_new_tokens, eos=eos, strings=strings, text=Detokenizer(spelled)
+    )
     pair = similar(VOCAB, seed=asked.seed, share=share)
 
     network = decode(asked, pair, stop, script, reach)

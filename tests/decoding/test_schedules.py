@@ -113,6 +113,41 @@ def test_a_held_row_makes_the_whole_window_pending() -> None:
     assert schedule.commands() == (judge(0, 0, 7, 8, hold=True), propose(0, 0, 7, 8, count=2))
 
 
+@pytest.mark.parametrize(
+    ("eos", "kept", "token", "counted"),
+    [
+        (8, 3, 4, (2, 0)),
+        (9, 3, 4, (3, 0)),
+        (8, 2, 4, (2, 0)),
+        (7, 0, 7, (0, 1)),
+        (4, 2, 4, (2, 1)),
+        (4, 3, 4, (3, 0)),
+        (5, 3, 4, (3, 0)),
+        (5, 1, 4, (1, 1)),
+    ],
+    ids=[
+        "the end inside what was kept",
+        "the end is the last token kept",
+        "the refused token lies behind the end",
+        "the token of the target ends it, at the first place",
+        "the token of the target ends it, where it refuses",
+        "the token of the target ends it, behind what was kept",
+        "no end, all kept",
+        "no end, one kept",
+    ],
+)
+def test_figures_count_what_is_in_the_text(
+    eos: TokenId, kept: int, token: TokenId, counted: tuple[int, int]
+) -> None:
+    """What was judged behind the end of the text agrees with nothing that anybody reads."""
+    schedule = TwoModelSchedule(speculative(3), StopRules(limit=100, eos=frozenset({eos})))
+    schedule.receive(proposed(0, 0, 7, 8, 9))
+    tokens = schedule.receive(judged(0, 0, 3, kept, token))
+
+    assert (schedule.counts.kept, schedule.counts.rejections) == counted
+    assert schedule.counts.kept <= len(tokens)
+
+
 def test_a_doomed_window_is_cancelled_while_it_is_written() -> None:
     """The verdict refuses a pending token, so what is written after it is in vain."""
     schedule = start(pearl(2))

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding.stopping import FinishReason, StopRules, before_stop
+from decoding.stopping import FinishReason, StopRules, first_stop
+from decoding.text import Detokenizer
 
 LETTERS = ["a", "b", "ab", "ba", "é", "\n"]
 HEART = "❤".encode()  # three bytes
@@ -64,14 +65,14 @@ def test_the_first_end_counts(
 def test_a_stop_string_is_found_across_tokens(
     strings: tuple[str, ...], committed: list[int], new: list[int], admitted: tuple[int, ...]
 ) -> None:
-    stop = StopRules(limit=99, strings=strings, text=spelled)
+    stop = StopRules(limit=99, strings=strings, text=Detokenizer(spelled))
 
     assert stop.admit(committed, new) == (admitted, FinishReason.STOP)
 
 
 def test_a_character_of_several_tokens_stops_when_it_is_whole() -> None:
     """A byte is a token here; two bytes of a heart are no heart."""
-    stop = StopRules(limit=99, strings=("❤",), text=byte_by_byte)
+    stop = StopRules(limit=99, strings=("❤",), text=Detokenizer(byte_by_byte))
 
     assert stop.admit([*b"I ", *HEART[:1]], HEART[1:2]) == ((HEART[1],), None)
     assert stop.admit([*b"I ", *HEART[:2]], [HEART[2], 33]) == ((HEART[2],), FinishReason.STOP)
@@ -86,7 +87,7 @@ def test_a_text_ends_where_the_string_first_appears_however_verdicts_cut_it(
     text: str, string: str, cuts: list[int]
 ) -> None:
     """Byte tokens, verdicts of any size, against a search of the whole text."""
-    stop = StopRules(limit=99, strings=(string,), text=byte_by_byte)
+    stop = StopRules(limit=99, strings=(string,), text=Detokenizer(byte_by_byte))
     left, committed, reason = list(text.encode()), list[int](), None
     for cut in cuts:
         if reason is None:
@@ -100,8 +101,49 @@ def test_a_text_ends_where_the_string_first_appears_however_verdicts_cut_it(
         assert (reason is FinishReason.STOP) == (ended >= 0)
 
 
-def test_what_is_shown_ends_before_the_first_stop_string() -> None:
+def test_the_first_stop_string_is_found_within_bounds() -> None:
     """The token that completes it may say more; none of that is shown."""
-    assert before_stop("to be or not", ("or", "be")) == "to "
-    assert before_stop("to be", ("or",)) == "to be"
-    assert before_stop("to be", ()) == "to be"
+    assert first_stop("to be or not to be", ("or", "be"), 0, 18) == 3
+    assert first_stop("to be or not to be", ("or", "be"), 4, 18) == 6
+    assert first_stop("to be or not to be", ("be",), 4, 17) is None
+    assert first_stop("to be", (), 0, 5) is None
+
+
+def test_a_special_token_stops_a_text_that_does_not_show_it() -> None:
+    text = Detokenizer(byte_by_byte, special={"<end>": 7}, hidden=frozenset({7}))
+    stop = StopRules(limit=99, strings=("never", "<end>"), text=text)
+
+    assert stop.admit([*b"<en"], [7, 65]) == ((7,), FinishReason.STOP)
+    assert stop.admit([*b"<end"], [*b">", 65]) == (tuple(b">"), FinishReason.STOP)
+
+
+def test_hidden_tokens_within_a_stop_string_do_not_hide_it() -> None:
+    text = Detokenizer(byte_by_byte, hidden=frozenset({7}))
+    stop = StopRules(limit=99, strings=("END",), text=text)
+
+    assert stop.admit([*b"E", *[7] * 40, *b"N"], [7, *b"D!"]) == ((7, *b"D"), FinishReason.STOP)
+
+
+def test_admitting_depends_on_nothing_but_what_is_given() -> None:
+    """Rules remember what they read, and may still be asked about any text in any order."""
+    stop = StopRules(limit=99, strings=("ab",), text=Detokenizer(byte_by_byte))
+    asked = [(b"xa", b"b"), (b"xa", b"b"), (b"xb", b"b"), (b"", b"ab"), (b"a", b"b"), (b"b", b"b")]
+
+    found = [stop.admit(tuple(committed), tuple(new))[1] for committed, new in asked]
+
+    assert found == [*[FinishReason.STOP] * 2, None, *[FinishReason.STOP] * 2, None]
+
+
+def test_a_long_text_with_a_stop_string_is_not_read_again_and_again() -> None:
+    read = []
+
+    def counted(tokens: Sequence[int]) -> str:
+        read.append(len(tokens))
+        return byte_by_byte(tokens)
+
+    stop = StopRules(limit=9999, strings=("never" * 99,), text=Detokenizer(counted))
+    committed: list[int] = []
+    for at in range(1000):
+        committed += stop.admit(committed, [65 + at % 26, 32])[0]
+
+    assert max(read) < 50

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 import psutil
 import pytest
+from transformers import AutoTokenizer
 
 from actors.hosts import TargetHost
 from actors.text import TextStream
@@ -72,6 +73,41 @@ def test_the_prompt_may_be_an_argument_a_file_or_standard_input(
     ]
 
     assert ways[0]["token_ids"] == ways[1]["token_ids"] == ways[2]["token_ids"]
+
+
+def test_a_prompt_of_token_ids_is_taken_as_it_is(
+    text_pair: SavedPair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = AutoTokenizer.from_pretrained(text_pair.target)(PROMPT)["input_ids"]
+
+    found = _json(text_pair, capsys, "--prompt-ids", ", ".join(map(str, ids)))
+
+    assert found["prompt_tokens"] == len(ids)
+    assert found["token_ids"] == _json(text_pair, capsys, PROMPT)["token_ids"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--prompt-ids", "1,2", PROMPT], "--prompt-ids and another prompt are both given"),
+        (["--prompt-ids", "1,2", "--prompt-file", "x"], "are both given; give one"),
+        (["--prompt-ids", ""], "'' in --prompt-ids is no token id; give whole numbers as in 1,2,3"),
+        (["--prompt-ids", "1,,2"], "'' in --prompt-ids is no token id"),
+        (["--prompt-ids", "1,-2"], "'-2' in --prompt-ids is no token id"),
+        (["--prompt-ids", "1;2"], "'1;2' in --prompt-ids is no token id"),
+        (["--prompt-ids", "9" * 5000], "in --prompt-ids is no token id"),
+        (["--prompt-ids", "1,999999999"], "token 1 of the prompt is 999999999; it must be"),
+        (["--stop", "x<|endoftext|>", PROMPT], "the special token '<|endoftext|>' in it is hidden"),
+    ],
+)
+def test_a_prompt_or_an_end_that_cannot_be_is_one_line(
+    more: list[str], words: str, text_pair: SavedPair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(_arguments(text_pair, *more)) == 2
+
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("temperature", ["0", "0.7"])
