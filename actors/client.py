@@ -58,6 +58,7 @@ class Ticket:
         self.submit = submit
         self._client = client
         self._arrived: asyncio.Queue[Tokens | Finished | Failed] = asyncio.Queue()
+        self._failed: str | None = None
         self._tokens = 0
         self._known = 0
         """Tokens that will come once more."""
@@ -89,14 +90,20 @@ class Ticket:
         Raises:
             PeerError: the request failed.
         """
-        packet = await self._arrived.get()
-        if isinstance(packet, Failed):
-            raise PeerError(packet.message)
-        return packet
+        if self._failed is None:
+            packet = await self._arrived.get()
+            if not isinstance(packet, Failed):
+                return packet
+            self._failed = packet.message
+        raise PeerError(self._failed)
 
     def abort(self) -> None:
         """Ask for the end; `Finished` follows."""
         self._client.send(Abort(request=self.submit.request))
+
+    def abandon(self) -> None:
+        """Nobody will read what comes: a request that still runs is ended."""
+        self._client.abandon(self)
 
 
 @final
@@ -141,6 +148,12 @@ class Client:
         data = frame(packet)
         if self._line is not None:
             self._line.write(data)
+
+    def abandon(self, ticket: Ticket) -> None:
+        """End a request whose reader is gone, unless it has ended or the client is closed."""
+        number = ticket.submit.request
+        if self._tickets.pop(number, None) is not None and not self._over:
+            self.send(Abort(request=number))
 
     async def close(self) -> None:
         """Hang up; requests that still run fail here, and the scheduler forgets them."""

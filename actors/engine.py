@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import weakref
 from typing import TYPE_CHECKING, Protocol, Self, final
 
 from actors import pair
@@ -158,6 +159,8 @@ class Generation:
         self._stream = TextStream(detokenizer, stop)
         self._tokens: list[TokenId] = []
         self._finished: Finished | None = None
+        # One that nobody holds any more is read by nobody.
+        weakref.finalize(self, ticket.abandon).atexit = False
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
         """The pieces as they are committed.

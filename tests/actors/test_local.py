@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
 
-from actors import device
+from actors import device, transcripts
 from actors.engine import Devices, Engine, EngineSettings
 from actors.local import LocalDeployment
 from actors.stand_ins import PROMPT_TOKENS, Script, StandInPair
@@ -24,6 +25,7 @@ SETTINGS: Final = Settings(gamma=4, max_new_tokens=LENGTH)
 SCRIPT: Final = Script()
 PLACES: Final = range(PROMPT_TOKENS, PROMPT_TOKENS + LENGTH)
 WHOLE: Final = tuple(SCRIPT.token(SCRIPT.prompt(PROMPT), place) for place in PLACES)
+ENDLESS: Final = Settings(gamma=4, max_new_tokens=60_000)
 ALONE: Final = Settings(schedule=ScheduleName.AR, max_new_tokens=LENGTH)
 
 
@@ -130,3 +132,42 @@ def _break_once(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("the device broke")
 
     monkeypatch.setattr(device.TargetHost, "turn", broken)
+
+
+async def test_a_generation_that_nobody_holds_any_more_is_ended() -> None:
+    """However it was let go: never read, read a little, or its reader cancelled."""
+
+    async def read_a_little(engine: Engine) -> None:
+        async for _ in engine.generate(PROMPT, ENDLESS):
+            return
+
+    async with _engine() as (engine, _):
+        engine.generate(PROMPT, ENDLESS)
+        await read_a_little(engine)
+        waiting = asyncio.create_task(engine.generate(PROMPT, ENDLESS).wait())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        del waiting
+
+        assert await _tokens(engine) == WHOLE
+        while (await engine.statistics()).running:
+            gc.collect()
+            await asyncio.sleep(0)
+
+
+async def test_a_request_that_failed_says_so_as_often_as_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ValueError("struck")
+
+    async with _engine() as (engine, _):
+        with monkeypatch.context() as patched:
+            patched.setattr(transcripts.Transcript, "feed", broken)
+            generation = engine.generate(PROMPT, SETTINGS)
+            for _ in range(2):
+                with pytest.raises(PeerError, match="struck"):
+                    await generation.wait()
+
+        assert await _tokens(engine) == WHOLE

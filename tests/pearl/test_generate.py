@@ -284,4 +284,6 @@ def test_a_device_that_fails_is_one_line_and_exit_code_1(
     printed = capsys.readouterr()
     assert code == 1
     assert printed.out == ""
-    assert printed.err == "pearl: the target failed with RuntimeError: no memory left\n"
+    assert printed.err.startswith("pearl: the target died 3 times while it ran")
+    assert printed.err.endswith("the target failed with RuntimeError: no memory left\n")
+    assert printed.err.count("\n") == 1
