@@ -22,7 +22,7 @@ from actors.device import DeviceSpec
 from actors.scheduler import Patience
 from actors.text import TextStream, check_ids, check_stop, check_text, load_detokenizer
 from actors.wire import Finished, Tokens
-from decoding.errors import PlacementError, PromptError, ProtocolError, SettingError
+from decoding.errors import PlacementError, ProtocolError, SettingError
 from decoding.messages import Device
 from decoding.settings import Settings
 
@@ -333,11 +333,7 @@ class Fitted:
         if not isinstance(prompt, str):
             return check_ids(prompt, self.vocabulary)
         check_text(prompt)
-        tokens = self._encode(prompt)
-        if not tokens:
-            message = f"the prompt is {prompt!r}, which has no tokens; give at least one character"
-            raise PromptError(message)
-        return tokens
+        return self._encode(prompt)
 
     def text_loader(self) -> Callable[[], Detokenizer]:
         """The target's tokenizer, loaded where it is needed."""
