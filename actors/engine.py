@@ -330,10 +330,10 @@ class Fitted:
         return tokens
 
     def _tokens(self, prompt: Prompt) -> tuple[TokenId, ...]:
-        if not isinstance(prompt, str):
-            return check_ids(prompt, self.vocabulary)
-        check_text(prompt)
-        return self._encode(prompt)
+        if isinstance(prompt, str):
+            check_text(prompt)
+            prompt = self._encode(prompt)
+        return check_ids(prompt, self.vocabulary)
 
     def text_loader(self) -> Callable[[], Detokenizer]:
         """The target's tokenizer, loaded where it is needed."""

@@ -17,7 +17,7 @@ from actors.engine import Devices, Engine, EngineSettings
 from decoding.errors import PromptError, SettingError
 from decoding.settings import Settings
 from decoding.stopping import FinishReason
-from tests.actors.pairs import END, SavedPair, save_pair_of, with_end, with_hidden
+from tests.actors.pairs import END, SavedPair, save_pair_of, with_added, with_end, with_hidden
 from tests.actors.requests import AR, PROMPTS, VARIANTS, sampled
 from tests.actors.tokenizers import KINDS, before_stop
 
@@ -79,6 +79,16 @@ async def test_a_rendered_prompt_that_has_its_first_token_gets_no_other(engine: 
 
     assert rendered.prompt_tokens == (await engine.generate(PROMPT, AR).wait()).prompt_tokens
     assert rendered.token_ids == await _tokens(engine, AR)
+
+
+async def test_a_token_that_the_models_have_no_row_for_is_refused(
+    text_pair: SavedPair, tmp_path: Path
+) -> None:
+    """Somebody added it to the tokenizer, and never to the models."""
+    pair = with_added(text_pair, tmp_path, "<|user|>")
+    async with await Engine.start(_engine_settings(pair)) as other:
+        with pytest.raises(PromptError, match="token 1 of the prompt is 300; it must be"):
+            other.generate("<|user|>hello", AR)
 
 
 # -- texts and their ends --------------------------------------------------------------------------
