@@ -23,7 +23,7 @@ from actors.device import DeviceSpec
 from actors.scheduler import Patience
 from actors.text import TextStream, check_ids, check_stop, check_text, load_detokenizer
 from actors.wire import Finished, Tokens
-from decoding.errors import PlacementError, PromptError, ProtocolError, SettingError
+from decoding.errors import PlacementError, ProtocolError, SettingError
 from decoding.messages import Device
 from decoding.settings import Settings
 
@@ -342,20 +342,10 @@ class Fitted:
         return tokens
 
     def _tokens(self, prompt: Prompt) -> tuple[TokenId, ...]:
-        if not isinstance(prompt, str):
-            return check_ids(prompt, self.vocabulary)
-        check_text(prompt)
-        tokens = self._encode(prompt)
-        if not tokens:
-            message = f"the prompt is {prompt!r}, which has no tokens; give at least one character"
-            raise PromptError(message)
-        if max(tokens) >= self.vocabulary:
-            message = (
-                f"token {max(tokens)} of the prompt is one that the tokenizer has and the target "
-                f"has not; its tokens end at {self.vocabulary - 1}"
-            )
-            raise PromptError(message)
-        return tokens
+        if isinstance(prompt, str):
+            check_text(prompt)
+            prompt = self._encode(prompt)
+        return check_ids(prompt, self.vocabulary)
 
     def text_loader(self) -> Callable[[], Detokenizer]:
         """The target's tokenizer, loaded where it is needed."""

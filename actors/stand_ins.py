@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, final
 
 from actors.device import DeviceSpec
-from actors.text import Prompt, check_ids
+from actors.text import Prompt, check_ids, check_text
 from decoding.coins import mix, uniform
 from decoding.errors import SettingError
 from decoding.messages import Device, TokenId
@@ -146,8 +146,10 @@ class StandInPair:
         if self.script.vocabulary > words:
             message = f"vocabulary is {self.script.vocabulary}; a shape that is named has {words}"
             raise SettingError(message)
-        text = prompt if isinstance(prompt, str) else str(check_ids(prompt, words))
-        return self.script.prompt(text)
+        if not isinstance(prompt, str):
+            prompt = str(check_ids(prompt, words))
+        check_text(prompt)
+        return self.script.prompt(prompt)
 
     def _limits(self) -> tuple[int, int]:
         """Positions and tokens of the smaller device; one without a shape has no small limits."""

@@ -6,6 +6,7 @@ May import: decoding; the runners (for a tokenizer) only when one is loaded.
 from __future__ import annotations
 
 import operator
+import reprlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
@@ -51,15 +52,13 @@ def check_ids(prompt: Any, vocabulary: int) -> tuple[TokenId, ...]:
         prompt: a sequence of whole numbers, an array of them included.
         vocabulary: they are below it.
     Raises:
-        PromptError: it is something else, empty, or a token is none.
+        PromptError: it is something else, or a token is none.
     """
     if getattr(prompt, "ndim", None) == 1:
         prompt = prompt.tolist()
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
-        message = f"the prompt is a {type(prompt).__name__}; it must be text or a list of token ids"
-        raise PromptError(message)
-    if len(prompt) == 0:
-        message = "the prompt has 0 tokens; it needs at least one"
+        kind = type(prompt).__name__
+        message = f"the prompt is of type {kind}; it must be text or a list of token ids"
         raise PromptError(message)
     return tuple(_token(at, number, vocabulary) for at, number in enumerate(prompt))
 
@@ -70,15 +69,24 @@ def _token(at: int, number: Any, vocabulary: int) -> TokenId:
     except TypeError:
         token = None
     if token is None or not 0 <= token < vocabulary:
-        message = f"token {at} of the prompt is {number!r}; it must be a whole number from 0 to "
-        raise PromptError(f"{message}{vocabulary - 1}")
+        allowed = f"a whole number from 0 to {vocabulary - 1}"
+        message = f"token {at} of the prompt is {_shown(number)}; it must be {allowed}"
+        raise PromptError(message)
     return token
+
+
+def _shown(value: Any) -> str:
+    """A value in a few characters, on one line."""
+    try:
+        return " ".join(reprlib.repr(value).split())
+    except ValueError:  # Python refuses to write numbers of thousands of digits
+        return "an endless number"
 
 
 def check_stop(strings: Sequence[str], detokenizer: Detokenizer) -> None:
     """Refuse stop texts that no text can contain.
 
-    The name of a special token is one of the two that can: the token itself ends the request.
+    A special token's name alone is none of them: the token itself then ends the request.
 
     Raises:
         SettingError: a text has a special token in it, or characters that UTF-8 has not.

@@ -33,7 +33,7 @@ class SettingError(UsageError):
 
 
 class PromptError(UsageError):
-    """The prompt is empty, or too long for the pair."""
+    """The prompt is no text and no tokens, is empty, or too long for the pair."""
 
 
 class ModelError(UsageError):

@@ -43,7 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         sampling: temperature and filters.
         seed: of every coin; the same seed gives the same tokens (greedy and coupled).
         max_new_tokens: the most tokens to generate.
-        stop: texts that end the request where they first appear.
+        stop: texts that end the request where they first appear; the name of a special token,
+            which no text shows, ends it at that token.
     """
 
     schedule: ScheduleName = ScheduleName.PEARL

@@ -10,7 +10,7 @@ A text is what its tokenizer makes of all its tokens. That is not the sum of wha
 
 `GrowingText` follows all of it for a few microseconds a token. It decodes a window: the last tokens
 whose text is settled, for context, and those that have come since. Whoever looks for the end of a
-text and whoever shows it read the same object, so that they see the same text.
+text and whoever shows it read it so, and see the same text.
 
 May import: decoding.messages.  Must never: know a tokenizer.
 """
@@ -42,7 +42,9 @@ class Detokenizer:
         clean: takes away spaces by what stands within `LOOK_AHEAD` characters behind them.
         special: the names of tokens that are hidden from the text.
         hidden: all tokens that are.
-        fallback: tokens that are single bytes of a run.
+        fallback: tokens that are single bytes of a run, and their bytes.
+        plain: whether a run is what its bytes say, but for the beginning of a text. Otherwise all
+            of a run is decoded again with every byte of it.
         local: whether a token's text depends on nothing but the tokens right beside it, but for
             the beginning of a text. Otherwise all of a text is decoded again with every token.
     """
@@ -52,7 +54,8 @@ class Detokenizer:
     clean: Callable[[str], str] | None = None
     special: Mapping[str, TokenId] = dataclasses.field(default_factory=dict)
     hidden: frozenset[TokenId] = frozenset()
-    fallback: frozenset[TokenId] = frozenset()
+    fallback: Mapping[TokenId, int] = dataclasses.field(default_factory=dict)
+    plain: bool = False
     local: bool = True
 
     def __call__(self, tokens: Sequence[TokenId]) -> str:
@@ -76,9 +79,12 @@ class GrowingText:
         self._made = detokenizer
         self._local = detokenizer.local
         self._settled = ""  # text before clean-up that will stay
-        self._window: list[TokenId] = []  # visible tokens: context, and what is not settled
+        self._window: list[TokenId] = []  # visible tokens up to here, the last of all
         self._keep = CONTEXT  # tokens of the window that stay when it moves
         self._context = ""  # what the window's text begins with; the settled text ends with it
+        self._half = ""  # what it ends with, if that may be half a character
+        self._run: list[TokenId] = []  # visible tokens behind the window: bytes, more may come
+        self._bytes = bytearray()  # theirs
 
     def push(self, tokens: Sequence[TokenId]) -> None:
         """Read on."""
@@ -94,27 +100,45 @@ class GrowingText:
 
     def _push_locally(self, tokens: Sequence[TokenId]) -> bool:
         """Read on in the window; False if the decoder breaks its word."""
-        hidden, window = self._made.hidden, self._window
-        window.extend([token for token in tokens if token not in hidden] if hidden else tokens)
-        solid = self._solid()
-        before = self._made.decode(window[:solid]) if solid else ""
-        now = self._made.decode(window) if solid < len(window) else before
-        if not (before.startswith(self._context) and now.startswith(before)):
+        hidden, fallback = self._made.hidden, self._made.fallback
+        visible = [token for token in tokens if token not in hidden] if hidden else list(tokens)
+        solid = len(visible)
+        while solid > 0 and visible[solid - 1] in fallback:
+            solid -= 1
+        if solid > 0 and not self._settle(visible[:solid]):
             return False
-        stays = _staying(before)
-        self._settled += before[len(self._context) : stays]
-        self._context = before[:stays]
-        self._show(now[stays:])
-        if solid > 2 * self._keep:
-            self._move(solid - self._keep, solid)
+        self._run += visible[solid:]
+        self._bytes += bytes(fallback[token] for token in visible[solid:])
+        rest = self._rest()
+        if rest is None:
+            return False
+        self._show(rest)
         return True
 
-    def _solid(self) -> int:
-        """How many tokens of the window are followed or preceded by no byte that may join them."""
-        solid, fallback = len(self._window), self._made.fallback
-        while solid > 0 and self._window[solid - 1] in fallback:
-            solid -= 1
-        return solid
+    def _settle(self, visible: Sequence[TokenId]) -> bool:
+        """Take tokens into the window that no byte can join to what comes behind them."""
+        self._window += [*self._run, *visible]
+        self._run.clear()
+        self._bytes.clear()
+        now = self._made.decode(self._window)
+        if not now.startswith(self._context):
+            return False
+        stays = _staying(now)
+        self._settled += now[len(self._context) : stays]
+        self._context, self._half = now[:stays], now[stays:]
+        if len(self._window) > 2 * self._keep:
+            self._move()
+        return True
+
+    def _rest(self) -> str | None:
+        """What follows the settled text now; None if the decoder breaks its word."""
+        if not self._run:
+            return self._half
+        if self._made.plain and self._context:
+            return self._half + _said(self._bytes)
+        now = self._made.decode([*self._window, *self._run])
+        known = self._context + self._half
+        return now[len(self._context) :] if now.startswith(known) else None
 
     def _show(self, rest: str) -> None:
         """The text is what is settled, and a rest that may yet change."""
@@ -125,12 +149,12 @@ class GrowingText:
             self.text = clean(self.text)
             self.sure = max(0, len(clean(self._settled)) - LOOK_AHEAD)
 
-    def _move(self, start: int, solid: int) -> None:
+    def _move(self) -> None:
         """Let the window begin later, if enough text is left to go on from."""
-        context = self._made.decode(self._window[start:solid])
+        window = self._window[-self._keep :]
+        context = self._made.decode(window)
         if len(context) > ENOUGH:
-            self._context = context[: _staying(context)]
-            del self._window[:start]
+            self._window, self._context = window, context[: _staying(context)]
         else:
             self._keep *= 2
 
@@ -144,3 +168,11 @@ class GrowingText:
 def _staying(text: str) -> int:
     """How much of a text stays when tokens follow: only its last character can be half of one."""
     return len(text) - text.endswith(UNFINISHED)
+
+
+def _said(data: bytes | bytearray) -> str:
+    """A run of bytes: text as a whole, or as many replacement characters."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return UNFINISHED * len(data)

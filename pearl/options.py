@@ -60,7 +60,8 @@ DECODING = [
     click.option("--strict", is_flag=True, help="PEARL exactly as in the paper: with a barrier."),
     *SAMPLING,
     click.option("--stop", multiple=True, metavar="TEXT",
-                 help="End before this text; can be given more than once."),
+                 help="End before this text, or at the special token of this name; can be given "
+                 "more than once."),
 ]  # fmt: skip
 
 PROMPTS = [

@@ -72,7 +72,8 @@ def detokenizer_of(tokenizer: PreTrainedTokenizerBase) -> Detokenizer:
         clean=tokenizer.clean_up_tokenization if _cleans(tokenizer) else None,
         special=special,
         hidden=frozenset(special.values()) | (_gaps(backend) if bytewise else frozenset()),
-        fallback=_single_bytes(backend) if bytewise else frozenset(),
+        fallback=_single_bytes(backend) if bytewise else {},
+        plain=_is_plain_behind_bytes(parts),
         local=_is_local(parts),
     )
 
@@ -125,10 +126,19 @@ def _is_local(parts: list[dict[str, Any]]) -> bool:
     return joined and each.count("ByteFallback") <= 1 and set(rest[1:]) <= TRIMMING
 
 
-def _single_bytes(backend: Any) -> frozenset[TokenId]:
-    spelled = (f"<0x{byte:{style}}>" for byte in range(256) for style in ("02X", "02x"))
-    found = {backend.token_to_id(token) for token in spelled}
-    return frozenset(token for token in found if token is not None)
+def _is_plain_behind_bytes(parts: list[dict[str, Any]]) -> bool:
+    """Whether nothing happens to a run of bytes but that it is joined to what is around it."""
+    kinds = [part["type"] for part in parts]
+    after = parts[kinds.index("ByteFallback") + 1 :] if "ByteFallback" in kinds else parts
+    kinds = [part["type"] for part in after]
+    trims_the_end = any(part.get("stop", 0) for part in after)
+    return kinds[:1] in ([], ["Fuse"]) and set(kinds) <= TRIMMING and not trims_the_end
+
+
+def _single_bytes(backend: Any) -> dict[TokenId, int]:
+    spelled = ((f"<0x{byte:{style}}>", byte) for byte in range(256) for style in ("02X", "02x"))
+    found = ((backend.token_to_id(name), byte) for name, byte in spelled)
+    return {token: byte for token, byte in found if token is not None}
 
 
 def _gaps(backend: Any) -> frozenset[TokenId]:

@@ -88,15 +88,19 @@ def with_short_draft(pair: SavedPair, folder: Path, positions: int) -> SavedPair
 
 def with_hidden(pair: SavedPair, folder: Path, token: int) -> tuple[SavedPair, str]:
     """The same pair with a token made a special one, and its name."""
+    name = str(Tokenizer.from_file(str(pair.target / "tokenizer.json")).id_to_token(token))
+    return with_added(pair, folder, name), name
+
+
+def with_added(pair: SavedPair, folder: Path, name: str) -> SavedPair:
+    """The same pair, with a special token of this name in its tokenizers."""
     made = SavedPair(target=folder / "target", draft=folder / "draft")
-    name = ""
     for old, new in ((pair.target, made.target), (pair.draft, made.draft)):
         path = Path(shutil.copytree(old, new)) / "tokenizer.json"
         tokenizer = Tokenizer.from_file(str(path))
-        name = str(tokenizer.id_to_token(token))
         tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False)])
         tokenizer.save(str(path))
-    return made, name
+    return made
 
 
 def _text_tokenizer() -> PreTrainedTokenizerFast:

@@ -383,7 +383,12 @@ async def test_a_draft_of_a_shorter_context_does_not_limit_the_target(
         (PROMPT, Settings(max_new_tokens=POSITIONS), SettingError, f"holds {POSITIONS} positions"),
         ([], AR, PromptError, "the prompt has 0 tokens"),
         ([1, 300], AR, PromptError, "token 1 of the prompt is 300; it must be .* from 0 to 299"),
-        (b"text", AR, PromptError, "the prompt is a bytes; it must be text or a list of token"),
+        (
+            b"text",
+            AR,
+            PromptError,
+            "the prompt is of type bytes; it must be text or a list",
+        ),
         ([5] * POSITIONS, AR, PromptError, "shorten it or ask for fewer new tokens"),
     ],
     ids=[

@@ -17,7 +17,7 @@ from actors.engine import Devices, Engine, EngineSettings
 from decoding.errors import PromptError, SettingError
 from decoding.settings import Settings
 from decoding.stopping import FinishReason
-from tests.actors.pairs import END, SavedPair, save_pair_of, with_end, with_hidden
+from tests.actors.pairs import END, SavedPair, save_pair_of, with_added, with_end, with_hidden
 from tests.actors.requests import AR, PROMPTS, VARIANTS, sampled
 from tests.actors.tokenizers import KINDS, before_stop
 
@@ -61,7 +61,7 @@ async def test_an_empty_prompt_is_one_only_where_the_tokenizer_makes_tokens_of_i
 
     assert result.prompt_tokens == 1
     assert result.token_ids == (await engine.generate([0], AR).wait()).token_ids
-    with pytest.raises(PromptError, match="the prompt is '', which has no tokens"):
+    with pytest.raises(PromptError, match="the prompt has 0 tokens"):
         letters.generate("", AR)
 
 
@@ -81,6 +81,16 @@ async def test_a_rendered_prompt_that_has_its_first_token_gets_no_other(engine: 
     assert rendered.token_ids == await _tokens(engine, AR)
 
 
+async def test_a_token_that_the_models_have_no_row_for_is_refused(
+    text_pair: SavedPair, tmp_path: Path
+) -> None:
+    """Somebody added it to the tokenizer, and never to the models."""
+    pair = with_added(text_pair, tmp_path, "<|user|>")
+    async with await Engine.start(_engine_settings(pair)) as other:
+        with pytest.raises(PromptError, match="token 1 of the prompt is 300; it must be"):
+            other.generate("<|user|>hello", AR)
+
+
 # -- texts and their ends --------------------------------------------------------------------------
 
 
@@ -98,7 +108,7 @@ async def test_pieces_joined_are_the_text_to_its_end_with_every_kind_of_tokenize
             whole = await other.generate([3, 4], settings).wait()
             assert whole.text == tokenizer.decode(whole.token_ids, skip_special_tokens=True)
 
-            stop = re.findall("[^\ufffd]{2}", whole.text)[4]
+            stop = re.findall("[^\ufffd]{2}", whole.text)[-1]
             stopped = msgspec.structs.replace(settings, stop=(stop,))
             generation = other.generate([3, 4], stopped)
             pieces = [piece.text async for piece in generation]

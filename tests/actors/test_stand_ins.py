@@ -16,7 +16,7 @@ from transformers import LlamaConfig, MambaConfig, T5Config
 
 from actors.engine import Devices, Engine, EngineSettings
 from actors.stand_ins import LONGEST_PASS_S, POSITIONS, PROMPT_TOKENS, Script, StandInPair
-from decoding.errors import PeerError, PlacementError, SettingError
+from decoding.errors import PeerError, PlacementError, PromptError, SettingError
 from decoding.messages import Device
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
@@ -178,6 +178,15 @@ async def test_words_are_numbers_and_a_stop_string_ends_them(engine: Engine) -> 
     assert whole.text == "".join(f" {token}" for token in tokens)
     assert stopped.token_ids == tokens[: first + 1]
     assert stopped.finish_reason is FinishReason.STOP
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_prompt_of_tokens_begins_a_text_too(engine: Engine) -> None:
+    texts = [(await engine.generate(ids, AR).wait()).token_ids for ids in ((1, 2), [1, 2], [2, 1])]
+
+    assert texts[0] == texts[1] != texts[2]
+    with pytest.raises(PromptError, match="token 1 of the prompt is 64"):
+        engine.generate([1, 64], AR)
 
 
 async def test_a_token_that_ends_a_text_ends_it() -> None:

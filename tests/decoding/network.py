@@ -91,7 +91,8 @@ class Network:
         each command is given once, but for those a device that is back is given again;
         an answer is awaited if and only if it answers the job that is open, and one that is not
         changes nothing at all;
-        what was foreseen of the target's next job is what it is asked next.
+        what was foreseen of the target's next job is what it is asked next;
+        at no place of the text are two draft tokens compared, and behind its end none is.
     """
 
     def __init__(self, schedule: TwoModelSchedule, devices: ToyDevices, stop: StopRules) -> None:
@@ -195,6 +196,8 @@ class Network:
         _require(text == self._text + tokens, "what is committed changed, or was not told", event)
         _require(self.schedule.epoch >= self._epoch, "the epoch went back", event)
         self._text, self._epoch = text, self.schedule.epoch
+        counts = self.schedule.counts
+        _require(counts.kept + counts.rejections <= len(text), "more compared than said", counts)
         self._inspect_end()
         self._collect(again=isinstance(event, DeviceBack))
 

@@ -396,7 +396,14 @@ def endless(
     return tuple(new), reason
 
 
+def generous_commit(self: TwoModelSchedule, tokens: tuple[TokenId, ...]) -> int:
+    """What lies behind the end of the text counts as a part of it."""
+    COMMIT(self, tokens)
+    return len(tokens)
+
+
 SEND_JUDGE: Final = TwoModelSchedule._send_judge
+COMMIT: Final = TwoModelSchedule._commit
 JOIN: Final = TwoModelSchedule._join
 ADMIT: Final = StopRules.admit
 HONEST_RESIDUAL: Final = verification.residual
@@ -454,6 +461,12 @@ PATCHES: Final[dict[str, tuple[Patch, Settings, VerifierName, Check]]] = {
         SPECULATIVE,
         VerifierName.COUPLED,
         Check.LAW,
+    ),
+    "tokens behind the end of the text count as kept": (
+        (TwoModelSchedule, "_commit", generous_commit),
+        SPECULATIVE,
+        VerifierName.COUPLED,
+        Check.NETWORK,
     ),
     "any verdict answers any job": (
         (Judged, "answers", lambda self, command: True),  # noqa: ARG005 - what is broken

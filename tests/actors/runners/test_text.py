@@ -69,6 +69,14 @@ def test_known_decoders_are_local(kind: str) -> None:
     assert MADE[kind].local == (kind not in GUESSED)
 
 
+def test_runs_of_bytes_are_known_for_what_they_are() -> None:
+    byte = {kind for kind, made in MADE.items() if made.fallback}
+
+    assert byte == {kind for kind in KINDS if kind.startswith("bytes")}
+    assert {kind for kind in byte if not MADE[kind].plain} == {"bytes, trimmed"}
+    assert all(sorted(MADE[kind].fallback.values()) == list(range(256)) for kind in byte)
+
+
 @kinds
 @settings(max_examples=40)
 @given(data=st.data())
