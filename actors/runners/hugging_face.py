@@ -11,6 +11,8 @@ Theory of operation. Every call of `forward` becomes one pass of the model where
               the mask hides it until it is overwritten.
   few shapes  Where short passes are recorded (`graphs`), as on a GPU, each of them goes the way of
               many rows, rounded up to one of a few shapes.
+  two sides   A model that turns positions by the length of the text reads a text on the side of a
+              border that it is on (`lengths`).
 
 Rows have a place of their own in the cache and take memory as they are written (`shelves`).
 
@@ -37,6 +39,7 @@ from transformers.cache_utils import DynamicCache
 from actors.runners import memory, trial
 from actors.runners.graphs import STEP_TOKENS, Recorder, Shape, Steps, rounded
 from actors.runners.interface import Feed, Room, RunnerStatistics
+from actors.runners.lengths import Lengths, lengths_of
 from actors.runners.library import LibraryForward
 from actors.runners.llama import LlamaForward, fits
 from actors.runners.masks import Masks
@@ -84,6 +87,7 @@ class HuggingFaceRunner:
         self.positions = positions_of(self._config)
         layers = list(cache_layers(self._config, self._name, stateful=model._is_stateful))  # noqa: SLF001
         library = LibraryForward(model, [None if _stores(it) else it for it in layers])
+        self.takes_positions = library.takes_positions
         self._network: LibraryForward | LlamaForward = library
         self._steps: Steps | None = None
         self._places = torch.empty(1, 0, dtype=torch.long)  # 0, 1, 2, ... as far as is read
@@ -97,8 +101,12 @@ class HuggingFaceRunner:
         self._rows = self._shelves.rows
         self._passes = self._tokens = self._padding = 0
         self._masks = self._masks_of(library, layers, model)
+        self._lengths: Lengths | None = None
         with torch.inference_mode():
             tried = trial.Trial(model, self)
+            self._lengths = lengths_of(model, self.positions, self._name, tried.forward)
+            if self._lengths:
+                tried.shorten(self._lengths.borders[0])
             self._choose(tried, recorder, spare=spare)
 
     def allocate(self, length: int) -> int:
@@ -141,6 +149,8 @@ class HuggingFaceRunner:
                 row, end = self._rows[feed.row], feed.start + len(feed.tokens)
                 if end >= row.room:
                     self._make_room(row, end)
+            if self._lengths:
+                return self._read_by_length(feeds, self._lengths)
             if len(feeds) == 1:
                 return [self._read(feeds[0])]
             return self._read_all(feeds)
@@ -152,6 +162,31 @@ class HuggingFaceRunner:
             reach = max(row.room, 2 * reach)
             self._places = torch.arange(reach, device=self._device)[None]  # (1, reach)
             self._network.reach(reach)
+
+    def _read_by_length(self, feeds: Sequence[Feed], lengths: Lengths) -> list[Tensor]:
+        """One side of the borders after the other; on each, those feeds that have a part there."""
+        stages: dict[int, list[tuple[int, int, int]]] = {}
+        for feed in feeds:
+            text = self._rows[feed.row].text
+            text[feed.start :] = feed.tokens
+            for side, cut, wanted in lengths.parts(len(text), feed.logits):
+                stages.setdefault(side, []).append((feed.row, cut, wanted))
+        found: dict[int, list[Tensor]] = {feed.row: [] for feed in feeds}
+        starts = {feed.row: feed.start for feed in feeds}
+        for side, parts in sorted(stages.items()):
+            lengths.tell(side)
+            stage = [self._part(side, part, starts) for part in parts]
+            for fed, logits in zip(stage, self._read_all(stage), strict=True):
+                found[fed.row].append(logits)
+        return [torch.cat(found[feed.row]) for feed in feeds]
+
+    def _part(self, side: int, part: tuple[int, int, int], starts: dict[int, int]) -> Feed:
+        """What a row must read to be on a side; all of its text if its keys are of another."""
+        number, cut, logits = part
+        row = self._rows[number]
+        start = min(starts[number], row.held) if row.side == side else 0
+        row.side, starts[number] = side, cut
+        return Feed(row=number, start=start, tokens=row.text[start:cut], logits=logits)
 
     def _read_all(self, feeds: Sequence[Feed]) -> list[Tensor]:
         logits: dict[int, Tensor] = {}
@@ -288,9 +323,10 @@ class HuggingFaceRunner:
         row = self._rows.get(feed.row)
         if row is None:
             raise ProtocolError(f"row {feed.row} is not in use; in use are {sorted(self._rows)}")
-        if not 0 <= start <= row.held:
+        held = len(row.text) if self._lengths else row.held
+        if not 0 <= start <= held:
             raise ProtocolError(
-                f"row {feed.row} holds {row.held} tokens; a feed cannot start at {start}"
+                f"row {feed.row} holds {held} tokens; a feed cannot start at {start}"
             )
         count = len(tokens)
         if not count or not 0 <= feed.logits <= count:
@@ -339,11 +375,12 @@ class HuggingFaceRunner:
                 f"{self._name} cannot be rolled back: tokens read again get other logits; "
                 "choose a model whose layers are all attention"
             )
+        tried.check_length(self._lengths)
         if recorder and self._masks:
             self._steps = Steps(recorder, self._device)
             if not tried.agrees(together=True, replays=True) and self._steps is not None:
                 self._stop_recording("a replay has other logits")
-        elif spare and self._masks and fits(tried.model):
+        elif spare and self._masks and not self._lengths and fits(tried.model):
             library = self._network
             self._use(LlamaForward(tried.model))
             if not tried.agrees(together=True):
@@ -357,6 +394,8 @@ class HuggingFaceRunner:
         """Let nobody have a row, hold no memory, and count from 0."""
         self._shelves.forget()
         self._places = self._places[:, :0]
+        if self._lengths:
+            self._lengths.tell(0)
         self._passes = self._tokens = self._padding = 0
 
 

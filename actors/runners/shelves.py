@@ -86,6 +86,10 @@ class Row:
     """Positions that hold keys and values of its text."""
     room: int = 0
     """Positions that may be written without asking."""
+    text: list[int] = dataclasses.field(default_factory=list)
+    """Where the rotation depends on the length of the text: what was read, and ..."""
+    side: int = 0
+    """... between which borders the keys were made (`lengths`)."""
 
 
 @final
