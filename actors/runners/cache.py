@@ -1,9 +1,9 @@
 """A key-value cache of many rows, each written at its own positions.
 
-One buffer per layer, (rows, heads, length, width), grown on demand. A pass sees a contiguous range
-of rows as a view, cut to the positions in use; nothing is copied but the new keys and values. To
-roll a row back is to write it again from an earlier position: what lies beyond is hidden by the
-mask and later overwritten.
+On each shelf (`shelves`) one buffer of keys and one of values per layer, (rows, heads, length,
+width). A pass sees a contiguous range of rows as a view, cut to the positions in use; nothing is
+copied but the new keys and values. To roll a row back is to write it again from an earlier
+position: what lies beyond is hidden by the mask and later overwritten.
 
 A pass is announced by a `Passage`, which every layer reads when the model hands it its new keys and
 values. There are two: one row, written by a slice (the hot path), and a range of rows, written by
@@ -15,22 +15,23 @@ Must never: decide which rows a pass reads, or make masks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, final
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from decoding.errors import PlacementError
+from actors.runners.memory import Buffer
 
 
 @final
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class Passage:
     """Where the pass under way reads and writes; one object, shared by all layers, set per pass."""
 
+    shelf: int = 0
     first: int = 0
     """First row of the range."""
     rows: int = 1
@@ -42,31 +43,41 @@ class Passage:
     """Many rows only: row (rows, 1) and position (rows, tokens) of each new token."""
 
 
-@final
-@dataclass(slots=True)
-class Capacity:
-    """Rows and positions that the buffers have, or get when they are made."""
+class Room(NamedTuple):
+    """Rows of a shelf, and positions of each."""
 
-    rows: int = 0
-    length: int = 0
+    rows: int
+    length: int
+    mapped: bool
+
+
+class Held(NamedTuple):
+    """One layer's keys and values on one shelf."""
+
+    keys: Buffer
+    values: Buffer
 
 
 @final
 class RowLayer(CacheLayerMixin):
     """One layer's keys and values."""
 
-    keys: Any
-    values: Any
+    keys: Any = None
+    values: Any = None
 
-    def __init__(self, passage: Passage, capacity: Capacity) -> None:
+    def __init__(self, passage: Passage, rooms: dict[int, Room]) -> None:
         super().__init__()
         self._passage = passage
-        self._capacity = capacity
+        self._rooms = rooms
+        self._like: tuple[Tensor, Tensor] | None = None  # (0, heads, 0, width) of the first pass
+        self._held: dict[int, Held] = {}
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}  # (rows, heads, length, width)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Make the buffers: only the first keys and values tell heads, width and dtype."""
-        self.keys = self._buffer(key_states)
-        self.values = self._buffer(value_states)
+        self._like = key_states[:0, :, :0], value_states[:0, :, :0]
+        for shelf in self._rooms:
+            self.open(shelf)
         self.is_initialized = True
 
     def update(
@@ -76,8 +87,9 @@ class RowLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         at = self._passage
-        keys = self.keys.narrow(0, at.first, at.rows)
-        values = self.values.narrow(0, at.first, at.rows)
+        all_keys, all_values = self._seen[at.shelf]
+        keys = all_keys.narrow(0, at.first, at.rows)
+        values = all_values.narrow(0, at.first, at.rows)
         if at.write is None:
             tokens = key_states.shape[2]
             keys.narrow(2, at.start, tokens).copy_(key_states)
@@ -89,21 +101,43 @@ class RowLayer(CacheLayerMixin):
             values[row, :, position] = value_states.transpose(1, 2)
         return keys.narrow(2, 0, at.used), values.narrow(2, 0, at.used)
 
-    def grow(self) -> None:
-        """Take the capacity that is wanted now, keeping what is held."""
-        if self.is_initialized:
-            self.keys = self._grown(self.keys)
-            self.values = self._grown(self.values)
+    def open(self, shelf: int, kept: Sequence[int] = ()) -> None:
+        """Have the rows of a shelf; of each that was there, keep the first positions."""
+        if self._like is None:
+            return
+        old, room = self._held.get(shelf), self._rooms[shelf]
+        new = Held(*(_buffer(like, room) for like in self._like))
+        for buffer, before in zip(new, old or (), strict=False):
+            buffer.keep(before, kept)
+        self._held[shelf] = new
+        self._seen[shelf] = new.keys.tensor[0], new.values.tensor[0]
+
+    def close(self, shelf: int) -> None:
+        """Give a shelf back."""
+        self._held.pop(shelf, None)
+        self._seen.pop(shelf, None)
+
+    def clear(self, shelf: int, slot: int, written: int) -> None:
+        """Make a row zeros again."""
+        for buffer in self._held.get(shelf, ()):
+            buffer.clear(slot, written)
+
+    def move(self, source: tuple[int, int], target: tuple[int, int], length: int) -> None:
+        """Copy what a row holds to another."""
+        if self._like is not None:
+            old, new = self._held[source[0]], self._held[target[0]]
+            for buffer, before in zip(new, old, strict=True):
+                buffer.copy(target[1], before.tensor, source[1], length)
 
     def drop(self) -> None:
         """Give the buffers back."""
-        self.keys = self.values = None
-        self.is_initialized = False
+        self._held.clear()
+        self._seen.clear()
 
     @property
-    def bytes(self) -> int:
-        """Memory of the buffers."""
-        return self.keys.nbytes + self.values.nbytes if self.is_initialized else 0
+    def position_bytes(self) -> int:
+        """Memory of one position."""
+        return sum(it.shape[1] * it.shape[3] * it.itemsize for it in self._like or ())
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002 - the library's
         """Keys that attention sees, and the position of the first."""
@@ -121,23 +155,10 @@ class RowLayer(CacheLayerMixin):
         """The same, under its older name."""
         return -1
 
-    def _buffer(self, like: Tensor) -> Tensor:
-        _, heads, _, width = like.shape
-        shape = (self._capacity.rows, heads, self._capacity.length, width)
-        return zeros(shape, like.dtype, like.device, self._capacity)
-
-    def _grown(self, old: Tensor) -> Tensor:
-        rows, _, length, _ = old.shape
-        if rows >= self._capacity.rows and length >= self._capacity.length:
-            return old
-        new = self._buffer(old)
-        new[:rows, :, :length] = old
-        return new
-
 
 @final
 class RowCache:
-    """The layers, what they share, and their growth.
+    """The layers, what they share, and their shelves.
 
     `library` is the object to hand to the model as `past_key_values`.
     """
@@ -150,72 +171,62 @@ class RowCache:
                 nothing because it reads the keys and values of another.
         """
         self.passage = Passage()
-        self._capacity = Capacity()
+        self._rooms: dict[int, Room] = {}
         self.library = Cache(
-            layers=[RowLayer(self.passage, self._capacity) if it is None else it for it in layers]
+            layers=[RowLayer(self.passage, self._rooms) if it is None else it for it in layers]
         )
         self._layers = [it for it in self.library.layers if isinstance(it, RowLayer)]
 
     @property
-    def rows(self) -> int:
-        """Rows there is room for."""
-        return self._capacity.rows
+    def position_bytes(self) -> int:
+        """Memory of one position of all layers; 0 before the first pass."""
+        return sum(layer.position_bytes for layer in self._layers)
 
-    @property
-    def length(self) -> int:
-        """Positions there is room for in every row."""
-        return self._capacity.length
+    def open(
+        self, shelf: int, rows: int, length: int, *, mapped: bool, kept: Sequence[int] = ()
+    ) -> None:
+        """Have so many rows of so many positions; of each that was there, keep the first.
 
-    @property
-    def bytes(self) -> int:
-        """Memory of all buffers."""
-        return sum(layer.bytes for layer in self._layers)
-
-    def reserve(self, *, rows: int, length: int) -> bool:
-        """Have at least so many rows of so many positions; True when that took growing.
-
-        What has to grow doubles, so that growing one by one copies each position about once; what
-        is wanted at first is taken exactly. One layer after the other, so the peak is one layer
-        more.
-        A failure halfway leaves some layers larger than asked, which nothing depends on.
+        One layer after the other, so the peak of growing is one layer more. A failure halfway
+        leaves some layers larger than asked, which nothing depends on.
         """
-        before = self._capacity.rows, self._capacity.length
-        if rows <= before[0] and length <= before[1]:
-            return False
-        self._capacity.rows = doubled(before[0], rows)
-        self._capacity.length = doubled(before[1], length)
+        before = self._rooms.get(shelf)
+        self._rooms[shelf] = Room(rows, length, mapped)
         try:
             for layer in self._layers:
-                layer.grow()
-        except PlacementError:
-            self._capacity.rows, self._capacity.length = before
+                layer.open(shelf, kept)
+        except BaseException:
+            if before is None:
+                self.close(shelf)
+            else:
+                self._rooms[shelf] = before
             raise
-        return True
+
+    def close(self, shelf: int) -> None:
+        """Give a shelf back."""
+        self._rooms.pop(shelf, None)
+        for layer in self._layers:
+            layer.close(shelf)
+
+    def clear(self, shelf: int, slot: int, written: int) -> None:
+        """Make a row zeros again."""
+        with torch.inference_mode():
+            for layer in self._layers:
+                layer.clear(shelf, slot, written)
+
+    def move(self, source: tuple[int, int], target: tuple[int, int], length: int) -> None:
+        """Copy what a row (shelf, slot) holds to another."""
+        with torch.inference_mode():
+            for layer in self._layers:
+                layer.move(source, target, length)
 
     def drop(self) -> None:
         """Forget everything and give the memory back."""
         for layer in self._layers:
             layer.drop()
-        self._capacity.rows = self._capacity.length = 0
+        self._rooms.clear()
 
 
-def doubled(held: int, wanted: int) -> int:
-    """The capacity to take when `wanted` is needed and `held` is there."""
-    return held if wanted <= held else max(wanted, 2 * held)
-
-
-def zeros(
-    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, capacity: Capacity
-) -> Tensor:
-    """A new buffer. Zeros, not empty: hidden positions get weight 0, but 0 times NaN is NaN.
-
-    Raises:
-        PlacementError: there is no memory for it.
-    """
-    try:
-        return torch.zeros(shape, dtype=dtype, device=device)
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU raises the plain kind
-        raise PlacementError(
-            f"no memory on {device} for a cache of {capacity.rows} rows of {capacity.length} "
-            "positions; serve fewer requests at once, or shorter ones"
-        ) from error
+def _buffer(like: Tensor, room: Room) -> Buffer:
+    shape = (1, room.rows, like.shape[1], room.length, like.shape[3])
+    return Buffer(shape, like.dtype, like.device, mapped=room.mapped)

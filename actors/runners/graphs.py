@@ -38,8 +38,6 @@ LEAST_USED: Final = 256
 """Positions. So few keys and values are nothing beside the weights, which every pass reads."""
 MOST_RECORDED: Final = 128
 """Each takes memory on the device, and of its driver."""
-ALIGNED: Final = 64
-"""Positions. Attention kernels want the rows of a mask to begin at round addresses."""
 
 # A capture begins by waiting for the whole device, and that would break one that is under way in
 # another thread: torch allows one at a time in a process.
@@ -58,10 +56,12 @@ class Shape(NamedTuple):
     """Positions that attention sees."""
     logits: int
     """How many of the last tokens of each row need theirs."""
+    shelf: int = 0
+    """Where in the cache the rows lie."""
 
 
-def rounded(shape: Shape) -> Shape:
-    """The fixed shape that a pass is taken in; the cache may have fewer positions."""
+def rounded(shape: Shape, length: int) -> Shape:
+    """The fixed shape that a pass is taken in; rows have `length` positions."""
     first, last = shape.first, shape.first + shape.rows - 1
     rows = 1 << (first ^ last).bit_length()  # the smallest aligned block that holds both
     tokens = _power(shape.tokens)
@@ -69,14 +69,10 @@ def rounded(shape: Shape) -> Shape:
         first=first // rows * rows,
         rows=rows,
         tokens=tokens,
-        used=max(_power(shape.used), LEAST_USED),
+        used=min(max(_power(shape.used), LEAST_USED), length),
         logits=tokens,
+        shelf=shape.shelf,
     )
-
-
-def aligned(length: int) -> int:
-    """The length of a cache whose masks have aligned rows."""
-    return -(-length // ALIGNED) * ALIGNED
 
 
 class Recorder(Protocol):

@@ -11,6 +11,10 @@ Theory of operation. Every call of `forward` becomes one pass of the model where
               the mask hides it until it is overwritten.
   few shapes  Where short passes are recorded (`graphs`), as on a GPU, each of them goes the way of
               many rows, rounded up to one of a few shapes.
+  two sides   A model that turns positions by the length of the text reads a text on the side of a
+              border that it is on (`lengths`).
+
+Rows have a place of their own in the cache and take memory as they are written (`shelves`).
 
 Feeds of very different length go in passes of their own (`passes`), and so do the rows of a model
 whose attention cannot be told which row stands where (position biases made from the shape alone).
@@ -24,7 +28,6 @@ Must never: load models, sample, print, or change a row that it was not told to.
 
 from __future__ import annotations
 
-import heapq
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast, final
@@ -33,17 +36,16 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from actors.runners.graphs import STEP_TOKENS, Recorder, Shape, Steps, aligned, rounded
-from actors.runners.interface import Feed, RunnerStatistics
+from actors.runners import memory, trial
+from actors.runners.graphs import STEP_TOKENS, Recorder, Shape, Steps, rounded
+from actors.runners.interface import Feed, Room, RunnerStatistics
+from actors.runners.lengths import Lengths, lengths_of
 from actors.runners.library import LibraryForward
 from actors.runners.llama import LlamaForward, fits
 from actors.runners.masks import Masks
+from actors.runners.passes import line_of, passes, shape_of
+from actors.runners.shelves import Row, Shelf, Shelves
 from decoding.errors import ModelError, PromptError, ProtocolError
-
-# A pass reads all weights once, which costs about as much as the arithmetic of some tokens more: so
-# much padding is cheaper than another pass, and so many idle rows are.
-CHEAP_TOKENS = 16
-CHEAP_ROWS = 8
 
 # Longer feeds are read in pieces: the scores and activations of a piece are all that a long prompt
 # needs beside its cache.
@@ -85,144 +87,185 @@ class HuggingFaceRunner:
         self.positions = positions_of(self._config)
         layers = list(cache_layers(self._config, self._name, stateful=model._is_stateful))  # noqa: SLF001
         library = LibraryForward(model, [None if _stores(it) else it for it in layers])
+        self.takes_positions = library.takes_positions
         self._network: LibraryForward | LlamaForward = library
         self._steps: Steps | None = None
-        self._places = torch.empty(1, 0, dtype=torch.long)  # (1, cache length): 0, 1, 2, ...
-        self._lengths: dict[int, int] = {}
-        self._free: list[int] = []
+        self._places = torch.empty(1, 0, dtype=torch.long)  # 0, 1, 2, ... as far as is read
+        self._shelves = Shelves(
+            library,
+            self._device,
+            self.positions,
+            mapped=memory.can_map(self._device),
+            moved=self._forget_steps,
+        )
+        self._rows = self._shelves.rows
         self._passes = self._tokens = self._padding = 0
         self._masks = self._masks_of(library, layers, model)
-        tokens = [(7 * i + 3) % self.vocab_size for i in range(min(12, self.positions))]
+        self._lengths: Lengths | None = None
         with torch.inference_mode():
-            plain = self._plain(model, tokens)
-            self._compare(plain, tokens)
-            if recorder and self._masks:
-                self._steps = Steps(recorder, self._device)
-                if not self._agrees(plain, tokens) and self._steps is not None:
-                    self._stop_recording("a replay has other logits")
-            elif spare and self._masks and fits(model):
-                self._network = LlamaForward(model)
-                if not self._agrees(plain, tokens):
-                    self._network = library
+            tried = trial.Trial(model, self)
+            self._lengths = lengths_of(model, self.positions, self._name, tried.forward)
+            if self._lengths:
+                tried.shorten(self._lengths.borders[0])
+            self._choose(tried, recorder, spare=spare)
 
     def allocate(self, length: int) -> int:
-        """Take the lowest free row, so that the rows in use stay close together."""
+        """Take the lowest free row."""
         if length > self.positions:
             raise PromptError(
                 f"{length} positions asked for; {self._name} holds at most {self.positions}"
             )
-        row = self._free[0] if self._free else len(self._lengths)
-        padding = STEP_TOKENS if self._steps else 0  # what stands behind a row that is full
-        self._reserve(rows=row + 1, length=max(length, 1) + padding)
-        if self._free:
-            heapq.heappop(self._free)
-        self._lengths[row] = 0
-        return row
+        return self._shelves.take()
 
     def release(self, row: int) -> None:
-        """Give a row back; its memory stays with the cache for the next sequence."""
-        self._check_in_use(row)
-        del self._lengths[row]
-        heapq.heappush(self._free, row)
+        """Give a row back, and what memory it has."""
+        self._shelves.release(row)
+
+    def room(self, length: int) -> Room:
+        """What a sequence would take, what all hold, and what is free."""
+        return Room(
+            needed=self._shelves.bytes_of(min(length, self.positions)),
+            used=self._shelves.bytes,
+            free=memory.free_bytes(self._device),
+        )
 
     def statistics(self) -> RunnerStatistics:
         return RunnerStatistics(
             passes=self._passes,
             tokens=self._tokens,
             padding=self._padding,
-            rows=len(self._lengths),
-            cache_bytes=self._network.bytes,
+            rows=len(self._rows),
+            cache_bytes=self._shelves.bytes,
         )
 
     def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:
         """Read all feeds, in as few passes as is sensible."""
         for feed in feeds:
             self._check(feed)
+        if len(feeds) > 1 and len({feed.row for feed in feeds}) < len(feeds):
+            raise ProtocolError(f"rows {[f.row for f in feeds]}: one is fed twice in one call")
         with torch.inference_mode():
+            for feed in feeds:
+                row, end = self._rows[feed.row], feed.start + len(feed.tokens)
+                if end >= row.room:
+                    self._make_room(row, end)
+            if self._lengths:
+                return self._read_by_length(feeds, self._lengths)
             if len(feeds) == 1:
                 return [self._read(feeds[0])]
-            if len({feed.row for feed in feeds}) < len(feeds):
-                raise ProtocolError(f"rows {[f.row for f in feeds]}: one is fed twice in one call")
             return self._read_all(feeds)
+
+    def _make_room(self, row: Row, end: int) -> None:
+        self._shelves.make_room(row, end)
+        reach = self._places.shape[1]
+        if row.room > reach:
+            reach = max(row.room, 2 * reach)
+            self._places = torch.arange(reach, device=self._device)[None]  # (1, reach)
+            self._network.reach(reach)
+
+    def _read_by_length(self, feeds: Sequence[Feed], lengths: Lengths) -> list[Tensor]:
+        """One side of the borders after the other; on each, those feeds that have a part there."""
+        stages: dict[int, list[tuple[int, int, int]]] = {}
+        for feed in feeds:
+            text = self._rows[feed.row].text
+            text[feed.start :] = feed.tokens
+            for side, cut, wanted in lengths.parts(len(text), feed.logits):
+                stages.setdefault(side, []).append((feed.row, cut, wanted))
+        found: dict[int, list[Tensor]] = {feed.row: [] for feed in feeds}
+        starts = {feed.row: feed.start for feed in feeds}
+        for side, parts in sorted(stages.items()):
+            lengths.tell(side)
+            stage = [self._part(side, part, starts) for part in parts]
+            for fed, logits in zip(stage, self._read_all(stage), strict=True):
+                found[fed.row].append(logits)
+        return [torch.cat(found[feed.row]) for feed in feeds]
+
+    def _part(self, side: int, part: tuple[int, int, int], starts: dict[int, int]) -> Feed:
+        """What a row must read to be on a side; all of its text if its keys are of another."""
+        number, cut, logits = part
+        row = self._rows[number]
+        start = min(starts[number], row.held) if row.side == side else 0
+        row.side, starts[number] = side, cut
+        return Feed(row=number, start=start, tokens=row.text[start:cut], logits=logits)
 
     def _read_all(self, feeds: Sequence[Feed]) -> list[Tensor]:
         logits: dict[int, Tensor] = {}
-        groups = passes(feeds) if self._masks else [[feed] for feed in feeds]
-        for group in groups:
+        for group in self._groups(feeds):
             if len(group) == 1:
                 logits[group[0].row] = self._read(group[0])
             else:
                 logits |= self._read_together(group)
         return [logits[feed.row] for feed in feeds]
 
+    def _groups(self, feeds: Sequence[Feed]) -> Iterator[list[Feed]]:
+        """Which feeds share a pass: of those on one shelf, those that `passes` puts together."""
+        if not self._masks:
+            yield from ([feed] for feed in feeds)
+            return
+        shelves: dict[Shelf | None, list[Feed]] = {}
+        for feed in feeds:
+            shelves.setdefault(self._rows[feed.row].shelf, []).append(feed)
+        for group in shelves.values():
+            yield from passes(group, lambda feed: self._rows[feed.row].slot)
+
     def _read(self, feed: Feed) -> Tensor:
         """One row, in pieces where it is long."""
         tokens = feed.tokens
         if self._steps and len(tokens) <= STEP_TOKENS:
             return self._read_together([feed])[feed.row]
+        row = self._rows[feed.row]
         if len(tokens) <= PIECE:
-            return self._read_piece(feed.row, feed.start, tokens, feed.logits)
+            return self._read_piece(row, feed.start, tokens, feed.logits)
         parts = []
         for at in range(0, len(tokens), PIECE):
             piece = tokens[at : at + PIECE]
             wanted = max(0, feed.logits - (len(tokens) - at - len(piece)))
-            parts.append(
-                self._read_piece(feed.row, feed.start + at, piece, min(wanted, len(piece)))
-            )
+            parts.append(self._read_piece(row, feed.start + at, piece, min(wanted, len(piece))))
         return torch.cat(parts)  # (logits, vocab)
 
-    def _read_piece(self, row: int, start: int, tokens: Sequence[int], logits: int) -> Tensor:
+    def _read_piece(self, row: Row, start: int, tokens: Sequence[int], logits: int) -> Tensor:
         count = len(tokens)
         end = start + count
-        if end > self._network.length:
-            self._reserve(rows=self._network.rows, length=end)
+        assert row.shelf is not None
         at = self._network.passage
-        at.first, at.rows, at.start, at.used, at.write = row, 1, start, end, None
+        at.shelf, at.first, at.rows = row.shelf.index, row.slot, 1
+        at.start, at.used, at.write = start, end, None
         mask = self._masks.alone(start, count) if self._masks else None
         ids = torch.tensor([tokens], device=self._device)  # (1, tokens)
-        self._lengths[row] = start  # what is behind is lost even if the pass fails
+        row.held = start  # what is behind is lost even if the pass fails
         out = self._kept(self._network(ids, self._places[:, start:end], mask, logits))
-        self._lengths[row] = end
+        row.held = end
         self._tokens += count
         return out[0, out.shape[1] - logits :]  # (logits, vocab)
 
     def _read_together(self, feeds: Sequence[Feed]) -> dict[int, Tensor]:
-        """Many rows in one pass; the logits by row."""
-        by_row = {feed.row: feed for feed in feeds}
-        wanted = _shape(feeds)
+        """Many rows of one shelf in one pass; the logits by row."""
+        rows = [self._rows[feed.row] for feed in feeds]
+        by_slot = {row.slot: feed for row, feed in zip(rows, feeds, strict=True)}
+        shelf = rows[0].shelf
+        assert shelf is not None
+        wanted = shape_of(by_slot)._replace(shelf=shelf.index)
         short = self._steps is not None and wanted.tokens <= STEP_TOKENS
-        shape = rounded(wanted) if short else wanted
-        rows = range(shape.first, shape.first + shape.rows)
-        lines = [self._line(row, by_row.get(row), shape.tokens) for row in rows]
-        self._reserve(rows=rows.stop, length=max(max(write) for _, write in lines) + 1)
+        shape = rounded(wanted, shelf.length) if short else wanted
+        slots = range(shape.first, shape.first + shape.rows)
+        lines = [line_of(shelf.users[slot], by_slot.get(slot), shape.tokens) for slot in slots]
+        shelf.touch(shape.first, shape.rows)
         ids, write = zip(*lines, strict=True)
         # Padding stands where it sees something, or its own garbage could become NaN.
         places = [[min(place, wanted.used - 1) for place in line] for line in write]
         inputs = torch.tensor([ids, write, places])  # (3, rows, tokens)
-        for feed in feeds:
-            self._lengths[feed.row] = feed.start
+        for row, feed in zip(rows, feeds, strict=True):
+            row.held = feed.start
         out = self._replayed(shape, inputs, wanted.logits) if short else self._ragged(shape, inputs)
         if out is None:
             return self._read_together(feeds)
-        for feed in feeds:
-            self._lengths[feed.row] = feed.start + len(feed.tokens)
+        for row, feed in zip(rows, feeds, strict=True):
+            row.held = feed.start + len(feed.tokens)
         read = sum(len(feed.tokens) for feed in feeds)
         self._tokens += read
         self._padding += shape.rows * shape.tokens - read
-        width = out.shape[1]
-        return {row: out[row - shape.first, width - feed.logits :] for row, feed in by_row.items()}
-
-    def _line(self, row: int, feed: Feed | None, count: int) -> tuple[list[int], list[int]]:
-        """Tokens of a row in a pass of `count` each, and the positions they are written at."""
-        if feed is None:
-            end = self._lengths.get(row, 0)
-            return [0] * count, list(range(end, end + count))
-        read = len(feed.tokens)
-        end = feed.start + read
-        padded = count - read
-        # The row's own tokens come last, so that their logits do; the padding's places are behind.
-        places = [*range(end, end + padded), *range(feed.start, end)]
-        return [0] * padded + list(feed.tokens), places
+        first, width = shape.first, out.shape[1]
+        return {f.row: out[slot - first, width - f.logits :] for slot, f in by_slot.items()}
 
     def _ragged(self, shape: Shape, inputs: Tensor) -> Tensor:
         """A pass over many rows: logits (rows, at least `shape.logits` tokens, vocab).
@@ -238,7 +281,6 @@ class HuggingFaceRunner:
         Returns: None where that cannot be recorded, and nothing will be from now on.
         """
         assert self._steps is not None
-        shape = shape._replace(used=min(shape.used, self._network.length))
         try:
             rows = self._steps.take(shape, inputs, self._run)
         except RuntimeError as error:
@@ -252,8 +294,10 @@ class HuggingFaceRunner:
         ids, write, places = inputs
         rows = torch.arange(shape.rows, device=self._device)[:, None]  # (rows, 1)
         at = self._network.passage
-        at.first, at.rows, at.used = shape.first, shape.rows, shape.used
-        at.start, at.write = shape.used - shape.tokens, (rows, write)
+        at.shelf, at.first, at.rows = shape.shelf, shape.first, shape.rows
+        # Where the pass starts is told in `places` alone, and this is wrong on purpose: a model
+        # that uses it all the same fails its trial, and its rows do not share a pass.
+        at.used, at.start, at.write = shape.used, self.positions, (rows, write)
         mask = self._masks.together(places, shape.used)
         return self._network(ids, places, mask, shape.logits)
 
@@ -270,22 +314,20 @@ class HuggingFaceRunner:
             "%s runs without recorded passes, which is slower: %s", self._name, reason
         )
 
-    def _reserve(self, *, rows: int, length: int) -> None:
+    def _forget_steps(self) -> None:
         if self._steps:
-            length = aligned(length)
-        if self._network.reserve(rows=rows, length=length):
-            length = self._network.length
-            self._places = torch.arange(length, device=self._device)[None]  # (1, length)
-            if self._steps:
-                self._steps.forget()
+            self._steps.forget()
 
     def _check(self, feed: Feed) -> None:
-        row, start, tokens = feed.row, feed.start, feed.tokens
-        held = self._lengths.get(row)
-        if held is None:
-            self._check_in_use(row)
-        elif not 0 <= start <= held:
-            raise ProtocolError(f"row {row} holds {held} tokens; a feed cannot start at {start}")
+        start, tokens = feed.start, feed.tokens
+        row = self._rows.get(feed.row)
+        if row is None:
+            raise ProtocolError(f"row {feed.row} is not in use; in use are {sorted(self._rows)}")
+        held = len(row.text) if self._lengths else row.held
+        if not 0 <= start <= held:
+            raise ProtocolError(
+                f"row {feed.row} holds {held} tokens; a feed cannot start at {start}"
+            )
         count = len(tokens)
         if not count or not 0 <= feed.logits <= count:
             raise ProtocolError(
@@ -302,10 +344,6 @@ class HuggingFaceRunner:
             raise ProtocolError(
                 f"token {wrong} is outside the vocabulary of {self.vocab_size} tokens"
             )
-
-    def _check_in_use(self, row: int) -> None:
-        if row not in self._lengths:
-            raise ProtocolError(f"row {row} is not in use; in use are {sorted(self._lengths)}")
 
     def _masks_of(self, library: LibraryForward, layers: Sequence[Any], model: Any) -> Masks | None:
         windows = _windows(self._config, layers)
@@ -324,81 +362,41 @@ class HuggingFaceRunner:
             device=str(self._device),
         )
 
-    def _plain(self, model: Any, tokens: list[int]) -> Tensor:
-        """Logits (tokens, vocab) as the model gives them to anybody."""
-        ids = torch.tensor([tokens], device=self._device)
-        logits: Tensor = model(input_ids=ids, use_cache=False).logits
-        return logits[0, :, : self.vocab_size]
-
-    def _compare(self, plain: Tensor, tokens: list[int]) -> None:
-        """Try what the module's docstring promises, then forget it.
+    def _choose(self, tried: trial.Trial, recorder: Recorder | None, *, spare: bool) -> None:
+        """Try what the module's docstring promises, fastest last, and keep what is right.
 
         Raises:
             ModelError: rolling back and reading on is not the plain forward.
         """
-        if self._masks and not self._agrees(plain, tokens):
+        if self._masks and not tried.agrees(together=True):
             self._masks = None
-        if not self._masks and not self._agrees(plain, tokens):
+        if not self._masks and not tried.agrees():
             raise ModelError(
                 f"{self._name} cannot be rolled back: tokens read again get other logits; "
                 "choose a model whose layers are all attention"
             )
+        tried.check_length(self._lengths)
+        if recorder and self._masks:
+            self._steps = Steps(recorder, self._device)
+            if not tried.agrees(together=True, replays=True) and self._steps is not None:
+                self._stop_recording("a replay has other logits")
+        elif spare and self._masks and not self._lengths and fits(tried.model):
+            library = self._network
+            self._use(LlamaForward(tried.model))
+            if not tried.agrees(together=True):
+                self._use(library)
 
-    def _agrees(self, plain: Tensor, tokens: list[int]) -> bool:
-        """Whether tokens read with a rollback, in rows of their own, get the logits of `plain`.
+    def _use(self, network: LibraryForward | LlamaForward) -> None:
+        """Run the model with this from now on."""
+        self._network = self._shelves.store = network
 
-        Two rows are read together where there are masks for it, and each of them alone.
-        """
-        rows = [self.allocate(len(tokens)) for _ in range(3)]
-        half = len(tokens) // 2
-        wrong = [*tokens[: half + 1], *tokens[:2]][: len(tokens)]
-        first = [_feed(rows[0], 0, wrong), _feed(rows[2], 0, tokens[:half])]
-        # Another start, another length, another end, and an idle row between.
-        then = [_feed(rows[0], half - 1, tokens[half - 1 :]), _feed(rows[2], half, tokens[half:-2])]
-        # Replays of one shape at several places: they must not remember where it was recorded.
-        ends = range(half if self._steps else len(tokens) - 1, len(tokens))
-        last = [_feed(rows[0], at, tokens[at : at + 1]) for at in ends]
-        groups = [[feed] for feed in (*first, *then, *last)]
-        if self._masks:
-            groups = [first, then, *groups]
-        found: list[tuple[Feed, Tensor]] = []
-        try:
-            for group in groups:
-                found += zip(group, self.forward(group), strict=True)
-        except (ValueError, TypeError, RuntimeError, KeyError, IndexError, AttributeError):
-            return False
-        finally:
-            self._forget()
-        return all(
-            _close(logits, plain[feed.start : feed.start + len(feed.tokens)])
-            for feed, logits in found
-            if feed.tokens is not wrong
-        )
-
-    def _forget(self) -> None:
-        self._network.drop()
-        if self._steps:
-            self._steps.forget()
-        self._lengths.clear()
-        self._free.clear()
+    def forget(self) -> None:
+        """Let nobody have a row, hold no memory, and count from 0."""
+        self._shelves.forget()
+        self._places = self._places[:, :0]
+        if self._lengths:
+            self._lengths.tell(0)
         self._passes = self._tokens = self._padding = 0
-
-
-def passes(feeds: Sequence[Feed]) -> list[list[Feed]]:
-    """Which feeds share a pass.
-
-    Padding a window to the length of somebody's prompt would cost every request the time of that
-    prompt, so feeds are taken from short to long, and a pass is closed before one that has more
-    than twice the tokens of its shortest, plus what is cheap. A pass is also closed at a wide gap
-    between rows, since the rows of a gap are read as well.
-    """
-    groups: list[list[Feed]] = []
-    for feed in sorted(feeds, key=lambda feed: len(feed.tokens)):
-        if groups and len(feed.tokens) <= 2 * len(groups[-1][0].tokens) + CHEAP_TOKENS:
-            groups[-1].append(feed)
-        else:
-            groups.append([feed])
-    return [part for group in groups for part in _neighbours(group)]
 
 
 def positions_of(config: Any) -> int:
@@ -415,17 +413,6 @@ def refuse_state(architecture: str) -> ModelError:
         f"{architecture} carries a recurrent state, which cannot be rolled back after a rejected "
         "token; choose a model whose layers are all attention"
     )
-
-
-def _neighbours(group: list[Feed]) -> Iterator[list[Feed]]:
-    """Cut a group where more than a few rows are idle between two that are fed."""
-    part: list[Feed] = []
-    for feed in sorted(group, key=lambda feed: feed.row):
-        if part and feed.row - part[-1].row > CHEAP_ROWS:
-            yield part
-            part = []
-        part.append(feed)
-    yield part
 
 
 def cache_layers(config: Any, architecture: str, *, stateful: bool) -> Iterator[Any]:
@@ -461,30 +448,3 @@ def _windows(config: Any, layers: Sequence[Any]) -> Mapping[str, int | None] | N
 
 def _kind(layer: Any) -> str:
     return "sliding_attention" if layer.is_sliding else "full_attention"
-
-
-def _shape(feeds: Sequence[Feed]) -> Shape:
-    """What one pass must have for all of these."""
-    rows = [feed.row for feed in feeds]
-    return Shape(
-        first=min(rows),
-        rows=max(rows) - min(rows) + 1,
-        tokens=max(len(feed.tokens) for feed in feeds),
-        used=max(feed.start + len(feed.tokens) for feed in feeds),
-        logits=max(feed.logits for feed in feeds),
-    )
-
-
-def _feed(row: int, start: int, tokens: list[int]) -> Feed:
-    return Feed(row=row, start=start, tokens=tokens, logits=len(tokens))
-
-
-def _close(logits: Tensor, plain: Tensor) -> bool:
-    """Whether two ways to compute logits (tokens, vocab) are the same but for rounding.
-
-    Rounding in 16 bits moves logits by a few per cent of their spread; a wrong mask or position by
-    about as much as their spread.
-    """
-    rounding = 1e-3 if plain.dtype == torch.float32 else 0.2
-    spread = plain.float().std().clamp(min=1e-6)
-    return bool((logits - plain.float()).square().mean().sqrt() < rounding * spread)

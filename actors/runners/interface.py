@@ -50,6 +50,18 @@ class RunnerStatistics:
     """Memory of the cache, in use or not."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Memory of a runner's cache, in bytes, at one moment."""
+
+    needed: int
+    """What a sequence of the length asked for takes when it is that long, and not before."""
+    used: int
+    """What the cache holds now; a sequence in use may still grow up to what it needs."""
+    free: int | None
+    """What the device has left for it, and for everything else; None: there is no telling."""
+
+
 class Runner(Protocol):
     """One model with a cache of many rows."""
 
@@ -64,19 +76,25 @@ class Runner(Protocol):
         ...
 
     def allocate(self, length: int) -> int:
-        """Take a free row with room for `length` positions; more room is made when it is needed.
+        """Take a free row for a sequence of at most `length` positions; it holds no memory yet.
 
         Raises:
             PromptError: the model has fewer than `length` positions.
-            PlacementError: the device has no memory for it.
         """
         ...
 
     def release(self, row: int) -> None:
-        """Give a row back.
+        """Give a row back: its memory is free, and whoever has it next finds nothing in it.
 
         Raises:
             ProtocolError: the row is not in use.
+        """
+        ...
+
+    def room(self, length: int) -> Room:
+        """What a sequence of `length` positions needs, and what there is: ask before `allocate`.
+
+        It takes longer than a pass may wait (the system is asked for what is free): once a request.
         """
         ...
 
@@ -89,6 +107,8 @@ class Runner(Protocol):
             ProtocolError: a row is not in use or fed twice, a start leaves a hole, a token is not
                 in the vocabulary; nothing was changed.
             PromptError: a sequence would outgrow `positions`; nothing was changed.
+            PlacementError: the device has no memory for what one of the feeds would write, and the
+                message says how much; nothing was changed. The other feeds can be read alone.
         """
         ...
 

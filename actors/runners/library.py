@@ -7,7 +7,7 @@ Must never: know rows and feeds beyond a `Passage`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 import torch
@@ -39,23 +39,30 @@ class LibraryForward:
         return self._cache.passage
 
     @property
-    def rows(self) -> int:
-        """Rows there is room for."""
-        return self._cache.rows
+    def position_bytes(self) -> int:
+        """As `RowCache.position_bytes`."""
+        return self._cache.position_bytes
 
-    @property
-    def length(self) -> int:
-        """Positions there is room for in every row."""
-        return self._cache.length
+    def open(
+        self, shelf: int, rows: int, length: int, *, mapped: bool, kept: Sequence[int] = ()
+    ) -> None:
+        """As `RowCache.open`."""
+        self._cache.open(shelf, rows, length, mapped=mapped, kept=kept)
 
-    @property
-    def bytes(self) -> int:
-        """Memory of the keys and values."""
-        return self._cache.bytes
+    def close(self, shelf: int) -> None:
+        """As `RowCache.close`."""
+        self._cache.close(shelf)
 
-    def reserve(self, *, rows: int, length: int) -> bool:
-        """As `RowCache.reserve`."""
-        return self._cache.reserve(rows=rows, length=length)
+    def clear(self, shelf: int, slot: int, written: int) -> None:
+        """As `RowCache.clear`."""
+        self._cache.clear(shelf, slot, written)
+
+    def move(self, source: tuple[int, int], target: tuple[int, int], length: int) -> None:
+        """As `RowCache.move`."""
+        self._cache.move(source, target, length)
+
+    def reach(self, length: int) -> None:
+        """The model knows its positions itself."""
 
     def drop(self) -> None:
         """Forget everything and give the memory back."""

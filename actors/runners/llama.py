@@ -28,16 +28,19 @@ Must never: be used without that comparison, or know rows and feeds beyond a `Pa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from actors.runners.cache import Capacity, Passage, doubled, zeros
+from actors.runners.cache import Passage
 from actors.runners.masks import FEW_TOKENS
+from actors.runners.memory import Buffer
 
 CLASSES: Final = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"})
+FLOAT_BYTES: Final = 4
 ROTATIONS: Final = frozenset({"default", "linear", "llama3", "yarn"})  # the same at every length
 
 
@@ -92,33 +95,49 @@ class LlamaForward:
         self._rotary = model.model.rotary_emb
         self._turns = torch.empty(0, 1, self._head // 2, dtype=torch.complex64)
         self.passage = Passage()
-        self.rows = self.length = 0
-        self._held = self._empty(0, 0)
+        self.position_bytes = 2 * len(self._layers) * self._shared * self._head * FLOAT_BYTES
+        self._buffers: dict[int, Buffer] = {}
+        self._held: dict[int, Tensor] = {}  # (layers, 2, rows, heads, length, head)
 
-    @property
-    def bytes(self) -> int:
-        """Memory of the keys and values."""
-        return self._held.nbytes
-
-    def reserve(self, *, rows: int, length: int) -> bool:
-        """Have at least so many rows of so many positions; True when that took growing.
+    def open(
+        self, shelf: int, rows: int, length: int, *, mapped: bool, kept: Sequence[int] = ()
+    ) -> None:
+        """Have so many rows of so many positions; of each that was there, keep the first.
 
         Raises:
             PlacementError: there is no memory for it; nothing was changed.
         """
-        if rows <= self.rows and length <= self.length:
-            return False
-        rows, length = doubled(self.rows, rows), doubled(self.length, length)
-        held = self._empty(rows, length)
-        held[:, :, : self.rows, :, : self.length] = self._held
-        self._held, self.rows, self.length = held, rows, length
+        shape = (2 * len(self._layers), rows, self._shared, length, self._head)
+        new = Buffer(shape, torch.float32, torch.device("cpu"), mapped=mapped)
+        if old := self._buffers.get(shelf):
+            new.keep(old, kept)
+        self._buffers[shelf] = new
+        self._held[shelf] = new.tensor.view(len(self._layers), 2, *shape[1:])
+
+    def close(self, shelf: int) -> None:
+        """Give a shelf back."""
+        self._buffers.pop(shelf, None)
+        self._held.pop(shelf, None)
+
+    def clear(self, shelf: int, slot: int, written: int) -> None:
+        """Make a row zeros again."""
+        with torch.inference_mode():
+            self._buffers[shelf].clear(slot, written)
+
+    def move(self, source: tuple[int, int], target: tuple[int, int], length: int) -> None:
+        """Copy what a row (shelf, slot) holds to another."""
+        with torch.inference_mode():
+            old = self._buffers[source[0]].tensor
+            self._buffers[target[0]].copy(target[1], old, source[1], length)
+
+    def reach(self, length: int) -> None:
+        """Know how to turn the positions below a length."""
         self._turns = self._turned(length)
-        return True
 
     def drop(self) -> None:
         """Forget everything and give the memory back."""
-        self.rows = self.length = 0
-        self._held = self._empty(0, 0)
+        self._buffers.clear()
+        self._held.clear()
 
     def __call__(self, ids: Tensor, places: Tensor, mask: Any, logits: int) -> Tensor:
         """One pass.
@@ -130,15 +149,15 @@ class LlamaForward:
             logits: how many of the last tokens of each row need theirs.
         Returns: (rows, logits, vocab).
         """
-        at = self.passage
+        at, held = self.passage, self._held[self.passage.shelf]
         rows, tokens = ids.shape
         if at.write is None:
             turns = self._turns[at.start : at.used]  # (tokens, 1, head / 2)
-            written = self._held[:, :, at.first, :, at.start : at.used].unbind(0)
+            written = held[:, :, at.first, :, at.start : at.used].unbind(0)
         else:
             turns = self._turns[places.reshape(-1)]  # (rows x tokens, 1, head / 2)
-            written = self._held[:, :, at.first : at.first + rows].unbind(0)
-        seen = self._held[:, :, at.first : at.first + rows, :, : at.used]
+            written = held[:, :, at.first : at.first + rows].unbind(0)
+        seen = held[:, :, at.first : at.first + rows, :, : at.used]
         keys, values = seen[:, 0].unbind(0), seen[:, 1].unbind(0)
         attend = self._attention(rows, tokens, mask)
         turned, heads = self._shared * (self._group + 1), self._shared * (self._group + 2)
@@ -241,10 +260,6 @@ class LlamaForward:
         cos, sin = self._rotary(torch.empty(1, 1, dtype=torch.float32), places)
         half = self._head // 2
         return torch.complex(cos[0, :, :half], sin[0, :, :half]).unsqueeze(1)
-
-    def _empty(self, rows: int, length: int) -> Tensor:
-        shape = (len(self._layers), 2, rows, self._shared, length, self._head)
-        return zeros(shape, torch.float32, torch.device("cpu"), Capacity(rows, length))
 
 
 def _added(mask: Tensor, rows: int, shared: int, group: int) -> Tensor:

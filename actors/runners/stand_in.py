@@ -18,7 +18,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from actors.runners.interface import Feed, Runner, RunnerStatistics
+from actors.runners.interface import Feed, Room, Runner, RunnerStatistics
 from actors.stand_ins import POSITIONS, PROMPT_TOKENS, Script
 from decoding.errors import PromptError
 from decoding.messages import Device
@@ -54,6 +54,10 @@ class ScriptedRunner:
         """Give it back."""
         self._prompts.pop(row, None)
         self._inner.release(row)
+
+    def room(self, length: int) -> Room:
+        """As the runner has it."""
+        return self._inner.room(length)
 
     def statistics(self) -> RunnerStatistics:
         """The runner's own."""
@@ -99,6 +103,10 @@ class TimedRunner:
     def release(self, row: int) -> None:
         """Give it back."""
         self._rows.remove(row)
+
+    def room(self, length: int) -> Room:  # noqa: ARG002 - the protocol's
+        """There is no cache."""
+        return Room(needed=0, used=0, free=None)
 
     def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:
         """Wait."""

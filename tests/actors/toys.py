@@ -16,7 +16,7 @@ from typing import Any, Final, cast, final
 import numpy as np
 
 from actors.hosts import DraftHost, Host, TargetHost
-from actors.runners.interface import Feed, RunnerStatistics
+from actors.runners.interface import Feed, Room, RunnerStatistics
 from actors.wire import Address, Alive, Fault, FromDevice, Hello, ToDevice, Unframer, frame
 from decoding.errors import PeerError
 from decoding.messages import Device, TokenId
@@ -57,6 +57,9 @@ class ToyRunner:
 
     def release(self, row: int) -> None:
         del self._rows[row]
+
+    def room(self, length: int) -> Room:
+        return Room(needed=length, used=sum(map(len, self._rows.values())), free=None)
 
     def forward(self, feeds: Sequence[Feed]) -> list[Any]:
         assert feeds, "a forward over nothing is a wasted pass"

@@ -92,6 +92,7 @@ class TimedRunner:
         self._clock = clock
         self._inner = ToyRunner(model, vocab_size=2)
         self.allocate, self.release = self._inner.allocate, self._inner.release
+        self.room = self._inner.room
         self.statistics, self.vocab_size, self.positions = self._inner.statistics, 2, 4096
 
     def forward(self, feeds: Sequence[Feed]) -> list[Any]:

@@ -20,9 +20,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors import device
 from actors.device import DeviceSpec
-from actors.runners import graphs, loading
+from actors.runners import graphs, loading, memory, shelves
 from actors.runners.graphs import (
-    ALIGNED,
     LEAST_USED,
     STEP_TOKENS,
     Again,
@@ -34,6 +33,7 @@ from actors.runners.graphs import (
 from actors.runners.hugging_face import HuggingFaceRunner
 from actors.runners.library import LibraryForward
 from actors.runners.loading import own_stream
+from actors.runners.shelves import BLOCK
 from actors.wire import Address
 from decoding.errors import PlacementError
 from decoding.messages import Device
@@ -55,6 +55,12 @@ from tests.actors.runners.tape import Tape
 LOGGER: Final = "actors.runners.hugging_face"
 
 every_sharing = pytest.mark.parametrize("architecture", SHARING)
+
+
+@pytest.fixture(autouse=True)
+def _plain_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU has: rows that are taken as a whole."""
+    monkeypatch.setattr(memory, "can_map", lambda _device: False)
 
 
 @pytest.fixture(autouse=True)
@@ -261,21 +267,24 @@ def test_a_recording_serves_all_passes_of_its_shape() -> None:
     assert (tape.recorded, tape.replayed) == (2, 8)
 
 
-def test_when_the_cache_has_grown_steps_are_recorded_anew() -> None:
-    """What was recorded writes where the cache was."""
+def test_when_the_cache_has_grown_steps_are_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was recorded writes where the cache was: before there was a second row, a longer one."""
+    monkeypatch.setattr(shelves, "FIRST_PLAIN", BLOCK)
     runner, tape = _taped("llama")
     tokens = text(150, seed=10)
-    row = runner.allocate(8)
+    row, other = runner.allocate(150), runner.allocate(8)
     found = [runner.forward([feed(row, at, tokens[at : at + 1])])[0] for at in range(4)]
+    one_row = tape.recorded
 
-    runner.allocate(8)
+    runner.forward([feed(other, 0, text(STEP_TOKENS + 1, seed=1))])
     found += [runner.forward([feed(row, at, tokens[at : at + 1])])[0] for at in range(4, 8)]
-    longer = runner.forward([feed(row, 8, tokens[8:])])[0]
-    last = runner.forward([feed(row, 149, tokens[149:])])[0]
+    two_rows = tape.recorded
+    found += runner.forward([feed(row, 8, tokens[8:])])
+    found += runner.forward([feed(row, 149, tokens[149:])])
 
-    close(torch.cat([*found, longer, last]), plain(model_of("llama"), tokens)[[*range(150), 149]])
-    assert runner._network.length % ALIGNED == 0
-    assert (tape.recorded, tape.replayed) == (3, 9)
+    close(torch.cat(found), plain(model_of("llama"), tokens)[[*range(150), 149]])
+    assert (one_row, two_rows, tape.recorded) == (1, 2, 3)
+    assert tape.replayed == 9
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
@@ -297,12 +306,12 @@ def test_attention_sees_as_many_positions_as_the_text_needs(
     assert tape.recorded == 5
 
 
-def test_room_for_padding_is_taken_with_the_row() -> None:
+def test_padding_needs_no_room_behind_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the cache would grow at the end of a text, and all would be recorded again."""
+    monkeypatch.setattr(shelves, "FIRST_PLAIN", BLOCK)
     runner, tape = _taped("llama")
-    for length in (64, 128):
-        row = runner.allocate(length)
-        runner.forward([feed(row, 0, text(length - 1, seed=length), logits=0)])
+    row, length = runner.allocate(BLOCK - 1), BLOCK - 1
+    runner.forward([feed(row, 0, text(length - 1, seed=length), logits=0)])
     held = runner.statistics().cache_bytes
 
     runner.forward([feed(row, length - 1, [1])])
@@ -367,7 +376,6 @@ def test_without_a_recorder_nothing_changes() -> None:
     runner.forward([feed(row, 0, text(3, seed=1))])
 
     assert runner.statistics().padding == 0
-    assert runner._network.length == 40
 
 
 # -- what cannot be recorded -----------------------------------------------------------------------
@@ -477,6 +485,8 @@ def test_a_model_that_asks_its_device_for_numbers_is_not_recorded(
 
 # -- shapes ----------------------------------------------------------------------------------------
 
+LONG: Final = 1 << 20
+
 shapes = st.builds(
     Shape,
     first=st.integers(0, 40),
@@ -489,20 +499,20 @@ shapes = st.builds(
 
 @given(shape=shapes)
 def test_a_rounded_shape_holds_the_pass_and_is_its_own(shape: Shape) -> None:
-    wide = rounded(shape)
+    wide = rounded(shape, LONG)
 
     assert wide.first <= shape.first
     assert wide.first + wide.rows >= shape.first + shape.rows
     assert shape.tokens <= wide.tokens < 2 * shape.tokens
     assert shape.used <= wide.used < max(2 * shape.used, LEAST_USED + 1)
     assert wide.logits == wide.tokens
-    assert rounded(wide) == wide
+    assert rounded(wide, LONG) == wide
 
 
 def test_the_shapes_of_some_rows_are_few() -> None:
     """Every range of 16 rows, every number of tokens, contexts up to 4,096 positions."""
     found = {
-        rounded(Shape(first, last - first + 1, tokens, used, 0))
+        rounded(Shape(first, last - first + 1, tokens, used, 0), LONG)
         for first in range(16)
         for last in range(first, 16)
         for tokens in range(1, STEP_TOKENS + 1)

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from actors.runners import hugging_face
-from actors.runners.hugging_face import HuggingFaceRunner, passes
+from actors.runners.hugging_face import HuggingFaceRunner
 from actors.runners.interface import Runner
+from actors.runners.passes import passes
+from actors.runners.shelves import BLOCK
 from decoding.errors import ModelError, PearlError, PromptError, ProtocolError
 from tests.actors.runners.models import (
     CONFIGS,
@@ -174,16 +176,18 @@ def test_growing_keeps_what_the_rows_hold() -> None:
 
 
 def test_one_long_prompt_takes_memory_for_one_row() -> None:
-    """Rows are made when they are asked for, not for the most that could come."""
+    """Memory comes with what is written, not with the most that could come, block by block."""
     runner = runner_of("llama")
-    row = runner.allocate(150)
+    row, other = runner.allocate(150), runner.allocate(150)
 
     runner.forward([feed(row, 0, text(150, seed=11), logits=1)])
+    one = runner.statistics().cache_bytes
+    runner.forward([feed(other, 0, [1])])
 
     layers, keys_and_values, heads, width, number = 2, 2, 2, 8, 4
-    assert (
-        runner.statistics().cache_bytes == layers * keys_and_values * heads * width * number * 150
-    )
+    position = layers * keys_and_values * heads * width * number
+    assert one == 2 * BLOCK * position
+    assert runner.statistics().cache_bytes == 3 * BLOCK * position
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2", "mistral-sliding"])

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
-from actors.runners import hugging_face, llama
+from actors.runners import hugging_face
 from actors.runners.hugging_face import HuggingFaceRunner
 from actors.runners.library import LibraryForward
 from actors.runners.llama import LlamaForward
 from actors.runners.masks import FEW_TOKENS
-from decoding.errors import PlacementError
+from actors.runners.shelves import BLOCK
 from tests.actors.runners.models import (
     CONFIGS,
     VOCAB,
@@ -360,37 +360,16 @@ def test_the_model_it_is_made_from_keeps_its_weights() -> None:
     close(plain(model, tokens), expected, TOLERANCE)
 
 
-def test_memory_is_that_of_the_rows_and_is_doubled_where_it_grows() -> None:
+def test_memory_is_that_of_what_is_written_and_goes_with_the_row() -> None:
     layers, keys_and_values, heads, width, number = 2, 2, 2, 8, 4
     position = layers * keys_and_values * heads * width * number
-    runner = _runner("llama")
-    row = runner.allocate(10)
-    first = runner.statistics().cache_bytes
-    runner.allocate(10)
-    second = runner.statistics().cache_bytes
-    runner.forward([feed(row, 0, text(11, seed=17))])
+    runner, found = _runner("llama"), []
+    rows = [runner.allocate(POSITIONS) for _ in range(2)]
 
-    assert (first, second) == (10 * position, 2 * 10 * position)
-    assert runner.statistics().cache_bytes == 2 * 20 * position
+    for row, length in ((rows[0], 1), (rows[1], BLOCK - 1), (rows[0], BLOCK), (rows[0], 20)):
+        runner.forward([feed(row, 0, text(length, seed=17), logits=1)])
+        found.append(runner.statistics().cache_bytes / position / BLOCK)
+    runner.release(rows[0])
+    found.append(runner.statistics().cache_bytes / position / BLOCK)
 
-
-def test_a_row_for_which_there_is_no_memory_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The requests that run go on."""
-    runner, tokens = _runner("llama"), text(12, seed=18)
-    row = runner.allocate(12)
-    runner.forward([feed(row, 0, tokens[:10])])
-    before = runner.statistics()
-
-    def full(*_: Any) -> Tensor:
-        raise PlacementError("no memory")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(llama, "zeros", full)
-        with pytest.raises(PlacementError, match="no memory"):
-            runner.allocate(12)
-
-    assert runner.statistics() == before
-    logits = runner.forward([feed(row, 10, tokens[10:])])[0]
-    close(logits, plain(_known("llama"), tokens)[10:], TOLERANCE)
+    assert found == [1, 2, 3, 3, 1]

@@ -33,6 +33,7 @@ from actors.runners.loading import (
     load_runner,
     load_tokenizer,
 )
+from actors.runners.shelves import BLOCK
 from decoding.errors import (
     ModelError,
     PairError,
@@ -97,7 +98,7 @@ def test_the_cache_takes_what_the_description_says(saved: Path) -> None:
 
     runner.forward([feed(runner.allocate(20), 0, [1, 2])])
 
-    expected = described.cache_bytes(torch.float32, rows=1, length=20)
+    expected = described.cache_bytes(torch.float32, rows=1, length=BLOCK)
     assert runner.statistics().cache_bytes == expected
 
 

@@ -1,0 +1,76 @@
+"""Which feeds share a pass, and what that pass is.
+
+A pass is a rectangle: rows that follow each other in the cache, as many tokens of each. What a feed
+has less is padding, and rows between two that are fed are read along.
+
+May import: actors.runners.graphs (a shape), interface, shelves (a row).
+Must never: run a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
+
+from actors.runners.graphs import Shape
+from actors.runners.interface import Feed
+from actors.runners.shelves import Row
+
+# A pass reads all weights once, which costs about as much as the arithmetic of some tokens more: so
+# much padding is cheaper than another pass, and so many idle rows are.
+CHEAP_TOKENS = 16
+CHEAP_ROWS = 8
+
+
+def passes(
+    feeds: Sequence[Feed], place: Callable[[Feed], int] = attrgetter("row")
+) -> list[list[Feed]]:
+    """Which feeds share a pass; `place` is where in the cache the row of one lies.
+
+    Padding a window to the length of somebody's prompt would cost every request the time of that
+    prompt, so feeds are taken from short to long, and a pass is closed before one that has more
+    than twice the tokens of its shortest, plus what is cheap. A pass is also closed at a wide gap
+    between rows, since the rows of a gap are read as well.
+    """
+    groups: list[list[Feed]] = []
+    for feed in sorted(feeds, key=lambda feed: len(feed.tokens)):
+        if groups and len(feed.tokens) <= 2 * len(groups[-1][0].tokens) + CHEAP_TOKENS:
+            groups[-1].append(feed)
+        else:
+            groups.append([feed])
+    return [part for group in groups for part in _neighbours(group, place)]
+
+
+def _neighbours(group: list[Feed], place: Callable[[Feed], int]) -> Iterator[list[Feed]]:
+    """Cut a group where more than a few rows are idle between two that are fed."""
+    part: list[Feed] = []
+    for feed in sorted(group, key=place):
+        if part and place(feed) - place(part[-1]) > CHEAP_ROWS:
+            yield part
+            part = []
+        part.append(feed)
+    yield part
+
+
+def shape_of(feeds: Mapping[int, Feed]) -> Shape:
+    """What one pass must have for all of these, by where they lie."""
+    return Shape(
+        first=min(feeds),
+        rows=max(feeds) - min(feeds) + 1,
+        tokens=max(len(feed.tokens) for feed in feeds.values()),
+        used=max(feed.start + len(feed.tokens) for feed in feeds.values()),
+        logits=max(feed.logits for feed in feeds.values()),
+    )
+
+
+def line_of(row: Row | None, feed: Feed | None, count: int) -> tuple[list[int], list[int]]:
+    """Tokens of a row in a pass of `count` each, and the positions they are written at.
+
+    The row's own tokens come last, so that their logits do. All padding is written at one place,
+    behind the end of the row.
+    """
+    if feed is None:
+        return [0] * count, [row.held if row else 0] * count
+    read = len(feed.tokens)
+    end, padded = feed.start + read, count - read
+    return [0] * padded + list(feed.tokens), [end] * padded + list(range(feed.start, end))
