@@ -83,14 +83,14 @@ class DraftHost:
     def __init__(self, runner: Runner, clock: Clock = time.monotonic) -> None:
         self._runner = runner
         self._clock = clock
-        self._transcripts = Transcripts(runner)
+        self._transcripts = Transcripts(runner, waits=False)
         self._writing: dict[int, Writing] = {}
         self._turn_ended = 0.0
 
     @property
     def busy(self) -> bool:
         """Whether a window is being written."""
-        return bool(self._writing)
+        return bool(self._transcripts.admitted(self._writing))
 
     def take(self, packet: ToDevice) -> Sequence[Said]:
         """Note a packet; a newer job and a revocation put an end to the older window."""
@@ -101,7 +101,7 @@ class DraftHost:
 
     def turn(self) -> list[Answer | Spoilt]:
         """Write one token for every open window."""
-        requests = list(self._writing)
+        requests = self._transcripts.admitted(self._writing)
         return self._give_back(isolated(requests, self._step, self._transcripts, Device.DRAFT))
 
     def forget(self) -> None:
@@ -197,7 +197,7 @@ class TargetHost:
     def __init__(self, runner: Runner, clock: Clock = time.monotonic) -> None:
         self._runner = runner
         self._clock = clock
-        self._transcripts = Transcripts(runner)
+        self._transcripts = Transcripts(runner, waits=True)
         self._waiting: dict[int, Judge] = {}
         self._held: dict[int, Held] = {}
         self._done: dict[int, tuple[Judge, Judged]] = {}  # the last verdict, while nothing follows
@@ -211,7 +211,7 @@ class TargetHost:
     @property
     def busy(self) -> bool:
         """Whether a window waits to be judged."""
-        return bool(self._waiting)
+        return bool(self._transcripts.admitted(self._waiting))
 
     def take(self, packet: ToDevice) -> Sequence[Said]:
         """Note a packet; a newer job replaces an older one of the same request."""
@@ -222,7 +222,7 @@ class TargetHost:
 
     def turn(self) -> list[Answer | Spoilt]:
         """Judge everything that waits."""
-        requests = list(self._waiting)
+        requests = self._transcripts.admitted(self._waiting)
         return self._give_back(
             isolated(requests, self._judge_all, self._transcripts, Device.TARGET)
         )

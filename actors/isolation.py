@@ -21,7 +21,7 @@ from typing import Final, TypeAlias
 from actors.runners.interface import Feed, Runner
 from actors.transcripts import Transcripts
 from actors.wire import Answer, Spoilt
-from decoding.errors import PearlError, PeerError
+from decoding.errors import PearlError, PeerError, PlacementError, PromptError
 
 Work: TypeAlias = Callable[[Sequence[int]], list[Answer | Spoilt]]
 
@@ -52,7 +52,8 @@ def isolated(
 
 def spoilt(request: int, error: BaseException, name: str) -> Spoilt:
     """The end of a request, with its reason."""
-    return Spoilt(request=request, message=complaint(name, error))
+    crowded = isinstance(error, PlacementError | PromptError)
+    return Spoilt(request=request, message=complaint(name, error), crowded=crowded)
 
 
 def complaint(name: str, error: BaseException) -> str:

@@ -266,7 +266,7 @@ class Scheduler:
             case Answer():
                 self._on_answer(packet, device)
             case Spoilt():
-                self._on_spoilt(packet)
+                self._on_spoilt(packet, device)
             case Alive():
                 station.slower = packet.slower or station.slower
                 self._regain(device)
@@ -399,8 +399,13 @@ class Scheduler:
         if station.suspects:
             self._clear(running, device)
 
-    def _on_spoilt(self, packet: Spoilt) -> None:
-        if (running := self._running.get(packet.request)) is not None:
+    def _on_spoilt(self, packet: Spoilt, device: Device) -> None:
+        running = self._running.get(packet.request)
+        if running is None:
+            return
+        if packet.crowded and device is Device.DRAFT:
+            self._go_on_without_draft(running, packet.message)
+        else:
             self._fail(running, packet.message)
 
     def _deliver(self, running: Running, event: Event, *, wanted: bool = True) -> None:
@@ -545,9 +550,15 @@ class Scheduler:
             if device is Device.TARGET:
                 self._fail(running, how)
             else:
-                running.devices = (Device.TARGET,)
-                self._note(f"request {running.number} goes on without a draft: {how}")
-                self._clear(running, device)
+                self._go_on_without_draft(running, how)
+
+    def _go_on_without_draft(self, running: Running, why: str) -> None:
+        self._note(f"request {running.number} goes on without a draft: {why}")
+        running.waiting.pop(Device.DRAFT, None)
+        if Device.DRAFT in running.has:
+            self._take_away(running, Device.DRAFT)
+        self._clear(running, Device.DRAFT)
+        running.devices = (Device.TARGET,)
 
     def _regain(self, device: Device) -> None:
         """A device can work: its model is loaded, or it had stalled and has caught up."""

@@ -6,7 +6,7 @@ are all that one comparison.
 
 Long prompts are read in pieces (`decoding.turns`).
 
-May import: decoding, actors.wire, actors.runners.interface.
+May import: decoding, actors.admission, actors.wire, actors.runners.interface.
 Must never: compute anything, or know about sockets, Ray or asyncio.
 """
 
@@ -16,6 +16,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, final
 
+from actors.admission import Admission
 from actors.runners.interface import Feed, Runner
 from actors.wire import Open, Work
 from decoding.messages import TokenId
@@ -99,23 +100,41 @@ def _common_prefix(a: Sequence[TokenId], b: Sequence[TokenId]) -> int:
 
 @final
 class Transcripts:
-    """The requests that are open on one device."""
+    """The requests that are open on one device.
 
-    def __init__(self, runner: Runner) -> None:
+    Args:
+        runner: the model, with a row of its cache for each.
+        waits: whether a request may wait here for memory.
+    """
+
+    def __init__(self, runner: Runner, *, waits: bool) -> None:
         self._runner = runner
+        self._admission = Admission(runner, waits=waits)
         self._open: dict[int, Transcript] = {}
 
     def open(self, packet: Open) -> None:
-        """Begin a request, or begin it again."""
+        """Begin a request, or begin it again.
+
+        Raises:
+            PromptError, PlacementError: the model or the device has no room for it.
+        """
         self.close(packet.request)
+        self._admission.ask(packet.request, packet.capacity)
         row = self._runner.allocate(packet.capacity)
         self._open[packet.request] = Transcript(packet, row)
+
+    def admitted(self, requests: Iterable[int]) -> list[int]:
+        """Those that may be worked on; the others wait for memory."""
+        if not self._admission.full:
+            return list(requests)
+        return [request for request in requests if self._admission.admits(request)]
 
     def close(self, request: int) -> None:
         """Forget a request and free its row."""
         gone = self._open.pop(request, None)
         if gone is not None:
             self._runner.release(gone.row)
+        self._admission.leave(request)
 
     def close_all(self) -> None:
         """Forget every request."""

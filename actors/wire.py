@@ -137,10 +137,14 @@ class Answer(Packet, frozen=True):
 
 
 class Spoilt(Packet, frozen=True):
-    """Scheduler: this request cannot go on, and why; the device has forgotten it and goes on."""
+    """Scheduler: this request cannot go on, and why; the device has forgotten it and goes on.
+
+    `crowded`: there is no room for it here. Of a draft, the request can go on without one.
+    """
 
     request: int
     message: str
+    crowded: bool = False
 
 
 class Fault(Packet, frozen=True):

@@ -14,6 +14,7 @@ from actors import transcripts
 from actors.client import Client
 from actors.hosts import DraftHost, TargetHost
 from actors.isolation import LONGEST_REASON
+from actors.runners.interface import Room
 from actors.scheduler import Scheduler
 from actors.wire import Alive, Fault, Finished, Open, Spoilt, Tokens, Work
 from decoding.errors import PeerError
@@ -211,6 +212,29 @@ async def test_logits_that_are_no_numbers_are_said_with_their_model_and_position
 
         assert "failed: the logits at position 2 after the prompt hold NaN" in str(guilty)
         assert innocent == alone(PAIR.target, PROMPTS[0], LENGTH)
+
+
+async def test_a_request_that_the_draft_has_no_room_for_goes_on_without_one() -> None:
+    """A draft never limits what the target writes."""
+
+    class Full(ToyRunner):  # type: ignore[misc]
+        def room(self, length: int) -> Room:
+            return Room(needed=length, used=0, free=length // 2)
+
+    async with _world() as (client, scheduler, devices):
+        devices[Device.DRAFT].die()
+        await until(lambda: not scheduler._stations[Device.DRAFT].usable)
+        address = client._address
+        devices[Device.DRAFT] = await ToyDevice(Device.DRAFT, Full(PAIR.draft)).dial(address)
+        await until(lambda: scheduler._stations[Device.DRAFT].usable)
+
+        found = await asyncio.gather(*(_tokens(client, prompt) for prompt in PROMPTS))
+
+        assert found == [alone(PAIR.target, prompt, LENGTH) for prompt in PROMPTS]
+        assert (
+            "goes on without a draft: the draft failed: a text of"
+            in (scheduler.statistics().reasons[-1])
+        )
 
 
 # -- a host by itself ------------------------------------------------------------------------------
