@@ -35,7 +35,7 @@ BLOCK: Final = 128
 """Positions that are granted at once."""
 PAGED: Final = 4096
 """Positions; so many of any width are a whole number of pages."""
-FIRST_MAPPED: Final = 1 << 16
+FIRST_MAPPED: Final = 1 << 17
 FIRST_PLAIN: Final = 512
 """Positions of the first shelf; the next is four times as long."""
 WIDE: Final = 1 << 22
