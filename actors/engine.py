@@ -294,7 +294,8 @@ class Fitted:
         }
         target = found[Device.TARGET]
         self._tokenizer = loading.load_tokenizer(target.name, trust_remote_code=trust)
-        self.vocabulary = loading.check_pair(found.get(Device.DRAFT, target), target)
+        self.shared = loading.check_pair(found.get(Device.DRAFT, target), target)
+        self.vocabulary = self.shared.size
         self.positions = min(model.positions for model in found.values())
         self.eos = target.eos
         self.places = places(tuple(found), settings.gpus, len(loading.gpu_names()))
@@ -333,7 +334,13 @@ class Fitted:
 
     def specs(self) -> tuple[DeviceSpec, ...]:
         """What each device is to load, and where."""
-        return device_specs(self.settings, self.models, self.places, self.vocabulary)
+        specs = device_specs(self.settings, self.models, self.places, self.vocabulary)
+        return tuple(
+            dataclasses.replace(spec, translation=self.shared)
+            if spec.role is Device.DRAFT and self.shared.foreign
+            else spec
+            for spec in specs
+        )
 
 
 def _check_text(prompt: str) -> None:
