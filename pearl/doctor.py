@@ -104,7 +104,7 @@ def _differing(shared: Vocabulary) -> dict[str, str]:
 
 
 def _show(report: dict[str, dict[str, Any]]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for title, rows in report.items():
         table = Table(title=title, title_justify="left", show_header=False, box=None)
         for name, value in rows.items():

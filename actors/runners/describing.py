@@ -12,10 +12,9 @@ Must never: read weights, print, or run a model's own code unless told to.
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -25,12 +24,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from actors.runners import folders
 from actors.runners.folders import Place
+from actors.runners.gguf_files import check_gguf
 from actors.runners.hugging_face import cache_layers, positions_of
 from actors.runners.quiet import quietly, refused
 from actors.runners.rehearsal import headers, rehearse
 from decoding.errors import ModelError
-
-GGUF_PACKAGES: Final = ("accelerate", "gguf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,19 +74,12 @@ def describe(name: str, *, trust_remote_code: bool = False) -> ModelDescription:
     """
     with quietly():
         place = folders.find(name)
-        if place.gguf is None:
-            raw = folders.read_config(place.folder, name)
-            _check_known(raw, name, trust_remote_code=trust_remote_code)
-            files = folders.shards(place.folder, name, raw)
-            tensors: Mapping[str, Tensor] | None = headers(files, name)
-        else:
-            raw, files, tensors = {}, [place.folder / place.gguf], None
-            check_gguf(place)
+        found = _found(place, trust_remote_code=trust_remote_code)
         config = _configuration(place, trust_remote_code=trust_remote_code)
         text = config.get_text_config(decoder=True)
-        _check_layers(text, tensors, name)
-        architecture = _architecture(config, raw, name)
-        model = rehearse(config, tensors, name, trust_remote_code=trust_remote_code)
+        _check_layers(text, found.listed, name)
+        architecture = _architecture(config, found.raw, name)
+        model = rehearse(config, found.tensors, name, trust_remote_code=trust_remote_code)
         bos, eos = _ends(place, config)
         return ModelDescription(
             name=name,
@@ -99,33 +90,36 @@ def describe(name: str, *, trust_remote_code: bool = False) -> ModelDescription:
             eos=eos,
             layers=int(text.num_hidden_layers),
             parameters=sum(weights.numel() for weights in model.parameters()),
-            stored_bytes=_stored(tensors, files),
-            dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
+            stored_bytes=found.size,
+            dtype=str(found.raw.get("dtype") or found.raw.get("torch_dtype") or "float32"),
             cache_width=_cache_width(text),
             trust_remote_code=trust_remote_code,
         )
 
 
-def check_gguf(place: Place) -> None:
-    """Whether the packages that read GGUF are there, and the file looks like one.
+class Found(NamedTuple):
+    """What a folder's files say."""
 
-    Raises:
-        ModelError: not.
-    """
-    assert place.gguf is not None
-    absent = [name for name in GGUF_PACKAGES if importlib.util.find_spec(name) is None]
-    if absent:
-        raise ModelError(
-            f"{place.name} is a GGUF file, which {' and '.join(GGUF_PACKAGES)} read; "
-            f"{' and '.join(absent)} not installed: pip install 'pearl-decoding[gguf]'"
-        )
-    try:
-        with (place.folder / place.gguf).open("rb") as file:
-            begins = file.read(4)
-    except OSError as error:
-        raise ModelError(f"{place.name}: {place.gguf} cannot be read ({error.strerror})") from None
-    if begins != b"GGUF":
-        raise ModelError(f"{place.name}: {place.gguf} is no GGUF file or damaged; copy it again")
+    raw: dict[str, Any]
+    """The configuration as it was written."""
+    tensors: Mapping[str, Tensor] | None
+    """Names and shapes; None where the library names them as it unpacks them."""
+    listed: int
+    """How many tensors there are."""
+    size: int
+    """Bytes of all of them."""
+
+
+def _found(place: Place, *, trust_remote_code: bool) -> Found:
+    if place.gguf is not None:
+        count = check_gguf(place)
+        size = (place.folder / place.gguf).stat().st_size
+        return Found(raw={"dtype": "gguf"}, tensors=None, listed=count, size=size)
+    raw = folders.read_config(place.folder, place.name)
+    _check_known(raw, place.name, trust_remote_code=trust_remote_code)
+    tensors = headers(folders.shards(place.folder, place.name, raw), place.name)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    return Found(raw=raw, tensors=tensors, listed=len(tensors), size=size)
 
 
 def _configuration(place: Place, *, trust_remote_code: bool) -> Any:
@@ -142,16 +136,16 @@ def _configuration(place: Place, *, trust_remote_code: bool) -> Any:
     return config
 
 
-def _check_layers(text: Any, tensors: Mapping[str, Tensor] | None, name: str) -> None:
+def _check_layers(text: Any, tensors: int, name: str) -> None:
     """Before anything is made a layer at a time: a damaged number may say any number of them."""
     layers, vocab = int(text.num_hidden_layers), int(text.vocab_size)
     if layers < 1 or vocab < 1:
         raise ModelError(
             f"{name}: config.json says {layers} layers and {vocab} tokens; it needs some of both"
         )
-    if tensors is not None and layers > len(tensors):
+    if layers > tensors:
         raise ModelError(
-            f"{name}: config.json says {layers} layers, its weights are {len(tensors)} tensors; "
+            f"{name}: config.json says {layers} layers, its weights are {tensors} tensors; "
             "check that they belong together"
         )
 
@@ -234,9 +228,3 @@ def _cache_width(text: Any) -> int:
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return 2 * int(text.num_hidden_layers) * int(heads) * int(width)
-
-
-def _stored(tensors: Mapping[str, Tensor] | None, files: Iterable[Any]) -> int:
-    if tensors is None:
-        return sum(file.stat().st_size for file in files)
-    return sum(tensor.nbytes for tensor in tensors.values())

@@ -14,14 +14,16 @@ Must never: read weights.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.nn import ModuleList
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.modeling_utils import LoadStateDictConfig
@@ -190,16 +192,39 @@ def _check_rotations(model: Any, name: str) -> None:
 def _read(model: Any, name: str) -> None:
     """Read a few tokens: the shapes of the layers must fit into one another.
 
-    Some operations cannot be done without memory, so a failure is believed only when a model with
-    memory fails too; of a large one that is left to loading.
+    Some layers want others before them, and some operations want memory. So a failure is believed
+    only when all the layers in memory fail too; of a large model that is left to loading.
     """
-    try:
-        _forward(model)
-    except Exception:  # noqa: BLE001 - a model's class may raise anything
-        if sum(weights.numel() for weights in model.parameters()) > SMALL:
-            return
+    with contextlib.suppress(Exception), _thinned(model):
+        return _forward(model)
+    with contextlib.suppress(Exception):
+        return _forward(model)
+    if sum(weights.numel() for weights in model.parameters()) <= SMALL:
         with refused(lambda said: f"{name}: config.json describes a model that fails ({said})"):
             _forward(model.to_empty(device="cpu"))
+    return None
+
+
+@contextlib.contextmanager
+def _thinned(model: Any) -> Iterator[None]:
+    """For the time being, a model with one layer of each kind: the others have their shapes."""
+    text = model.config.get_text_config(decoder=True)
+    count = int(text.num_hidden_layers)
+    kinds = getattr(text, "layer_types", None) or [""] * count
+    whole = [
+        (parent, name, layers)
+        for parent in model.modules()
+        for name, layers in parent.named_children()
+        if isinstance(layers, ModuleList) and len(layers) == count
+    ]
+    first = sorted(kinds.index(kind) for kind in set(kinds))
+    for parent, name, layers in whole:
+        setattr(parent, name, ModuleList([layers[i] for i in first]))
+    try:
+        yield
+    finally:
+        for parent, name, layers in whole:
+            setattr(parent, name, layers)
 
 
 def _forward(model: Any) -> None:

@@ -25,7 +25,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from actors.runners import folders
-from actors.runners.describing import ModelDescription, check_gguf
+from actors.runners.describing import ModelDescription
+from actors.runners.gguf_files import check_gguf
 from actors.runners.interface import Feed, Runner, RunnerStatistics
 from actors.runners.quiet import first_line, quietly
 from decoding.errors import ModelError, PairError, PearlError
@@ -108,22 +109,28 @@ def _no_tokenizer(place: folders.Place, error: BaseException) -> ModelError:
     )
 
 
-def check_pair(draft: ModelDescription, target: ModelDescription) -> Vocabulary:
+def check_pair(
+    draft: ModelDescription,
+    target: ModelDescription,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Vocabulary:
     """Whether the draft speaks the target's language, and where it does not.
 
     Most tokens must have the same number in both. Which of them are special, or end a text, may
     differ (a base model drafts well for its chat version): only the target's count. So may the
     width of the logits, see the top of this file.
 
+    Args:
+        tokenizer: the target's, where it is loaded already.
     Raises:
         PairError: the vocabularies have little in common.
     """
-    theirs = _tokens(target)
+    theirs = _tokens(tokenizer or _tokenizer(target))
     size = min(1 + max(theirs), target.vocab_size)
     if draft.name == target.name:
         return Vocabulary(size=size)
-    tokenizer = load_tokenizer(draft.name, trust_remote_code=draft.trust_remote_code)
-    ours = {number: token for token, number in tokenizer.get_vocab().items()}
+    tokenizer = _tokenizer(draft)
+    ours = _tokens(tokenizer)
     foreign = tuple(
         number
         for number in range(size)
@@ -144,8 +151,11 @@ def check_pair(draft: ModelDescription, target: ModelDescription) -> Vocabulary:
     return Vocabulary(size=size, foreign=foreign, instead=instead, example=example)
 
 
-def _tokens(model: ModelDescription) -> dict[int, str]:
-    tokenizer = load_tokenizer(model.name, trust_remote_code=model.trust_remote_code)
+def _tokenizer(model: ModelDescription) -> PreTrainedTokenizerBase:
+    return load_tokenizer(model.name, trust_remote_code=model.trust_remote_code)
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     return {int(number): str(token) for token, number in tokenizer.get_vocab().items()}
 
 
