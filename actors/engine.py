@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+from collections import Counter
 from typing import TYPE_CHECKING, Protocol, Self, final
 
 from actors import pair
@@ -294,13 +295,16 @@ class Fitted:
         }
         target = found[Device.TARGET]
         self._tokenizer = loading.load_tokenizer(target.name, trust_remote_code=trust)
-        self.shared = loading.check_pair(found.get(Device.DRAFT, target), target)
+        self.shared = loading.check_pair(found.get(Device.DRAFT, target), target, self._tokenizer)
         self.vocabulary = self.shared.size
         self.positions = min(model.positions for model in found.values())
         self.eos = target.eos
         self.places = places(tuple(found), settings.gpus, len(loading.gpu_names()))
+        taken: Counter[str] = Counter()  # both are loaded at a time, perhaps into one memory
         for role, model in found.items():
-            loading.check_memory(model, device=self.places[role], dtype=settings.dtype)
+            at, dtype = self.places[role], settings.dtype
+            loading.check_memory(model, device=at, dtype=dtype, beside=taken[at])
+            taken[at] += loading.loading_bytes(model, device=at, dtype=dtype)
 
     def encode(self, prompt: str, settings: Settings) -> tuple[TokenId, ...]:
         """The prompt's tokens, when all of the request can be done.

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast, final
 
 import torch
@@ -63,6 +63,7 @@ class HuggingFaceRunner:
         *,
         vocab_size: int | None = None,
         spare: bool = True,
+        again: Callable[[], Any] | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         """Take a loaded model, in evaluation mode, with all its weights on one device.
@@ -73,6 +74,8 @@ class HuggingFaceRunner:
                 round width; no text was ever trained on the padding, and two models that share a
                 tokenizer may pad differently, so a pair runs on the tokens it has.
             spare: whether there is memory for a second copy of the weights while one is made.
+            again: loads the model once more. With it no memory is needed to spare: weights are
+                taken from the model a layer at a time.
             recorder: how short passes are recorded, if this model's can be; None: they are not.
         Raises:
             ModelError: its state cannot be rolled back, or it fails the comparison above.
@@ -84,7 +87,7 @@ class HuggingFaceRunner:
         self.vocab_size = width if vocab_size is None else min(vocab_size, width)
         self.positions = positions_of(self._config)
         layers = list(cache_layers(self._config, self._name, stateful=model._is_stateful))  # noqa: SLF001
-        library = LibraryForward(model, [None if _stores(it) else it for it in layers])
+        library = self._library(model)
         self._network: LibraryForward | LlamaForward = library
         self._steps: Steps | None = None
         self._places = torch.empty(1, 0, dtype=torch.long)  # (1, cache length): 0, 1, 2, ...
@@ -100,10 +103,12 @@ class HuggingFaceRunner:
                 self._steps = Steps(recorder, self._device)
                 if not self._agrees(plain, tokens) and self._steps is not None:
                     self._stop_recording("a replay has other logits")
-            elif spare and self._masks and fits(model):
-                self._network = LlamaForward(model)
+            elif (spare or again) and self._masks and fits(model):
+                self._network = LlamaForward(model, take=again is not None)
                 if not self._agrees(plain, tokens):
-                    self._network = library
+                    self._network = library = self._library(again() if again else model)
+        if self._network is library:
+            library.settle()
 
     def allocate(self, length: int) -> int:
         """Take the lowest free row, so that the rows in use stay close together."""
@@ -306,6 +311,10 @@ class HuggingFaceRunner:
     def _check_in_use(self, row: int) -> None:
         if row not in self._lengths:
             raise ProtocolError(f"row {row} is not in use; in use are {sorted(self._lengths)}")
+
+    def _library(self, model: Any) -> LibraryForward:
+        layers = cache_layers(self._config, self._name, stateful=model._is_stateful)  # noqa: SLF001
+        return LibraryForward(model, [None if _stores(it) else it for it in layers])
 
     def _masks_of(self, library: LibraryForward, layers: Sequence[Any], model: Any) -> Masks | None:
         windows = _windows(self._config, layers)

@@ -31,7 +31,6 @@ class LibraryForward:
         self._takes_keep = "logits_to_keep" in accepted
         self._model = model
         self._cache = RowCache(layers)
-        store_by_input(model)
 
     @property
     def passage(self) -> Passage:
@@ -52,6 +51,10 @@ class LibraryForward:
     def bytes(self) -> int:
         """Memory of the keys and values."""
         return self._cache.bytes
+
+    def settle(self) -> None:
+        """Store the weights as it reads them; for a model that stays with the library."""
+        store_by_input(self._model)
 
     def reserve(self, *, rows: int, length: int) -> bool:
         """As `RowCache.reserve`."""

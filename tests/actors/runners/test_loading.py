@@ -22,6 +22,7 @@ from actors.runners.loading import (
     describe,
     load_runner,
     load_tokenizer,
+    loading_bytes,
 )
 from decoding.errors import (
     ModelError,
@@ -366,10 +367,10 @@ def test_a_model_too_large_for_the_device_is_refused_before_it_is_loaded(
     with pytest.raises(PlacementError) as refused:
         load_runner(str(saved))
 
-    weights = 4 * parameters(saved) / 1e6
+    weights = 1.5 * 4 * parameters(saved) / 1e6
     assert str(refused.value) == (
-        f"{saved} needs {weights:.2f} MB for weights and 0.00 MB for its cache, 0.00 MB are free "
-        "on cpu; choose a smaller model, fewer requests at once, or another device"
+        f"{saved} needs {weights:.2f} MB to load its weights and 0.00 MB for its cache, 0.00 MB "
+        "are free on cpu; choose a smaller model, fewer requests at once, or another device"
     )
 
 
@@ -378,7 +379,7 @@ def test_a_cache_is_counted_beside_the_weights(
 ) -> None:
     """64 numbers of 4 bytes a position: 1000 rows of 64 positions take 16 MB."""
     described = describe(str(saved))
-    needed = described.weight_bytes(torch.float32) + 1000 * 64 * 64 * 4
+    needed = loading_bytes(described, device="cpu") + 1000 * 64 * 64 * 4
 
     monkeypatch.setattr(loading, "free_bytes", lambda _place: needed)
     check_memory(described, device="cpu", rows=1000, length=64)
@@ -386,6 +387,21 @@ def test_a_cache_is_counted_beside_the_weights(
     monkeypatch.setattr(loading, "free_bytes", lambda _place: needed - 1)
     with pytest.raises(PlacementError, match=r"16\.38 MB for its cache"):
         check_memory(described, device="cpu", rows=1000, length=64)
+
+
+def test_two_models_in_one_memory_are_counted_together(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draft and target are loaded at once."""
+    described = describe(str(saved))
+    one = loading_bytes(described, device="cpu")
+
+    monkeypatch.setattr(loading, "free_bytes", lambda _place: 2 * one)
+    check_memory(described, device="cpu", beside=one)
+
+    monkeypatch.setattr(loading, "free_bytes", lambda _place: 2 * one - 1)
+    with pytest.raises(PlacementError):
+        check_memory(described, device="cpu", beside=one)
 
 
 def test_a_request_that_just_fits_is_accepted() -> None:

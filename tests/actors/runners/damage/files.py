@@ -6,7 +6,7 @@ import json
 import os
 import random
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.actors.runners.damage.common import ODD, WIDTH, edit
 
@@ -122,7 +122,7 @@ def retype(at: Path, chance: random.Random) -> str:
 
 def drop_key(at: Path, chance: random.Random) -> str:
     names = sorted(json.loads((at / "config.json").read_text()))
-    name = chance.choice(names)
+    name = str(chance.choice(names))
     edit(at / "config.json", lambda config: config.pop(name))
     return name
 
@@ -139,7 +139,7 @@ def reshape(at: Path, chance: random.Random) -> str:
 
 
 def rotate(at: Path, chance: random.Random) -> str:
-    value = chance.choice([
+    value: dict[str, Any] = chance.choice([
         {"rope_type": "default", "rope_theta": 0},
         {"rope_type": "default", "rope_theta": -1.0},
         {"rope_type": "default", "rope_theta": 1e300},
