@@ -63,7 +63,7 @@ def fits(model: Any) -> bool:
     return (
         type(model).__name__ in CLASSES
         and model.device.type == "cpu"
-        and model.dtype == torch.float32
+        and all(weights.dtype == torch.float32 for weights in model.parameters())
         and config.hidden_act == "silu"
         and set(layers) == {"full_attention"}
         and getattr(config, "sliding_window", None) is None

@@ -67,5 +67,7 @@ def refused(say: Callable[[str], str]) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """An error's message, short enough to stand in another one."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    said = lines[0] if type(error) is not KeyError else f"{lines[0]} is missing"
+    said = lines[0]
+    if isinstance(error, KeyError) and " " not in said:  # the key alone
+        said = f"{said} is missing"
     return said.rstrip(".;:")[:LONGEST]

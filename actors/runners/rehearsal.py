@@ -70,7 +70,7 @@ def headers(files: Iterable[Path], name: str) -> dict[str, Tensor]:
         except ModelError:
             raise
         except OSError as error:
-            reason = error.strerror or "it is not there"
+            reason = error.strerror or "it is no file"
             raise ModelError(f"{name}: {path.name} cannot be read ({reason})") from None
         except Exception:  # noqa: BLE001 - the library's error has no public name, nor have others
             raise ModelError(
@@ -147,6 +147,8 @@ def _load(model: Any, tensors: Mapping[str, Tensor], quantiser: Any, name: str) 
     )
     with refused(lambda said: f"{name} cannot be loaded ({said}); {BELONG}"):
         report, _ = model._load_pretrained_model(model, dict(tensors), None, plan)  # noqa: SLF001
+        if quantiser is not None and report.conversion_errors:
+            return  # some keep in numbers how they are packed: only loading can tell
         _check(report, name)
         report = model._finalize_model_loading(model, plan, report)  # noqa: SLF001
     check_complete(report.missing_keys, name)
