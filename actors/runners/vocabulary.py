@@ -33,6 +33,8 @@ from decoding.errors import ModelError, PairError, PearlError
 
 ENOUGH: Final = 0.9
 """Of the target's tokens so many must be the draft's too, or it guesses for another language."""
+UNUSUAL: Final = " é\u2603"
+"""What a tokenizer reads that has a token for all it does not know."""
 PACKAGES: Final = ("sentencepiece", "tiktoken", "protobuf")
 NAMED: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json")
 
@@ -75,6 +77,8 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
             )
             numbers = sorted(map(int, tokenizer.get_vocab().values()))
             text = str(tokenizer.decode(numbers[:1]))
+            if tokenizer.unk_token is not None:
+                text += UNUSUAL
             read = list(map(int, tokenizer(text)["input_ids"]))
         except PearlError:
             raise
