@@ -65,5 +65,5 @@ $(STAMP): pyproject.toml constraints.txt tools/install_torch.py
 	}
 	$(PIP) install --quiet 'pip>=24.1'
 	$(RUN) tools/install_torch.py
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[run,parquet,dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[run,gguf,parquet,dev]'
 	@touch $@

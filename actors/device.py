@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from actors.hosts import Host
     from actors.runners.interface import Runner
+    from actors.runners.vocabulary import Vocabulary
     from actors.stand_ins import StandIn
     from actors.wire import Address, FromDevice, ToDevice
 
@@ -59,7 +60,8 @@ class DeviceSpec:
         model: a folder, or a hub name.
         place: torch's name of the device: `cpu`, `cuda:0`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
-        vocabulary: how many token ids the pair has in common.
+        vocabulary: token ids below it are the pair's.
+        translation: of a draft, where its tokens are not the target's; None where all are.
         gpu_share: how much of its GPU it takes, where it has one.
         trust_remote_code: whether the model may bring code of its own.
         stand_in: what to do instead of loading a model; None loads it.
@@ -70,6 +72,7 @@ class DeviceSpec:
     place: str = "cpu"
     dtype: str = "auto"
     vocabulary: int
+    translation: Vocabulary | None = None
     gpu_share: float = 1.0
     trust_remote_code: bool = False
     stand_in: StandIn | None = None
@@ -242,12 +245,15 @@ def _load(spec: DeviceSpec, threads: int) -> Host:
 
 def _runner(spec: DeviceSpec, threads: int) -> Runner:
     """What the device works with; torch comes in with it."""
-    from actors.runners import loading, stand_in  # noqa: PLC0415
+    from actors.runners import loading, stand_in, vocabulary  # noqa: PLC0415
 
     options: Any = {"device": spec.place, "dtype": spec.dtype, "threads": threads}
     options["trust_remote_code"] = spec.trust_remote_code
     if spec.stand_in is None:
-        return loading.load_runner(spec.model, vocab_size=spec.vocabulary, **options)
+        runner = loading.load_runner(spec.model, vocab_size=spec.vocabulary, **options)
+        if spec.translation is None:
+            return runner
+        return vocabulary.TranslatedRunner(runner, spec.translation)
     seconds, script = spec.stand_in.pass_s, spec.stand_in.script
     if seconds is None:
         inner: Runner = loading.load_untrained(spec.model, **options)

@@ -15,6 +15,7 @@ import dataclasses
 import enum
 import functools
 import weakref
+from collections import Counter
 from typing import TYPE_CHECKING, Protocol, Self, final
 
 from actors import pair
@@ -312,14 +313,18 @@ class Fitted:
         tokenizer = loading.load_tokenizer(target.name, trust_remote_code=trust)
         self._encode = functools.partial(encode, tokenizer)
         self.detokenizer = detokenizer_of(tokenizer)
-        self.vocabulary = loading.check_pair(found.get(Device.DRAFT, target), target)
-        self.positions = target.positions
         draft = found.get(Device.DRAFT)
+        self.shared = loading.check_pair(draft or target, target, tokenizer)
+        self.vocabulary = self.shared.size
+        self.positions = target.positions
         self.draft_positions = None if draft is None else draft.positions
         self.eos = target.eos
         self.places = places(tuple(found), settings.gpus, len(loading.gpu_names()))
+        taken: Counter[str] = Counter()  # both are loaded at a time, perhaps into one memory
         for role, model in found.items():
-            loading.check_memory(model, device=self.places[role], dtype=settings.dtype)
+            at, dtype = self.places[role], settings.dtype
+            loading.check_memory(model, device=at, dtype=dtype, beside=taken[at])
+            taken[at] += loading.loading_bytes(model, device=at, dtype=dtype)
 
     def encode(self, prompt: Prompt, settings: Settings) -> tuple[TokenId, ...]:
         """The prompt's tokens, when all of the request can be done.
@@ -355,7 +360,13 @@ class Fitted:
 
     def specs(self) -> tuple[DeviceSpec, ...]:
         """What each device is to load, and where."""
-        return device_specs(self.settings, self.models, self.places, self.vocabulary)
+        specs = device_specs(self.settings, self.models, self.places, self.vocabulary)
+        return tuple(
+            dataclasses.replace(spec, translation=self.shared)
+            if spec.role is Device.DRAFT and self.shared.foreign
+            else spec
+            for spec in specs
+        )
 
 
 def places(roles: tuple[Device, ...], gpus: int | None, present: int) -> dict[Device, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -14,6 +14,9 @@ from rich.table import Table
 
 from decoding.errors import UsageError
 from pearl.options import ENGINE, engine_settings, options
+
+if TYPE_CHECKING:
+    from actors.runners.vocabulary import Vocabulary
 
 PACKAGES: Final = (
     "pearl-decoding", "torch", "transformers", "tokenizers", "safetensors",
@@ -85,13 +88,23 @@ def _pair(given: dict[str, Any]) -> dict[str, Any]:
         **{str(role): name for role, name in fitted.models.items()},
         "devices": {str(role): place for role, place in fitted.places.items()},
         "vocabulary": fitted.vocabulary,
+        **_differing(fitted.shared),
         "positions": fitted.positions,
         "verdict": "draft and target fit together" if len(fitted.models) > 1 else "no draft",
     }
 
 
+def _differing(shared: Vocabulary) -> dict[str, str]:
+    """What the draft never drafts, because only the target has it."""
+    count = len(shared.foreign)
+    if not count:
+        return {}
+    example = f", {shared.example!r} among them" if shared.example else ""
+    return {"never drafted": f"{count} {'token' if count == 1 else 'tokens'}{example}"}
+
+
 def _show(report: dict[str, dict[str, Any]]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for title, rows in report.items():
         table = Table(title=title, title_justify="left", show_header=False, box=None)
         for name, value in rows.items():

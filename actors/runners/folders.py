@@ -1,8 +1,9 @@
-"""From a model's name to a folder with its files, and what can be told without reading the weights.
+"""From a model's name to a folder with its files, and which of them count.
 
-A name is a folder on this machine or a model on the Hugging Face hub. What the hub's cache holds is
-used as it is, without asking the network; else the hub is asked once, with a deadline, before
-anything is fetched. Weights are safetensors: a pickle runs code when it is opened.
+A name is a folder on this machine, a GGUF file, or a model on the Hugging Face hub. What the hub's
+cache holds is used as it is, without asking the network; else the hub is asked once, with a
+deadline, before anything is fetched. Weights are safetensors or GGUF: a pickle runs code when it is
+opened.
 
 May import: huggingface_hub.
 Must never: read weights, build a model, print.
@@ -11,12 +12,11 @@ Must never: read weights, build a model, print.
 from __future__ import annotations
 
 import json
-import math
-import struct
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import huggingface_hub
 from huggingface_hub import errors as hub
@@ -25,8 +25,11 @@ from decoding.errors import ModelError
 
 HUB_DEADLINE_S = 10.0
 
-CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
+CONFIG: Final = "config.json"
+ENDS: Final = "generation_config.json"
+WHOLE: Final = "model.safetensors"
+INDEX: Final = "model.safetensors.index.json"
+GGUF: Final = ".gguf"
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "tokenizer*"]
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 TOKENIZERS = (
@@ -39,107 +42,138 @@ TOKENIZERS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """What the headers of the weight files say."""
+class Place:
+    """Where a model is: a folder, and in it the one file that holds everything, if there is one."""
 
-    parameters: int
-    bytes: int
-    """On disk, in the dtypes that they are stored in."""
+    name: str
+    """As it was given."""
+    folder: Path
+    gguf: str | None = None
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What the library is to be told beside the folder."""
+        return {} if self.gguf is None else {"gguf_file": self.gguf}
 
 
-def find(name: str, *, weights: bool = True) -> Path:
-    """The folder of a model, fetched from the hub where it has to be.
+def find(name: str, *, weights: bool = True) -> Place:
+    """The files of a model, fetched from the hub where they have to be.
 
     Args:
-        name: a folder, or a model on the hub.
+        name: a folder, a GGUF file, or a model on the hub.
         weights: whether the weights must be there; else configuration and tokenizer are enough.
     Raises:
-        ModelError: there is no such model, it cannot be reached, or it has no safetensors.
+        ModelError: there is no such model, it cannot be reached, or its files are incomplete.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if weights:
-            read_config(folder, name)
-            shards(folder, name)
-        return folder
+    path = Path(name).expanduser()
+    try:
+        if path.is_file():
+            return _file(path, name)
+        if path.is_dir():
+            return _folder(path, name, weights=weights)
+    except (OSError, ValueError) as error:  # not allowed to look, or no name of a file at all
+        raise ModelError(f"{name!r} cannot be read ({_why(error)})") from None
     if _is_path(name):
         raise ModelError(f"there is no folder {name}; give a folder with a model, or a hub name")
     cached = _cached(name)
     if cached and (not weights or _complete(cached)):
-        return cached
+        return Place(name=name, folder=cached)
     _ask_the_hub(name, weights=weights)
-    return _fetch(name, [*SMALL_FILES, "*.safetensors"] if weights else SMALL_FILES)
+    patterns = [*SMALL_FILES, "*.safetensors"] if weights else SMALL_FILES
+    return Place(name=name, folder=_fetch(name, patterns))
+
+
+def _file(path: Path, name: str) -> Place:
+    if path.suffix.lower() != GGUF:
+        raise ModelError(f"{name} is a file; give the folder that it is in, or a GGUF file")
+    return Place(name=name, folder=path.parent, gguf=path.name)
+
+
+def _folder(folder: Path, name: str, *, weights: bool) -> Place:
+    if not os.path.lexists(folder / CONFIG) or not _has_safetensors(folder):
+        files = sorted(path.name for path in folder.iterdir() if path.suffix.lower() == GGUF)
+        if len(files) > 1:
+            raise ModelError(f"{name} has {len(files)} GGUF files; give the path of one of them")
+        if files:
+            return Place(name=name, folder=folder, gguf=files[0])
+    if weights:
+        shards(folder, name, read_config(folder, name))
+    return Place(name=name, folder=folder)
+
+
+def _has_safetensors(folder: Path) -> bool:
+    return any(os.path.lexists(folder / file) for file in (WHOLE, INDEX))
 
 
 def read_config(folder: Path, name: str) -> dict[str, Any]:
     """The configuration as it was written, before any library interprets it."""
     path = folder / CONFIG
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise ModelError(f"{name} has no {CONFIG}; give a folder with a whole transformers model")
-    return _read_json(path, name)
+    return read_json(path, name)
 
 
-def shards(folder: Path, name: str) -> list[Path]:
-    """The weight files, complete.
+def shards(folder: Path, name: str, config: dict[str, Any]) -> list[Path]:
+    """The weight files, the same that the library reads.
 
-    Raises:
-        ModelError: there are none, only pickled ones, or one that the index lists is missing.
-    """
-    index = folder / INDEX
-    if index.is_file():
-        listed = sorted(set(_read_json(index, name).get("weight_map", {}).values()))
-        for file in listed:
-            if not (folder / file).is_file():
-                raise ModelError(f"{name} lacks {file}, which its index lists; copy it again")
-        return [folder / file for file in listed]
-    found = sorted(folder.glob("model*.safetensors"))
-    if not found:
-        _refuse_without_safetensors(name, (path.name for path in folder.iterdir()))
-    return found
-
-
-def measure(folder: Path, name: str) -> Weights:
-    """Count parameters from the headers of the weight files; some kilobytes are read.
+    That is the file that the configuration names, else the whole one, else those of the index.
 
     Raises:
-        ModelError: a file is not safetensors, or was cut short.
+        ModelError: there are none, only pickled ones, or one that is listed is missing.
     """
-    tensors = [tensor for path in shards(folder, name) for tensor in _tensors(path, name)]
-    return Weights(
-        parameters=sum(math.prod(tensor["shape"]) for tensor in tensors),
-        bytes=sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors),
-    )
+    first = config.get("transformers_weights") or WHOLE
+    if not isinstance(first, str) or "/" in first:
+        raise ModelError(f"{name}: transformers_weights is {first!r}; it must be a file beside it")
+    if first != INDEX and os.path.lexists(folder / first):
+        return [folder / first]
+    if os.path.lexists(folder / INDEX):
+        return [folder / file for file in _listed(folder, name)]
+    if found := sorted(folder.glob("model*.safetensors")):
+        raise ModelError(
+            f"{name} has {found[0].name} without {INDEX}, which says what is where; copy it again"
+        )
+    _refuse_without_safetensors(name, (path.name for path in folder.iterdir()))
+    return []
 
 
-def _tensors(path: Path, name: str) -> Iterator[dict[str, Any]]:
-    """The entries of one file's header: its length in 8 bytes, JSON, then the data."""
+def _listed(folder: Path, name: str) -> list[str]:
+    places = read_json(folder / INDEX, name).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ModelError(f"{name}: {INDEX} lists no files; copy it again")
+    for file in places.values():
+        if not isinstance(file, str) or "/" in file:
+            raise ModelError(f"{name}: {INDEX} lists {file!r}; it must be a file beside it")
+        if not (folder / file).is_file():
+            raise ModelError(f"{name} lacks {file}, which its index lists; copy it again")
+    return sorted(set(places.values()))
+
+
+def read_json(path: Path, name: str) -> dict[str, Any]:
+    """A file that must hold one JSON object.
+
+    Raises:
+        ModelError: it cannot be read, or holds something else.
+    """
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
-                raise _damaged(path, name)
-            entries = json.loads(file.read(length))
-        entries.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        raise _damaged(path, name) from None
-    if path.stat().st_size != 8 + length + end:
-        raise _damaged(path, name)
-    yield from entries.values()
-
-
-def _damaged(path: Path, name: str) -> ModelError:
-    return ModelError(f"{name}: {path.name} is damaged or was cut short; copy it again")
-
-
-def _read_json(path: Path, name: str) -> dict[str, Any]:
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):
+        read = json.loads(path.read_text(encoding="utf-8"), parse_constant=_number)
+    except OSError as error:
+        raise ModelError(f"{name}: {path.name} cannot be read ({_why(error)})") from None
+    except (ValueError, RecursionError):
         read = None
     if not isinstance(read, dict):
         raise ModelError(f"{name}: {path.name} is not JSON; copy it again")
     return read
+
+
+def _number(said: str) -> float:
+    """Infinity is said by some configurations; what is not a number means nothing in any."""
+    if said == "NaN":
+        raise ValueError(said)
+    return float(said)
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _is_path(name: str) -> bool:
@@ -157,7 +191,7 @@ def _cached(name: str) -> Path | None:
 
 def _complete(folder: Path) -> bool:
     try:
-        return bool(shards(folder, folder.name))
+        return bool(shards(folder, folder.name, read_config(folder, folder.name)))
     except ModelError:
         return False
 
@@ -203,8 +237,11 @@ def _unreachable(name: str, error: Exception) -> ModelError:
 
 
 def _refuse_without_safetensors(name: str, files: Iterable[str]) -> None:
+    files = list(files)
+    if any(file.endswith(GGUF) for file in files):
+        raise ModelError(f"{name} holds only GGUF files; fetch the one you want and give its path")
     if any(file.endswith(PICKLED) for file in files):
         raise ModelError(
             f"{name} holds only pickled weights, which can run code; convert them to safetensors"
         )
-    raise ModelError(f"{name} has no weights; it needs model.safetensors")
+    raise ModelError(f"{name} has no weights; it needs {WHOLE}")

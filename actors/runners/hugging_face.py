@@ -29,7 +29,7 @@ Must never: load models, sample, print, or change a row that it was not told to.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast, final
 
 import torch
@@ -65,6 +65,7 @@ class HuggingFaceRunner:
         *,
         vocab_size: int | None = None,
         spare: bool = True,
+        again: Callable[[], Any] | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         """Take a loaded model, in evaluation mode, with all its weights on one device.
@@ -75,6 +76,8 @@ class HuggingFaceRunner:
                 round width; no text was ever trained on the padding, and two models that share a
                 tokenizer may pad differently, so a pair runs on the tokens it has.
             spare: whether there is memory for a second copy of the weights while one is made.
+            again: loads the model once more. With it no memory is needed to spare: weights are
+                taken from the model a layer at a time.
             recorder: how short passes are recorded, if this model's can be; None: they are not.
         Raises:
             ModelError: its state cannot be rolled back, or it fails the comparison above.
@@ -86,7 +89,7 @@ class HuggingFaceRunner:
         self.vocab_size = width if vocab_size is None else min(vocab_size, width)
         self.positions = positions_of(self._config)
         layers = list(cache_layers(self._config, self._name, stateful=model._is_stateful))  # noqa: SLF001
-        library = LibraryForward(model, [None if _stores(it) else it for it in layers])
+        library = self._library(model)
         self.takes_positions = library.takes_positions
         self._network: LibraryForward | LlamaForward = library
         self._steps: Steps | None = None
@@ -107,7 +110,9 @@ class HuggingFaceRunner:
             self._lengths = lengths_of(model, self.positions, self._name, tried.forward)
             if self._lengths:
                 tried.shorten(self._lengths.borders[0])
-            self._choose(tried, recorder, spare=spare)
+            self._choose(tried, recorder, spare=spare, again=again)
+        if isinstance(self._network, LibraryForward):
+            self._network.settle()
 
     def allocate(self, length: int) -> int:
         """Take the lowest free row."""
@@ -345,6 +350,10 @@ class HuggingFaceRunner:
                 f"token {wrong} is outside the vocabulary of {self.vocab_size} tokens"
             )
 
+    def _library(self, model: Any) -> LibraryForward:
+        layers = cache_layers(self._config, self._name, stateful=model._is_stateful)  # noqa: SLF001
+        return LibraryForward(model, [None if _stores(it) else it for it in layers])
+
     def _masks_of(self, library: LibraryForward, layers: Sequence[Any], model: Any) -> Masks | None:
         windows = _windows(self._config, layers)
         if windows is None or not library.takes_positions:
@@ -362,7 +371,14 @@ class HuggingFaceRunner:
             device=str(self._device),
         )
 
-    def _choose(self, tried: trial.Trial, recorder: Recorder | None, *, spare: bool) -> None:
+    def _choose(
+        self,
+        tried: trial.Trial,
+        recorder: Recorder | None,
+        *,
+        spare: bool,
+        again: Callable[[], Any] | None,
+    ) -> None:
         """Try what the module's docstring promises, fastest last, and keep what is right.
 
         Raises:
@@ -380,11 +396,10 @@ class HuggingFaceRunner:
             self._steps = Steps(recorder, self._device)
             if not tried.agrees(together=True, replays=True) and self._steps is not None:
                 self._stop_recording("a replay has other logits")
-        elif spare and self._masks and not self._lengths and fits(tried.model):
-            library = self._network
-            self._use(LlamaForward(tried.model))
+        elif (spare or again) and self._masks and not self._lengths and fits(tried.model):
+            self._use(LlamaForward(tried.model, take=again is not None))
             if not tried.agrees(together=True):
-                self._use(library)
+                self._use(self._library(again() if again else tried.model))
 
     def _use(self, network: LibraryForward | LlamaForward) -> None:
         """Run the model with this from now on."""

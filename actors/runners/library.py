@@ -31,7 +31,6 @@ class LibraryForward:
         self._takes_keep = "logits_to_keep" in accepted
         self._model = model
         self._cache = RowCache(layers)
-        store_by_input(model)
 
     @property
     def passage(self) -> Passage:
@@ -63,6 +62,10 @@ class LibraryForward:
 
     def reach(self, length: int) -> None:
         """The model knows its positions itself."""
+
+    def settle(self) -> None:
+        """Store the weights as it reads them; for a model that stays with the library."""
+        store_by_input(self._model)
 
     def drop(self) -> None:
         """Forget everything and give the memory back."""

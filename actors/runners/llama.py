@@ -66,7 +66,7 @@ def fits(model: Any) -> bool:
     return (
         type(model).__name__ in CLASSES
         and model.device.type == "cpu"
-        and model.dtype == torch.float32
+        and all(weights.dtype == torch.float32 for weights in model.parameters())
         and config.hidden_act == "silu"
         and set(layers) == {"full_attention"}
         and getattr(config, "sliding_window", None) is None
@@ -80,14 +80,18 @@ def fits(model: Any) -> bool:
 class LlamaForward:
     """A model's passes, and the keys and values of its rows."""
 
-    def __init__(self, model: Any) -> None:
-        """Take the weights, most of them as copies; the model is not needed any more."""
+    def __init__(self, model: Any, *, take: bool = False) -> None:
+        """Take the weights, most of them as copies; the model is not needed any more.
+
+        Args:
+            take: empty the model on the way, so that there is never more than a layer twice.
+        """
         attention = model.model.layers[0].self_attn
         self._width = int(model.config.hidden_size)
         self._head = int(attention.head_dim)
         self._shared = int(model.config.num_key_value_heads)
         self._group = int(model.config.num_attention_heads) // self._shared
-        self._layers = [self._layer(layer) for layer in model.model.layers]
+        self._layers = [self._layer(layer, take=take) for layer in model.model.layers]
         self._embedding: Tensor = model.model.embed_tokens.weight.detach()  # (vocab, width)
         norm = model.model.norm
         self._logits = _by_input(model.lm_head.weight, norm.weight, self._width)  # (width, vocab)
@@ -224,7 +228,7 @@ class LlamaForward:
 
         return kernel
 
-    def _layer(self, layer: Any) -> Layer:
+    def _layer(self, layer: Any, *, take: bool) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
         scale = attention.scaling
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -241,13 +245,16 @@ class LlamaForward:
                 attention.v_proj.bias,
             ]).detach()  # fmt: skip
         raised = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
-        return Layer(
+        written = Layer(
             into=_by_input(into, layer.input_layernorm.weight, self._width),
             bias=bias,
             out=attention.o_proj.weight.detach().t().contiguous(),
             raised=_by_input(raised, layer.post_attention_layernorm.weight, self._width),
             lowered=mlp.down_proj.weight.detach().t().contiguous(),
         )
+        for weights in layer.parameters() if take else ():
+            weights.data = weights.data.new_empty(0)
+        return written
 
     def _interleaved(self, weight: Tensor) -> Tensor:
         """Rows of each head in the order 0, h/2, 1, h/2 + 1, ..."""

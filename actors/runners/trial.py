@@ -41,10 +41,11 @@ class Trial:
         self.model = model
         self._runner = runner
         self._tokens = self._text(min(TOKENS, runner.positions))
+        self._expected: Tensor | None = None  # the model may be emptied once this is known
 
     def shorten(self, length: int) -> None:
         """Read no more tokens than that."""
-        self._tokens = self._tokens[:length]
+        self._tokens, self._expected = self._tokens[:length], None
 
     def forward(self) -> Tensor:
         """Logits (tokens, vocab) as the model gives them to anybody."""
@@ -58,7 +59,9 @@ class Trial:
             replays: shapes are recorded, so one of them is read at several places.
         """
         runner, tokens = self._runner, self._tokens
-        plain = self._plain(tokens)
+        if self._expected is None:
+            self._expected = self._plain(tokens)
+        plain = self._expected
         rows = [runner.allocate(len(tokens)) for _ in range(3)]
         half = len(tokens) // 2
         wrong = [*tokens[: half + 1], *tokens[:2]][: len(tokens)]
