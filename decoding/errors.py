@@ -10,10 +10,11 @@ PearlError
 │   └── MalformedTraceError    "run.json, line 7: not a trace event: JSON is malformed: ..."
 ├── ProtocolError              local misuse: the caller broke the order of the protocol
 │   └── ImpossibleDraftError   "token 17 has draft probability 0.0; it cannot have been drafted"
+├── StorageError               "run.json cannot be written: No space left on device"
 └── PeerError                  the other side failed: a device or the scheduler died or timed out
 
-The command line turns a `UsageError` into one line on standard error and exit code 2, a
-`PeerError` into one line and exit code 1. Anything outside this tree is a bug.
+The command line turns a `UsageError` into one line on standard error and exit code 2, the others
+into one line and exit code 1. Anything outside this tree is the system's (memory, files), or a bug.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ class ProtocolError(PearlError):
 
 class ImpossibleDraftError(ProtocolError):
     """A token was offered that its draft cannot have drawn."""
+
+
+class StorageError(PearlError):
+    """A file cannot be written; what stood there before is as it was."""
 
 
 class PeerError(PearlError):
