@@ -62,9 +62,9 @@ def test_without_a_file_there_are_our_own() -> None:
     ("content", "words"),
     [
         ("", "has no prompts; it must have one JSON object a line"),
-        ('{"prompt": 3}', "prompt 1: no text in field prompt or question or turns or text"),
-        ('{"turns": []}', "prompt 1: no text in field"),
-        ("[1]", "prompt 1: no text in field"),
+        ('{"prompt": 3}', "line 1: no text in field prompt or question or turns or text"),
+        ('{"turns": []}', "line 1: no text in field"),
+        ("[1]", "line 1: no text in field"),
         ("{", "the prompts cannot be read from"),
     ],
 )
