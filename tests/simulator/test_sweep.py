@@ -151,7 +151,9 @@ CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "gammas is (); it must be one value or more": {
         "alphas": (0.5,), "speed_ratios": (5.0,), "gammas": (),
     },
-    "runs is 1; it must be 0, or 2 or more": {"alphas": (0.5,), "speed_ratios": (5.0,), "runs": 1},
+    "runs is 1; it must be 0, or 2 or more, at most 10000000": {
+        "alphas": (0.5,), "speed_ratios": (5.0,), "runs": 1,
+    },
 }  # fmt: skip
 
 
