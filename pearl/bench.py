@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from decoding import files
 from decoding.errors import SettingError
 from decoding.estimates import Estimate
 from decoding.settings import ScheduleName
@@ -29,6 +30,7 @@ from pearl.options import (
     options,
 )
 from pearl.prompts import read_prompts
+from pearl.terminal import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -100,13 +102,15 @@ def command(
 
     found = benchmark.report(outcome.systems, outcome.runs, outcome.traced)
     answer = about(plan, prompts, engine, outcome, found.differences) | as_builtins(found, outcome)
-    _write(file, answer | {"runs": [_run(run) for run in outcome.runs]})
-    if figure is not None:
-        _draw(figure, found)
-    if as_json:
-        click.echo(msgspec.json.encode(answer))
-    else:
-        _show(found, outcome, answer)
+    try:  # what was measured is said also where a file cannot be written
+        _write(file, answer | {"runs": [_run(run) for run in outcome.runs]})
+        if figure is not None:
+            _draw(figure, found)
+    finally:
+        if as_json:
+            print_json(answer)
+        else:
+            _show(found, outcome, answer)
     return _complain(found.differences, "round")
 
 
@@ -123,11 +127,13 @@ def _together(
     found = asyncio.run(gather(plan, engine, prompts, sizes))
     answer = about(plan, prompts, engine, found, found.differences)
     answer["in_flight"] = [_level(level) for level in found.levels]
-    _write(file, answer)
-    if as_json:
-        click.echo(msgspec.json.encode(answer))
-    else:
-        _show_crowds(found, answer)
+    try:
+        _write(file, answer)
+    finally:
+        if as_json:
+            print_json(answer)
+        else:
+            _show_crowds(found, answer)
     return _complain(found.differences, "requests at once:")
 
 
@@ -188,12 +194,13 @@ def _figure_path(file: str, sizes: tuple[int, ...] | None) -> pathlib.Path:
     if sizes is not None:
         message = "figure and in-flight are both given; the figure is of single requests"
         raise SettingError(message)
-    return check_figure_path(check_writable(file))
+    check_figure_path(file)
+    return check_writable(file)
 
 
 def _write(file: pathlib.Path | None, answer: dict[str, Any]) -> None:
     if file is not None:
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(answer), indent=1))
+        files.write(file, msgspec.json.format(msgspec.json.encode(answer), indent=1))
 
 
 def _complain(differences: Sequence[Difference], turn: str) -> int:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import pathlib
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
+from decoding import files
 from decoding.errors import PromptError
+from pearl import terminal
 from pearl.options import (
     DECODING,
     ENGINE,
@@ -24,15 +27,16 @@ from pearl.options import (
 
 if TYPE_CHECKING:
     from actors.engine import EngineSettings, Generation, Result
+    from decoding.messages import TokenId
     from decoding.settings import Settings
 
 
 @click.command(name="generate")
 @click.argument("prompt", required=False)
-@click.option("--prompt-file", type=click.Path(dir_okay=False), metavar="FILE",
+@click.option("--prompt-file", metavar="FILE",
               help="Read the prompt from a file; without either, from standard input.")  # fmt: skip
 @options(DECODING, ENGINE)
-@click.option("--trace", "trace_file", type=click.Path(dir_okay=False), metavar="FILE",
+@click.option("--trace", "trace_file", metavar="FILE",
               help="Write the run as a Chrome trace.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def command(
@@ -48,8 +52,14 @@ def command(
     engine = engine_settings(given)
     text = _read_prompt(prompt, prompt_file)
     path = None if trace_file is None else check_writable(trace_file)
-    result = asyncio.run(_generate(text, settings, engine, show=not as_json, trace_file=path))
-    click.echo(_as_json(result) if as_json else f"\n{_summary(result)}", err=not as_json)
+    result, eos = asyncio.run(
+        _generate(text, settings, engine, show=not as_json, traced=path is not None)
+    )
+    try:  # what was generated is said also where its trace cannot be written
+        if path is not None:
+            write_trace(path, result, settings, eos)
+    finally:
+        click.echo(_as_json(result) if as_json else f"\n{_summary(result)}", err=not as_json)
     return 0 if result.finish_reason is not None else 130
 
 
@@ -57,23 +67,31 @@ def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
     if prompt is not None and prompt_file is not None:
         message = f"a prompt and --prompt-file {prompt_file} are both given; give one"
         raise PromptError(message)
-    if prompt is None and prompt_file is None and sys.stdin.isatty():
+    if prompt is None and prompt_file is None and (sys.stdin is None or sys.stdin.isatty()):
         message = "no prompt; give it as an argument, with --prompt-file, or on standard input"
         raise PromptError(message)
-    text = prompt if prompt is not None else _read(prompt_file)
+    text = _as_typed(prompt) if prompt is not None else _read(prompt_file)
     if not text:
         message = "the prompt is empty; give at least one character"
         raise PromptError(message)
     return text
 
 
+def _as_typed(prompt: str) -> str:
+    """In UTF-8, also where the locale says that there is nothing but ASCII."""
+    with contextlib.suppress(UnicodeError):
+        return os.fsencode(prompt).decode()
+    return prompt  # whoever encodes it refuses it
+
+
 def _read(prompt_file: str | None) -> str:
     try:
         if prompt_file is None:
-            return sys.stdin.read()
-        return pathlib.Path(prompt_file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"the prompt cannot be read from {prompt_file or 'standard input'}: {error}"
+            return sys.stdin.read(files.MOST_BYTES)
+        return files.text(files.read(pathlib.Path(prompt_file)))
+    except (OSError, ValueError) as error:
+        why = files.reason(error) if isinstance(error, OSError) else error
+        message = f"the prompt cannot be read from {prompt_file or 'standard input'}: {why}"
         raise PromptError(message) from None
 
 
@@ -83,22 +101,20 @@ async def _generate(
     engine_settings: EngineSettings,
     *,
     show: bool,
-    trace_file: pathlib.Path | None,
-) -> Result:
+    traced: bool,
+) -> tuple[Result, tuple[TokenId, ...]]:
+    """The result, and the tokens that end a text."""
     from actors.engine import Engine, Fitted
 
     fitted = Fitted(engine_settings)
     fitted.encode(prompt, settings)  # what cannot be done is told before anything is started
     async with await Engine.start_fitted(fitted) as engine:
-        generation = engine.generate(prompt, settings, trace=trace_file is not None)
+        generation = engine.generate(prompt, settings, trace=traced)
         _end_on_signal(generation)
         async for piece in generation:
             if show:
                 click.echo(piece.text, nl=False)
-    result = generation.result
-    if trace_file is not None:
-        write_trace(trace_file, result, settings, fitted.eos)
-    return result
+    return generation.result, fitted.eos
 
 
 def _end_on_signal(generation: Generation) -> None:
@@ -113,7 +129,7 @@ def _end_on_signal(generation: Generation) -> None:
 
 
 def _as_json(result: Result) -> str:
-    return msgspec.json.encode(
+    return terminal.as_json(
         {
             "text": result.text,
             "token_ids": result.token_ids,
@@ -121,7 +137,7 @@ def _as_json(result: Result) -> str:
             "prompt_tokens": result.prompt_tokens,
             "metrics": result.metrics,
         }
-    ).decode()
+    )
 
 
 def _summary(result: Result) -> str:

@@ -16,11 +16,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from decoding import files
 from decoding.errors import SettingError
 from decoding.settings import ScheduleName, Settings
 from pearl import what_if
 from pearl.options import options
 from pearl.sweep import halfway
+from pearl.terminal import print_json
 
 if TYPE_CHECKING:
     from simulator.optimise import Advice, Choice, Means, Placement, Tuning
@@ -74,7 +76,7 @@ def command(*, as_json: bool, candidates_file: str | None, **given: Any) -> None
     if as_json:
         several = candidates_file is not None
         answer = {"winner": found[0].name, "candidates": found} if several else found[0]
-        click.echo(msgspec.json.encode(answer))
+        print_json(answer)
     elif candidates_file is None:
         _show(found[0], means)
     else:
@@ -166,9 +168,10 @@ def read_candidates(file: str, target_ms: float) -> list[Candidate]:
     if path.suffix.lower() not in readers:
         raise what_if.refuse("candidates", file, f"a name that ends in {' or '.join(readers)}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = files.text(files.read(path))
     except (OSError, ValueError) as error:
-        message = f"the candidates cannot be read from {file}: {error}"
+        why = files.reason(error) if isinstance(error, OSError) else error
+        message = f"the candidates cannot be read from {file}: {why}"
         raise SettingError(message) from None
     rows = readers[path.suffix.lower()](file, text)
     found: dict[str, Candidate] = {}
@@ -205,10 +208,12 @@ def _csv_lines(file: str, text: str) -> Iterator[tuple[int, list[str]]]:
 def _json_rows(file: str, text: str) -> Iterator[Cells]:
     """The objects of a list; what is null says nothing."""
     try:
-        entries = json.loads(text)
+        entries = files.parsed(text.encode())
     except json.JSONDecodeError as error:
         where = f"{file}, line {error.lineno}, column {error.colno}"
         raise SettingError(f"{where}: {error.msg}") from None
+    except ValueError as error:
+        raise SettingError(f"{file}: {error}") from None
     if not isinstance(entries, list):
         raise SettingError(f"{file}, line 1: a list of objects is wanted")
     decoder, between, place = json.JSONDecoder(), re.compile(r"[\s,]*"), text.index("[") + 1

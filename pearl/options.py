@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from decoding.errors import SettingError
+from decoding import files
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.verification import VerifierName
@@ -114,9 +113,7 @@ def check_writable(file: str) -> pathlib.Path:
         SettingError: it cannot.
     """
     path = pathlib.Path(file)
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        message = f"{file} cannot be written; name a file in a folder that exists"
-        raise SettingError(message)
+    files.check_writable(path)
     return path
 
 

@@ -63,8 +63,10 @@ def command(*, output: str, gamma: int, **given: Any) -> None:
     profile = asyncio.run(_measure(engine, settings, prompts))
     from simulator import profiles
 
-    profiles.write(path, profile)
-    click.echo(f"{path}: {_summary(profile)}")
+    try:  # what was measured is said also where it cannot be written
+        profiles.write(path, profile)
+    finally:
+        click.echo(f"{path}: {_summary(profile)}")
 
 
 async def _measure(
