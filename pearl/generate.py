@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import pathlib
 import signal
 import sys
@@ -18,6 +16,7 @@ from pearl import terminal
 from pearl.options import (
     DECODING,
     ENGINE,
+    as_typed,
     check_writable,
     decoding_settings,
     engine_settings,
@@ -55,11 +54,10 @@ def command(
     result, eos = asyncio.run(
         _generate(text, settings, engine, show=not as_json, traced=path is not None)
     )
-    try:  # what was generated is said also where its trace cannot be written
+    summary = lambda: click.echo(f"\n{_summary(result)}", err=True)  # noqa: E731 - once, below
+    with terminal.said(_answer(result) if as_json else None, summary):
         if path is not None:
             write_trace(path, result, settings, eos)
-    finally:
-        click.echo(_as_json(result) if as_json else f"\n{_summary(result)}", err=not as_json)
     return 0 if result.finish_reason is not None else 130
 
 
@@ -70,18 +68,11 @@ def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
     if prompt is None and prompt_file is None and (sys.stdin is None or sys.stdin.isatty()):
         message = "no prompt; give it as an argument, with --prompt-file, or on standard input"
         raise PromptError(message)
-    text = _as_typed(prompt) if prompt is not None else _read(prompt_file)
+    text = as_typed(prompt) if prompt is not None else _read(prompt_file)
     if not text:
         message = "the prompt is empty; give at least one character"
         raise PromptError(message)
     return text
-
-
-def _as_typed(prompt: str) -> str:
-    """In UTF-8, also where the locale says that there is nothing but ASCII."""
-    with contextlib.suppress(UnicodeError):
-        return os.fsencode(prompt).decode()
-    return prompt  # whoever encodes it refuses it
 
 
 def _read(prompt_file: str | None) -> str:
@@ -128,16 +119,15 @@ def _end_on_signal(generation: Generation) -> None:
     loop.add_signal_handler(signal.SIGINT, end)
 
 
-def _as_json(result: Result) -> str:
-    return terminal.as_json(
-        {
-            "text": result.text,
-            "token_ids": result.token_ids,
-            "finish_reason": result.finish_reason,
-            "prompt_tokens": result.prompt_tokens,
-            "metrics": result.metrics,
-        }
-    )
+def _answer(result: Result) -> dict[str, Any]:
+    """For programs."""
+    return {
+        "text": result.text,
+        "token_ids": result.token_ids,
+        "finish_reason": result.finish_reason,
+        "prompt_tokens": result.prompt_tokens,
+        "metrics": result.metrics,
+    }
 
 
 def _summary(result: Result) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from decoding import files
+from decoding.errors import SettingError
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.verification import VerifierName
@@ -92,8 +94,30 @@ def decoding_settings(given: dict[str, Any]) -> Settings:
         sampling=Sampling(**{k: given[k] for k in ("temperature", "top_k", "top_p", "min_p")}),
         seed=given["seed"],
         max_new_tokens=given["max_new_tokens"],
-        stop=tuple(given["stop"]),
+        stop=tuple(map(_stop, given["stop"])),
     )
+
+
+def _stop(typed: str) -> str:
+    """A text at which to end.
+
+    Raises:
+        SettingError: it is none, so no text ever has it.
+    """
+    text = as_typed(typed)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        message = f"stop is {typed!r}; it must be text in UTF-8"
+        raise SettingError(message) from None
+    return text
+
+
+def as_typed(text: str) -> str:
+    """In UTF-8, also where the locale says that there is nothing but ASCII."""
+    with contextlib.suppress(UnicodeError):
+        return os.fsencode(text).decode()
+    return text  # whoever encodes it refuses it
 
 
 def engine_settings(given: dict[str, Any]) -> EngineSettings:

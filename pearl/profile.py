@@ -32,6 +32,7 @@ from pearl.options import (
     options,
 )
 from pearl.prompts import read_prompts
+from pearl.terminal import said
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,10 +64,8 @@ def command(*, output: str, gamma: int, **given: Any) -> None:
     profile = asyncio.run(_measure(engine, settings, prompts))
     from simulator import profiles
 
-    try:  # what was measured is said also where it cannot be written
+    with said(None, lambda: click.echo(f"{path}: {_summary(profile)}")):
         profiles.write(path, profile)
-    finally:
-        click.echo(f"{path}: {_summary(profile)}")
 
 
 async def _measure(

@@ -15,7 +15,7 @@ from rich.table import Table
 from decoding.stopping import FinishReason
 from pearl import what_if
 from pearl.options import bar, check_writable, options
-from pearl.terminal import print_json
+from pearl.terminal import said
 
 if TYPE_CHECKING:
     from decoding.estimates import Estimate
@@ -50,16 +50,11 @@ def command(
     trace_path = None if trace_file is None else check_writable(trace_file)
     figure_path = None if figure_file is None else _figure_path(figure_file)
     answer = _answer(scenario, given)
-    try:  # what was simulated is said also where a file cannot be written
+    with said(answer.as_json() if as_json else None, lambda: _show(answer)):
         if trace_path is not None:
             _write_trace(trace_path, scenario, given["seed"])
         if figure_path is not None:
             _draw(figure_path, scenario, given["seed"])
-    finally:
-        if as_json:
-            print_json(answer.as_json())
-        else:
-            _show(answer)
 
 
 def _figure_path(file: str) -> pathlib.Path:

@@ -22,7 +22,7 @@ from decoding.errors import StorageError
 from decoding.files import reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -103,6 +103,25 @@ def shows(stream: Any, text: str) -> bool:
 def print_json(value: Any) -> None:
     """One object on one line, the same bytes whatever the terminal's encoding."""
     click.echo(as_json(value))
+
+
+@contextlib.contextmanager
+def said(value: Any, show: Callable[[], object]) -> Iterator[None]:
+    """Say what came of it behind a block that writes files, also where one cannot be written.
+
+    Args:
+        value: to be printed as JSON; None where people read it.
+        show: for those.
+    """
+    say = show if value is None else lambda: print_json(value)
+    try:
+        yield
+    except StorageError:
+        # The file matters more than whoever has left; rich ends the program for that.
+        with contextlib.suppress(BrokenPipeError, SystemExit):
+            say()
+        raise
+    say()
 
 
 def as_json(value: Any) -> str:

@@ -30,7 +30,7 @@ from pearl.options import (
     write_trace,
 )
 from pearl.prompts import read_prompts
-from pearl.terminal import print_json
+from pearl.terminal import said
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,16 +76,11 @@ def command(
         _refuse_what_runs(files)
     requests = _read(files) if files else _run(given, record)
     found = validate(requests)
-    try:  # what was found is said also where the page cannot be written
+    with said(as_builtins(found) if as_json else None, lambda: _show(found)):
         if page is not None:
             from analysis import report as reports
 
             write(page, reports.html(found, requests).encode())
-    finally:
-        if as_json:
-            print_json(as_builtins(found))
-        else:
-            _show(found)
     for name, claim in found.violated:
         click.echo(
             f"pearl: violated: {name}: {claim.name}: {claim.measured}, and should be "

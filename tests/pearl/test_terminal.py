@@ -109,6 +109,26 @@ def test_whoever_has_read_enough_is_not_told_anything(line: str) -> None:
     assert (code, told) == (1, "")
 
 
+def test_what_came_of_it_is_said_also_where_a_file_cannot_be_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("simulate --tokens 20 --json --trace /dev/full".split()) == 1
+
+    said = capsys.readouterr()
+    assert json.loads(said.out)["tokens"] == 20
+    assert said.err == "pearl: /dev/full cannot be written: No space left on device\n"
+
+
+def test_a_file_that_cannot_be_written_is_told_also_where_nobody_reads_the_rest() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    code, told = _ended(line="simulate --tokens 20 --trace /dev/full", stdout=writer)
+    os.close(writer)
+
+    assert (code, told) == (1, "pearl: /dev/full cannot be written: No space left on device\n")
+
+
 # -- what nobody expected ----------------------------------------------------------------------
 
 
