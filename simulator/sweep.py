@@ -252,6 +252,9 @@ def _row(point: Point, place: Place, *, auto: bool) -> Row:
 # -- a sweep that can be interrupted -----------------------------------------------------------
 
 
+_ROWS: Final = msgspec.json.Decoder(list[list[str | int | float | bool | None]])
+
+
 @final
 class Journal:
     """The chunks that are done, in a file: the question in its first line, then a line a chunk.
@@ -300,10 +303,7 @@ class Journal:
         """Line by line, up to one that a disk or a hand has damaged."""
         for line in self._lines():
             try:
-                yield (
-                    line,
-                    msgspec.json.decode(line, type=list[list[str | int | float | bool | None]]),
-                )
+                yield line, _ROWS.decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return
 

@@ -112,7 +112,7 @@ def test_whoever_has_read_enough_is_not_told_anything(line: str) -> None:
 def test_what_came_of_it_is_said_also_where_a_file_cannot_be_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run("simulate --tokens 20 --json --trace /dev/full".split()) == 1
+    assert run(["simulate", "--tokens", "20", "--json", "--trace", "/dev/full"]) == 1
 
     said = capsys.readouterr()
     assert json.loads(said.out)["tokens"] == 20

@@ -201,6 +201,23 @@ def test_a_line_that_was_cut_off_was_never_written(tmp_path: Path) -> None:
     again.close()
 
 
+@pytest.mark.parametrize("damage", [b"{}", b"[[", b"\xff\xfe", b"[" * 10**5, bytes(10), b"[1]"])
+def test_a_journal_is_read_up_to_where_it_is_damaged(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "journal"
+    rows: list[Row] = [["ar", 1.0], ["sd", 2.0]]
+    journal = Journal(path, GRID)
+    journal.append(rows[:1])
+    journal.close()
+    path.write_bytes(path.read_bytes() + damage + b"\n")
+
+    again = Journal(path, GRID)
+    again.append(rows[1:])
+
+    assert again.chunks == 1
+    assert list(again.rows()) == rows
+    again.close()
+
+
 def test_a_journal_that_remembers_nothing_leaves_nothing(tmp_path: Path) -> None:
     """As when a cluster could not be reached."""
     Journal(tmp_path / "journal", GRID).close()
