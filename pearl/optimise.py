@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import pathlib
@@ -188,6 +189,8 @@ def read_candidates(file: str, target_ms: float) -> list[Candidate]:
 def _csv_rows(file: str, text: str) -> Iterator[Cells]:
     """Each line under the names of the first; an empty cell says nothing."""
     (_, names), *lines = [*_csv_lines(file, text)] or [(1, [])]
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise SettingError(f"{file}, line 1: the column {twice[0]} is there twice")
     for line, cells in lines:
         if len(cells) > len(names):
             raise SettingError(f"{file}, line {line}: {len(cells)} cells in {len(names)} columns")
@@ -196,7 +199,7 @@ def _csv_rows(file: str, text: str) -> Iterator[Cells]:
 
 def _csv_lines(file: str, text: str) -> Iterator[tuple[int, list[str]]]:
     """Lines that are not empty, by number."""
-    reader = csv.reader(text.splitlines())
+    reader = csv.reader(io.StringIO(text))  # whose lines end at line feeds only
     try:
         for cells in reader:
             if cells:
