@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", 130)
     except Exception as error:
-        if os.environ.get("PEARL_TRACEBACK"):
+        if os.environ.get("PEARL_TRACEBACK") and not isinstance(error, BrokenPipeError):
             raise
         return _complain(terminal.words(error), 1)
     return code if isinstance(code, int) else 0
