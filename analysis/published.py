@@ -17,6 +17,7 @@ Notation: a acceptance rate, tau tokens per target pass.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import pathlib
 import statistics
@@ -27,6 +28,7 @@ import msgspec
 import numpy as np
 
 from analysis.theory import pearl_tokens_per_pass
+from decoding import files
 from decoding.errors import SettingError
 from decoding.measured import WIDEST
 
@@ -183,15 +185,17 @@ def read(
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        text = files.text(files.read(path))
+        with io.StringIO(text, newline="") as file:
             table = csv.DictReader(file)
             missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
             if missing:
                 message = f"{path} has no column {missing[0]}; it must have {', '.join(COLUMNS)}"
                 raise SettingError(message)
             yield from ((table.line_num, line) for line in table)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        message = f"the table cannot be read from {path}: {error}"
+    except (OSError, ValueError, csv.Error) as error:
+        why = files.reason(error) if isinstance(error, OSError) else error
+        message = f"the table cannot be read from {path}: {why}"
         raise SettingError(message) from None
 
 

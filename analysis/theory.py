@@ -42,6 +42,7 @@ Array: TypeAlias = NDArray[np.float64]
 Numbers: TypeAlias = Any  # a float where every argument is a number, else an array
 
 SAME: Final = 1e-12  # speeds nearer than this share are the same
+MOST: Final = 1e12  # of a ratio or a cost: products of a few of them are numbers
 SUM: Final = 1e-6  # by which probabilities may miss 1
 
 
@@ -677,11 +678,12 @@ def _whole(value: ArrayLike, name: str, least: int) -> Array:
 
 
 def _ratio_of_speeds(c: ArrayLike) -> Array:
-    return _array(c, "c", "more than 0", lambda x: (x > 0) & np.isfinite(x))
+    allowed = f"more than 0, from {1 / MOST:g} to {MOST:g}"
+    return _array(c, "c", allowed, lambda x: (x >= 1 / MOST) & (x <= MOST))
 
 
 def _overhead(l: ArrayLike, name: str = "l") -> Array:
-    return _array(l, name, "0 or more", lambda x: (x >= 0) & np.isfinite(x))
+    return _array(l, name, f"0 or more, at most {MOST:g}", lambda x: (x >= 0) & (x <= MOST))
 
 
 def distributions(p: ArrayLike, name: str) -> Array:

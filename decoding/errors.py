@@ -11,10 +11,11 @@ PearlError
 ├── ProtocolError              local misuse: the caller broke the order of the protocol
 │   └── ImpossibleDraftError   "token 17 has draft probability 0.0; it cannot have been drafted"
 ├── LogitsError                a model gave no law: "the logits at position 17 hold NaN"
+├── StorageError               "run.json cannot be written: No space left on device"
 └── PeerError                  the other side failed: a device or the scheduler died or timed out
 
-The command line turns a `UsageError` into one line on standard error and exit code 2, a
-`PeerError` into one line and exit code 1. Anything outside this tree is a bug.
+The command line turns a `UsageError` into one line on standard error and exit code 2, the others
+into one line and exit code 1. Anything outside this tree is the system's (memory, files), or a bug.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class ImpossibleDraftError(ProtocolError):
 
 class LogitsError(PearlError):
     """What a model gave for a position is no law: NaN, plus infinity, or no possible token."""
+
+
+class StorageError(PearlError):
+    """A file cannot be written; what stood there before is as it was."""
 
 
 class PeerError(PearlError):

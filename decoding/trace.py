@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import msgspec
 
+from decoding import files
 from decoding.errors import MalformedTraceError
 from decoding.messages import (
     Command,
@@ -112,18 +113,18 @@ def write(path: pathlib.Path, records: Iterable[Record], **about: Any) -> None:
 
     A name that ends in .gz is written compressed, to a tenth; whoever opens traces opens those.
     """
-    with _opened(path) as file:
+    with files.replacing(path) as raw, _packed(path, raw) as file:
         file.write(b"[\n")
         for event in _events(list(records), Header(about=about)):
             file.write(msgspec.json.encode(event) + b",\n")
         file.write(END.encode())
 
 
-def _opened(path: pathlib.Path) -> IO[bytes]:
-    """For writing; the same records give the same bytes, also compressed."""
+def _packed(path: pathlib.Path, file: IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """The same records give the same bytes, also compressed."""
     if path.suffix == ".gz":
-        return cast("IO[bytes]", gzip.GzipFile(path, "wb", mtime=0))
-    return path.open("wb")
+        return cast("IO[bytes]", gzip.GzipFile(path.name, "wb", mtime=0, fileobj=file))
+    return contextlib.nullcontext(file)
 
 
 def read(path: pathlib.Path) -> tuple[Header, list[Record], bool]:
@@ -134,23 +135,34 @@ def read(path: pathlib.Path) -> tuple[Header, list[Record], bool]:
             another version.
     """
     try:
-        data = path.read_bytes()
-        if data.startswith(GZIPPED):
-            data = gzip.decompress(data)
+        with files.opened(path) as raw, _unpacked(raw) as file:
+            return _read(path, files.lines(file))
     except (OSError, EOFError, zlib.error) as error:
-        message = f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        why = files.reason(error) if isinstance(error, OSError) else error
+        message = f"{path} cannot be read: {why}"
         raise MalformedTraceError(message) from None
-    *lines, rest = data.removesuffix(END.encode()).split(b"\n")
-    found = _parsed(path, lines)
-    header = next(found, _NOTHING).header if lines and lines[0] == b"[" else None
+
+
+def _unpacked(file: IO[bytes]) -> contextlib.AbstractContextManager[IO[bytes]]:
+    if cast("Any", file).peek(len(GZIPPED)).startswith(GZIPPED):
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=file))
+    return contextlib.nullcontext(file)
+
+
+def _read(path: pathlib.Path, lines: Iterator[bytes]) -> tuple[Header, list[Record], bool]:
+    """Line by line: what is no trace is refused where it begins, however long it is."""
+    first = next(lines, b"")
+    found = _parsed(path, lines) if first == b"[\n" else iter(())
+    header = next(found, _NOTHING).header
     if header is None or header.version != TRACE_VERSION:
         message = f"{path} is not a trace of version {TRACE_VERSION} of this project"
         raise MalformedTraceError(message)
-    records = [args.record for args in found if args.record is not None]
-    with contextlib.suppress(*_UNREADABLE):  # whatever was cut off; of a whole file nothing
-        if (last := _args(rest).record) is not None:
-            records.append(last)
-    return header, records, data.endswith(END.encode())
+    records, whole = [], False
+    for args in found:
+        whole = args is _END
+        if args.record is not None:
+            records.append(args.record)
+    return header, records, whole
 
 
 class _Args(msgspec.Struct, frozen=True):
@@ -161,6 +173,7 @@ class _Args(msgspec.Struct, frozen=True):
 
 
 _NOTHING: Final = _Args()
+_END: Final = _Args()
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -169,15 +182,20 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 def _args(line: bytes) -> _Args:
-    return msgspec.json.decode(line.removesuffix(b","), type=_Line).args
+    return msgspec.json.decode(line.removesuffix(b"\n").removesuffix(b","), type=_Line).args
 
 
-def _parsed(path: pathlib.Path, lines: list[bytes]) -> Iterator[_Args]:
+def _parsed(path: pathlib.Path, lines: Iterator[bytes]) -> Iterator[_Args]:
     """The header, then whatever else the lines below the opening bracket carry."""
-    for number, line in enumerate(lines[1:], start=2):
+    for number, line in enumerate(lines, start=2):
+        if line == END.encode():
+            yield _END
+            continue
         try:
             args = _args(line)
         except _UNREADABLE as error:
+            if not line.endswith(b"\n"):
+                return  # whatever was cut off; of a whole file nothing
             message = f"{path}, line {number}: not a trace event: {error}"
             raise MalformedTraceError(message) from None
         if args != _NOTHING:

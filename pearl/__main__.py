@@ -1,18 +1,22 @@
 """The `pearl` command: finds the verb, and turns errors into one line and an exit code.
 
-Exit codes: 0 done; 1 a device or the scheduler failed; 2 what was asked for cannot be done;
-130 interrupted. Where whoever read the output has left, click ends the program in silence, with 1.
+Exit codes: 0 done; 1 a device, the scheduler or the system failed; 2 what was asked for cannot be
+done; 130 interrupted. Where whoever read the output has left, the program ends in silence, with 1.
+A bug is one line as well, and a traceback where the variable PEARL_TRACEBACK is set.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 from typing import Final, final
 
 import click
 
 from decoding.errors import PearlError, UsageError
+from pearl import terminal
 
 VERBS: Final = {
     "generate": "Generate text with a target, a draft and a schedule.",
@@ -65,7 +69,8 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code."""
     try:
-        code = pearl.main(arguments, prog_name="pearl", standalone_mode=False)
+        with terminal.spoken():
+            code = pearl.main(arguments, prog_name="pearl", standalone_mode=False)
     except click.ClickException as error:
         return _complain(f"{error.format_message()}{_where_to_look(error)}", 2)
     except PearlError as error:
@@ -74,6 +79,10 @@ def run(arguments: list[str]) -> int:
         return _complain(f"{error.name} is missing; pip install 'pearl-decoding[run]'", 2)
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", 130)
+    except Exception as error:
+        if os.environ.get("PEARL_TRACEBACK") and not isinstance(error, BrokenPipeError):
+            raise
+        return _complain(terminal.words(error), 1)
     return code if isinstance(code, int) else 0
 
 
@@ -84,7 +93,9 @@ def _where_to_look(error: click.ClickException) -> str:
 
 def _complain(message: str, code: int) -> int:
     """One line on standard error."""
-    click.echo(f"pearl: {' '.join(message.split())}", err=True)
+    with contextlib.suppress(OSError):  # nobody can be told that nobody can be told
+        if message:
+            click.echo(f"pearl: {terminal.one_line(message)}", err=True)
     return code
 
 

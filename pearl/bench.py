@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from decoding import files
 from decoding.errors import SettingError
 from decoding.estimates import Estimate
 from decoding.settings import ScheduleName
@@ -29,6 +30,7 @@ from pearl.options import (
     options,
 )
 from pearl.prompts import read_prompts
+from pearl.terminal import said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from pearl.crowd import Crowds
 
 WIDTH: Final = 110
+MOST: Final = 4096  # requests at once; tokens of a window have a limit of their own
+MOST_TIMED_TOKENS: Final = 100_000
 QUIET: Final = 0.05  # share of the cores that others may take
 
 CANDIDATES = [
@@ -50,7 +54,7 @@ CANDIDATES = [
     click.option("--assistant-tokens", default="2,3,4,5,6,8,10", show_default=True, metavar="N,…",
                  help="Windows that assisted generation is tuned over, each with a confidence "
                  "threshold of 0 and of 0.4, beside its own defaults."),
-    click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True,
+    click.option("--rounds", type=click.IntRange(1, 1000), default=3, show_default=True,
                  help="How often every prompt is decoded by every system that is measured."),
     click.option("--tuning-prompts", type=click.IntRange(min=1), default=4, show_default=True,
                  help="On how many of the prompts all candidates are tried; then the best three "
@@ -100,13 +104,10 @@ def command(
 
     found = benchmark.report(outcome.systems, outcome.runs, outcome.traced)
     answer = about(plan, prompts, engine, outcome, found.differences) | as_builtins(found, outcome)
-    _write(file, answer | {"runs": [_run(run) for run in outcome.runs]})
-    if figure is not None:
-        _draw(figure, found)
-    if as_json:
-        click.echo(msgspec.json.encode(answer))
-    else:
-        _show(found, outcome, answer)
+    with said(answer if as_json else None, lambda: _show(found, outcome, answer)):
+        _write(file, answer | {"runs": [_run(run) for run in outcome.runs]})
+        if figure is not None:
+            _draw(figure, found)
     return _complain(found.differences, "round")
 
 
@@ -123,11 +124,8 @@ def _together(
     found = asyncio.run(gather(plan, engine, prompts, sizes))
     answer = about(plan, prompts, engine, found, found.differences)
     answer["in_flight"] = [_level(level) for level in found.levels]
-    _write(file, answer)
-    if as_json:
-        click.echo(msgspec.json.encode(answer))
-    else:
-        _show_crowds(found, answer)
+    with said(answer if as_json else None, lambda: _show_crowds(found, answer)):
+        _write(file, answer)
     return _complain(found.differences, "requests at once:")
 
 
@@ -149,6 +147,10 @@ def _plan(given: dict[str, Any]) -> Plan:
         tuning_prompts=given["tuning_prompts"],
         timed=timed,
     )
+    if timed is not None and plan.settings.max_new_tokens > MOST_TIMED_TOKENS:
+        allowed = f"at most {MOST_TIMED_TOKENS} with --timed, which has no models to end it"
+        message = f"max-new-tokens is {plan.settings.max_new_tokens}; it must be {allowed}"
+        raise SettingError(message)
     candidates(plan)  # ours refuse windows that are out of range
     return dataclasses.replace(plan, reference=timed is None and not given["no_reference"])
 
@@ -176,8 +178,9 @@ def _numbers(name: str, text: str, *, least: int) -> tuple[int, ...]:
         found = tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         found = ()
-    if not found or min(found) < least:
-        message = f"{name} is {text!r}; it must be whole numbers from {least} on between commas"
+    if not found or min(found) < least or max(found) > MOST:
+        allowed = f"whole numbers from {least} on between commas, at most {MOST}"
+        message = f"{name} is {text!r}; it must be {allowed}"
         raise SettingError(message)
     return found
 
@@ -188,12 +191,13 @@ def _figure_path(file: str, sizes: tuple[int, ...] | None) -> pathlib.Path:
     if sizes is not None:
         message = "figure and in-flight are both given; the figure is of single requests"
         raise SettingError(message)
-    return check_figure_path(check_writable(file))
+    check_figure_path(file)
+    return check_writable(file)
 
 
 def _write(file: pathlib.Path | None, answer: dict[str, Any]) -> None:
     if file is not None:
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(answer), indent=1))
+        files.write(file, msgspec.json.format(msgspec.json.encode(answer), indent=1))
 
 
 def _complain(differences: Sequence[Difference], turn: str) -> int:

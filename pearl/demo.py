@@ -22,7 +22,8 @@ from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from pearl import prompts
 from pearl.options import ENGINE, check_writable, engine_settings, options, write_trace
-from pearl.timeline import timeline
+from pearl.terminal import shows
+from pearl.timeline import PLAIN, SHADES, timeline
 
 if TYPE_CHECKING:
     from actors.engine import Engine, EngineSettings, Result
@@ -53,7 +54,7 @@ TITLES: Final = {
     metavar="T",
     help="0 takes the most likely token; above, the three still draw the same ones.",
 )
-@click.option("--trace", "trace_file", type=click.Path(dir_okay=False), metavar="FILE",
+@click.option("--trace", "trace_file", metavar="FILE",
               default="pearl-trace.json", show_default=True,
               help="Where the PEARL run of the first prompt is written.")  # fmt: skip
 def command(
@@ -71,7 +72,8 @@ def command(
     console.print(_table({name: [run.metrics for run in found] for name, found in runs.items()}))
     same = _identical(runs, console)
     shown = runs[ScheduleName.PEARL][0]
-    console.print(timeline(shown.trace, console.width), markup=False)
+    shades = SHADES if shows(console.file, SHADES) else PLAIN
+    console.print(timeline(shown.trace, console.width, shades), markup=False)
     write_trace(path, shown, replace(settings, schedule=ScheduleName.PEARL), eos)
     console.print(f"\nThe PEARL run is in {path}; open it in https://ui.perfetto.dev")
     return 0 if same else 1

@@ -8,12 +8,12 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from decoding.errors import UsageError
 from pearl.options import ENGINE, engine_settings, options
+from pearl.terminal import print_json
 
 if TYPE_CHECKING:
     from actors.runners.vocabulary import Vocabulary
@@ -31,7 +31,7 @@ def command(*, as_json: bool, **given: Any) -> int:
     """Print what a bug report needs, and check that draft and target fit together."""
     report = {"machine": machine(), "packages": packages(), "pair": _pair(given)}
     if as_json:
-        click.echo(msgspec.json.encode(report).decode())
+        print_json(report)
     else:
         _show(report)
     return 2 if "problem" in report["pair"] else 0

@@ -9,12 +9,14 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-import msgspec
 
+from decoding import files
 from decoding.errors import PromptError
+from pearl import terminal
 from pearl.options import (
     DECODING,
     ENGINE,
+    as_typed,
     check_writable,
     decoding_settings,
     engine_settings,
@@ -33,12 +35,12 @@ LONGEST_NUMBER: Final = 18  # digits
 
 @click.command(name="generate")
 @click.argument("prompt", required=False)
-@click.option("--prompt-file", type=click.Path(dir_okay=False), metavar="FILE",
+@click.option("--prompt-file", metavar="FILE",
               help="Read the prompt from a file; without either, from standard input.")  # fmt: skip
 @click.option("--prompt-ids", metavar="N,N,...",
               help="The prompt as token ids, which are taken as they are.")  # fmt: skip
 @options(DECODING, ENGINE)
-@click.option("--trace", "trace_file", type=click.Path(dir_okay=False), metavar="FILE",
+@click.option("--trace", "trace_file", metavar="FILE",
               help="Write the run as a Chrome trace.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def command(
@@ -55,8 +57,13 @@ def command(
     engine = engine_settings(given)
     asked = _read_prompt(prompt, prompt_file, prompt_ids)
     path = None if trace_file is None else check_writable(trace_file)
-    result = asyncio.run(_generate(asked, settings, engine, show=not as_json, trace_file=path))
-    click.echo(_as_json(result) if as_json else f"\n{_summary(result)}", err=not as_json)
+    result, eos = asyncio.run(
+        _generate(asked, settings, engine, show=not as_json, traced=path is not None)
+    )
+    summary = lambda: click.echo(f"\n{_summary(result)}", err=True)  # noqa: E731 - once, below
+    with terminal.said(_answer(result) if as_json else None, summary):
+        if path is not None:
+            write_trace(path, result, settings, eos)
     return 0 if result.finish_reason is not None else 130
 
 
@@ -66,10 +73,10 @@ def _read_prompt(prompt: str | None, prompt_file: str | None, prompt_ids: str | 
     if prompt is not None and prompt_file is not None:
         message = f"a prompt and --prompt-file {prompt_file} are both given; give one"
         raise PromptError(message)
-    if prompt is None and prompt_file is None and sys.stdin.isatty():
+    if prompt is None and prompt_file is None and (sys.stdin is None or sys.stdin.isatty()):
         message = "no prompt; give it as an argument, with --prompt-file, or on standard input"
         raise PromptError(message)
-    text = prompt if prompt is not None else _read(prompt_file)
+    text = as_typed(prompt) if prompt is not None else _read(prompt_file)
     if not text:
         message = "the prompt is empty; give at least one character"
         raise PromptError(message)
@@ -92,10 +99,11 @@ def _read_ids(prompt_ids: str, *, alone: bool) -> list[TokenId]:
 def _read(prompt_file: str | None) -> str:
     try:
         if prompt_file is None:
-            return sys.stdin.read()
-        return pathlib.Path(prompt_file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"the prompt cannot be read from {prompt_file or 'standard input'}: {error}"
+            return sys.stdin.read(files.MOST_BYTES)
+        return files.text(files.read(pathlib.Path(prompt_file)))
+    except (OSError, ValueError) as error:
+        why = files.reason(error) if isinstance(error, OSError) else error
+        message = f"the prompt cannot be read from {prompt_file or 'standard input'}: {why}"
         raise PromptError(message) from None
 
 
@@ -105,22 +113,20 @@ async def _generate(
     engine_settings: EngineSettings,
     *,
     show: bool,
-    trace_file: pathlib.Path | None,
-) -> Result:
+    traced: bool,
+) -> tuple[Result, tuple[TokenId, ...]]:
+    """The result, and the tokens that end a text."""
     from actors.engine import Engine, Fitted
 
     fitted = Fitted(engine_settings)
     fitted.encode(prompt, settings)  # what cannot be done is told before anything is started
     async with await Engine.start_fitted(fitted) as engine:
-        generation = engine.generate(prompt, settings, trace=trace_file is not None)
+        generation = engine.generate(prompt, settings, trace=traced)
         _end_on_signal(generation)
         async for piece in generation:
             if show:
                 click.echo(piece.text, nl=False)
-    result = generation.result
-    if trace_file is not None:
-        write_trace(trace_file, result, settings, fitted.eos)
-    return result
+    return generation.result, fitted.eos
 
 
 def _end_on_signal(generation: Generation) -> None:
@@ -134,16 +140,15 @@ def _end_on_signal(generation: Generation) -> None:
     loop.add_signal_handler(signal.SIGINT, end)
 
 
-def _as_json(result: Result) -> str:
-    return msgspec.json.encode(
-        {
-            "text": result.text,
-            "token_ids": result.token_ids,
-            "finish_reason": result.finish_reason,
-            "prompt_tokens": result.prompt_tokens,
-            "metrics": result.metrics,
-        }
-    ).decode()
+def _answer(result: Result) -> dict[str, Any]:
+    """For programs."""
+    return {
+        "text": result.text,
+        "token_ids": result.token_ids,
+        "finish_reason": result.finish_reason,
+        "prompt_tokens": result.prompt_tokens,
+        "metrics": result.metrics,
+    }
 
 
 def _summary(result: Result) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import pathlib
@@ -16,11 +17,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from decoding import files
 from decoding.errors import SettingError
 from decoding.settings import ScheduleName, Settings
 from pearl import what_if
 from pearl.options import options
 from pearl.sweep import halfway
+from pearl.terminal import print_json
 
 if TYPE_CHECKING:
     from simulator.optimise import Advice, Choice, Means, Placement, Tuning
@@ -74,7 +77,7 @@ def command(*, as_json: bool, candidates_file: str | None, **given: Any) -> None
     if as_json:
         several = candidates_file is not None
         answer = {"winner": found[0].name, "candidates": found} if several else found[0]
-        click.echo(msgspec.json.encode(answer))
+        print_json(answer)
     elif candidates_file is None:
         _show(found[0], means)
     else:
@@ -166,9 +169,10 @@ def read_candidates(file: str, target_ms: float) -> list[Candidate]:
     if path.suffix.lower() not in readers:
         raise what_if.refuse("candidates", file, f"a name that ends in {' or '.join(readers)}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = files.text(files.read(path))
     except (OSError, ValueError) as error:
-        message = f"the candidates cannot be read from {file}: {error}"
+        why = files.reason(error) if isinstance(error, OSError) else error
+        message = f"the candidates cannot be read from {file}: {why}"
         raise SettingError(message) from None
     rows = readers[path.suffix.lower()](file, text)
     found: dict[str, Candidate] = {}
@@ -185,6 +189,8 @@ def read_candidates(file: str, target_ms: float) -> list[Candidate]:
 def _csv_rows(file: str, text: str) -> Iterator[Cells]:
     """Each line under the names of the first; an empty cell says nothing."""
     (_, names), *lines = [*_csv_lines(file, text)] or [(1, [])]
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise SettingError(f"{file}, line 1: the column {twice[0]} is there twice")
     for line, cells in lines:
         if len(cells) > len(names):
             raise SettingError(f"{file}, line {line}: {len(cells)} cells in {len(names)} columns")
@@ -193,7 +199,7 @@ def _csv_rows(file: str, text: str) -> Iterator[Cells]:
 
 def _csv_lines(file: str, text: str) -> Iterator[tuple[int, list[str]]]:
     """Lines that are not empty, by number."""
-    reader = csv.reader(text.splitlines())
+    reader = csv.reader(io.StringIO(text))  # whose lines end at line feeds only
     try:
         for cells in reader:
             if cells:
@@ -205,10 +211,12 @@ def _csv_lines(file: str, text: str) -> Iterator[tuple[int, list[str]]]:
 def _json_rows(file: str, text: str) -> Iterator[Cells]:
     """The objects of a list; what is null says nothing."""
     try:
-        entries = json.loads(text)
+        entries = files.parsed(text.encode())
     except json.JSONDecodeError as error:
         where = f"{file}, line {error.lineno}, column {error.colno}"
         raise SettingError(f"{where}: {error.msg}") from None
+    except ValueError as error:
+        raise SettingError(f"{file}: {error}") from None
     if not isinstance(entries, list):
         raise SettingError(f"{file}, line 1: a list of objects is wanted")
     decoder, between, place = json.JSONDecoder(), re.compile(r"[\s,]*"), text.index("[") + 1

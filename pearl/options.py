@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from decoding import files
 from decoding.errors import SettingError
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
@@ -94,8 +95,30 @@ def decoding_settings(given: dict[str, Any]) -> Settings:
         sampling=Sampling(**{k: given[k] for k in ("temperature", "top_k", "top_p", "min_p")}),
         seed=given["seed"],
         max_new_tokens=given["max_new_tokens"],
-        stop=tuple(given["stop"]),
+        stop=tuple(map(_stop, given["stop"])),
     )
+
+
+def _stop(typed: str) -> str:
+    """A text at which to end.
+
+    Raises:
+        SettingError: it is none, so no text ever has it.
+    """
+    text = as_typed(typed)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        message = f"stop is {typed!r}; it must be text in UTF-8"
+        raise SettingError(message) from None
+    return text
+
+
+def as_typed(text: str) -> str:
+    """In UTF-8, also where the locale says that there is nothing but ASCII."""
+    with contextlib.suppress(UnicodeError):
+        return os.fsencode(text).decode()
+    return text  # whoever encodes it refuses it
 
 
 def engine_settings(given: dict[str, Any]) -> EngineSettings:
@@ -115,9 +138,7 @@ def check_writable(file: str) -> pathlib.Path:
         SettingError: it cannot.
     """
     path = pathlib.Path(file)
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        message = f"{file} cannot be written; name a file in a folder that exists"
-        raise SettingError(message)
+    files.check_writable(path)
     return path
 
 

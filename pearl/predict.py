@@ -15,7 +15,8 @@ from rich.table import Table
 from decoding.errors import SettingError
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from pearl.options import bar, options
-from pearl.what_if import TOLD, check_number, measured_network
+from pearl.terminal import print_json
+from pearl.what_if import TOLD, check_number, check_seed, measured_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ def command(
     from simulator.forecast import forecast
 
     check_number(users, "users", "1 or more", lambda n: n >= 1)
-    check_number(seed, "seed", "0 or more", lambda n: n >= 0)
+    check_seed(seed)
     asked = list(_settings(given))
     measured = profiles.read(pathlib.Path(profile_file))
     network = measured_network(measured, told=told)
@@ -63,7 +64,7 @@ def command(
             advance()
     if as_json:
         found = [_row(settings, figures, alone) for settings, figures in rows]
-        click.echo(msgspec.json.encode({"models": profile.models, "users": users, "rows": found}))
+        print_json({"models": profile.models, "users": users, "rows": found})
     else:
         _show(rows, alone)
 

@@ -32,6 +32,7 @@ from pearl.options import (
     options,
 )
 from pearl.prompts import read_prompts
+from pearl.terminal import said
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,8 +64,8 @@ def command(*, output: str, gamma: int, **given: Any) -> None:
     profile = asyncio.run(_measure(engine, settings, prompts))
     from simulator import profiles
 
-    profiles.write(path, profile)
-    click.echo(f"{path}: {_summary(profile)}")
+    with said(None, lambda: click.echo(f"{path}: {_summary(profile)}")):
+        profiles.write(path, profile)
 
 
 async def _measure(

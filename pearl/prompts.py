@@ -6,11 +6,12 @@ HumanEval, GSM8K, MGSM and MT-bench are published: the field is found by itself.
 
 from __future__ import annotations
 
-import json
+import itertools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from decoding import files
 from decoding.errors import PromptError, SettingError
 
 FIELDS: Final = ("prompt", "question", "turns", "text")
@@ -44,19 +45,34 @@ def read_prompts(given: Mapping[str, Any]) -> list[str]:
         raise SettingError(message)
     if file is None:
         return list(PROMPTS[:count])
-    try:
-        lines = pathlib.Path(file).read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines if line.strip()][:count]
-    except (OSError, ValueError) as error:
-        message = f"the prompts cannot be read from {file}: {error}"
-        raise PromptError(message) from None
+    rows = list(itertools.islice(_rows(file), count))
     if not rows:
         message = f"{file} has no prompts; it must have one JSON object a line"
         raise PromptError(message)
-    return [_prompt(file, number, row, field) for number, row in enumerate(rows, start=1)]
+    return [_prompt(f"{file}, line {line}", row, field) for line, row in rows]
 
 
-def _prompt(file: str, number: int, row: Any, field: str | None) -> str:
+def _rows(file: str) -> Iterator[tuple[int, Any]]:
+    """The values in a file, as they are asked for, each with its line; blank lines say nothing."""
+    try:
+        with files.opened(pathlib.Path(file)) as opened:
+            for number, line in enumerate(files.lines(opened), start=1):
+                if line.strip():
+                    yield number, _parsed(file, number, line)
+    except OSError as error:
+        message = f"the prompts cannot be read from {file}: {files.reason(error)}"
+        raise PromptError(message) from None
+
+
+def _parsed(file: str, number: int, line: bytes) -> Any:
+    try:
+        return files.parsed(line)
+    except ValueError as error:
+        message = f"the prompts cannot be read from {file}, line {number}: {error}"
+        raise PromptError(message) from None
+
+
+def _prompt(where: str, row: Any, field: str | None) -> str:
     """The text of one row; of several turns the first."""
     names = FIELDS if field is None else (field,)
     found = next((row[name] for name in names if isinstance(row, dict) and name in row), None)
@@ -64,6 +80,17 @@ def _prompt(file: str, number: int, row: Any, field: str | None) -> str:
         found = found[0]
     if not isinstance(found, str) or not found:
         wanted = " or ".join(names)
-        message = f"{file}, prompt {number}: no text in field {wanted}"
+        message = f"{where}: no text in field {wanted}"
+        raise PromptError(message)
+    if not _encodes(found):
+        message = f"{where}: half a character, which no text in UTF-8 has"
         raise PromptError(message)
     return found
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

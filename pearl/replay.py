@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from pearl.terminal import print_json
+
 if TYPE_CHECKING:
     from simulator.recording import Delays
 
@@ -31,7 +33,7 @@ def command(*, file: str, delays: Delays, as_json: bool) -> int:
         click.echo(f"pearl: {file} is cut off; it is replayed as far as it goes", err=True)
     if as_json:
         figures = msgspec.structs.asdict(done)
-        click.echo(msgspec.json.encode({n: v for n, v in figures.items() if n != "records"}))
+        print_json({n: v for n, v in figures.items() if n != "records"})
         return 0 if same else 1
     for name in ("commands", "commits", "epochs"):
         click.echo(f"{name:>10}  {'the same' if getattr(done, f'same_{name}') else 'differ'}")

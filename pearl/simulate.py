@@ -15,6 +15,7 @@ from rich.table import Table
 from decoding.stopping import FinishReason
 from pearl import what_if
 from pearl.options import bar, check_writable, options
+from pearl.terminal import said
 
 if TYPE_CHECKING:
     from decoding.estimates import Estimate
@@ -40,27 +41,27 @@ def command(
     **given: Any,
 ) -> None:
     """Simulate draft and target; what is not named is left out (links, control, load)."""
+    from simulator.answers import check_work
+
     scenario = what_if.scenario(given)
     what_if.check_number(given["replications"], "replications", "1 or more", lambda n: n >= 1)
-    what_if.check_number(given["seed"], "seed", "0 or more", lambda n: n >= 0)
+    check_work(scenario, given["replications"])
+    what_if.check_seed(given["seed"])
     trace_path = None if trace_file is None else check_writable(trace_file)
     figure_path = None if figure_file is None else _figure_path(figure_file)
     answer = _answer(scenario, given)
-    if trace_path is not None:
-        _write_trace(trace_path, scenario, given["seed"])
-    if figure_path is not None:
-        _draw(figure_path, scenario, given["seed"])
-    if as_json:
-        click.echo(msgspec.json.encode(answer.as_json()))
-    else:
-        _show(answer)
+    with said(answer.as_json() if as_json else None, lambda: _show(answer)):
+        if trace_path is not None:
+            _write_trace(trace_path, scenario, given["seed"])
+        if figure_path is not None:
+            _draw(figure_path, scenario, given["seed"])
 
 
 def _figure_path(file: str) -> pathlib.Path:
     from analysis.figures import check_figure_path
 
-    check_writable(file)
-    return check_figure_path(file)
+    check_figure_path(file)
+    return check_writable(file)
 
 
 def _answer(scenario: Scenario, given: dict[str, Any]) -> Answer:

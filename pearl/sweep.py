@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib.util
+import io
 import itertools
 import json
 import math
@@ -20,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 import click
 import msgspec
 
+from decoding import files
 from decoding.errors import SettingError
 from decoding.settings import WIDEST_GAMMA, ScheduleName
 from pearl import what_if
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     Solve: TypeAlias = Callable[[Sequence[Job]], Iterator[list[Row]]]
 
 ROUNDING: Final = Decimal("1e-9")  # of a step, by which a range may fall short of its end
-MOST: Final = 1_000_000  # points, and values of one option
+MOST_WORKERS: Final = 1024
 WORTH_SPREADING: Final = 20_000  # points: some seconds
 BATCH: Final = 50_000  # rows of a Parquet file that are written together
 FIGURE_INCHES: Final = (8.0, 5.0)
@@ -129,9 +131,8 @@ def question(given: Mapping[str, Any]) -> Sweep:
     from simulator.twin import RUNS
 
     profile = what_if.read_profile(given["profile_file"])
-    what_if.check_number(given["seed"], "seed", "0 or more", lambda n: n >= 0)
-    what_if.check_number(given["runs"], "runs", "0, or 2 or more", lambda n: n >= 0 and n != 1)
-    sweep = Sweep(
+    what_if.check_seed(given["seed"])
+    return Sweep(
         **_luck(given, profile),
         **_times(given, profile),
         **_messages(given, profile),
@@ -141,9 +142,6 @@ def question(given: Mapping[str, Any]) -> Sweep:
         runs=RUNS if given["runs"] is None else given["runs"],
         seed=given["seed"],
     )
-    if sweep.points > MOST:
-        raise what_if.refuse("the number of points", sweep.points, f"at most {MOST}")
-    return sweep
 
 
 def _luck(given: Mapping[str, Any], profile: Profile | None) -> dict[str, Any]:
@@ -238,14 +236,17 @@ def _part(option: str, text: str) -> list[float]:
     """A number, or a range; in decimals, where 0.5 and a step of 0.02 make 0.52."""
     if ":" not in text:
         return [float(text)]
+    from simulator.sweep import MOST_POINTS
+
     start, stop, step = map(Decimal, text.split(":"))
-    if step <= 0 or stop < start:
+    finite = start.is_finite() and stop.is_finite() and step.is_finite()
+    if not finite or step <= 0 or stop < start:
         message = "a range goes up, in steps above 0"
         raise ValueError(message)
-    count = int((stop - start) / step + ROUNDING) + 1
-    if count > MOST:
-        raise what_if.refuse(option, text, f"a range of at most {MOST} values")
-    return [float(min(start + i * step, stop)) for i in range(count)]
+    steps = (stop - start) / step + ROUNDING
+    if steps >= MOST_POINTS:  # of a step that is small enough there are more than a number can say
+        raise what_if.refuse(option, text, f"a range of at most {MOST_POINTS} values")
+    return [float(min(start + i * step, stop)) for i in range(int(steps) + 1)]
 
 
 # -- the work ----------------------------------------------------------------------------------
@@ -256,7 +257,8 @@ def _on_cores(workers: int | None, sweep: Sweep) -> Solve:
     from simulator.parallel import cores, spread
     from simulator.sweep import compute
 
-    what_if.check_number(workers, "workers", "1 or more", lambda n: n >= 1)
+    allowed = f"1 or more, at most {MOST_WORKERS}"
+    what_if.check_number(workers, "workers", allowed, lambda n: 1 <= n <= MOST_WORKERS)
     count = workers or (cores() if sweep.points > WORTH_SPREADING else 1)
     return lambda jobs: spread(compute, jobs, count)
 
@@ -299,9 +301,7 @@ def _write(path: pathlib.Path, sweep: Sweep, solve: Solve, figure: pathlib.Path 
                 advance(len(rows))
         if figure is not None:
             _draw(figure, sweep, journal.rows())
-        unfinished = _beside(path, "new")
-        TABLES[path.suffix.lower()](unfinished, sweep, journal.rows())
-        unfinished.replace(path)
+        TABLES[path.suffix.lower()](path, sweep, journal.rows())
         journal.remove()
 
 
@@ -346,8 +346,10 @@ def _table_path(file: str) -> pathlib.Path:
         raise what_if.refuse("output", file, f"a name that ends in {', '.join(TABLES)}")
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise SettingError("pyarrow is missing; pip install 'pearl-decoding[parquet]'")
-    path = check_writable(file)
-    check_writable(str(_beside(path, "partial")))
+    path, partial = check_writable(file), _beside(pathlib.Path(file), "partial")
+    if partial.exists() and not partial.is_file():
+        raise SettingError(f"{partial} is no file; what is done would be remembered there")
+    check_writable(str(partial))
     return path
 
 
@@ -367,7 +369,7 @@ def _as_text(row: Row) -> list[Value]:
 
 def write_csv(path: pathlib.Path, _: Sweep, rows: Rows) -> None:
     """A line a row; empty where there is no value."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with files.replacing(path) as raw, _text(raw) as file:
         _csv_writer(file).writerows(map(_as_text, rows))
 
 
@@ -375,7 +377,7 @@ def write_json(path: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
     """One object: `about`, the question, and `rows`, an object each."""
     from simulator.sweep import COLUMNS
 
-    with path.open("w", encoding="utf-8") as file:
+    with files.replacing(path) as raw, _text(raw) as file:
         file.write(f'{{"about": {_about(sweep)},\n"rows": [')
         for number, row in enumerate(rows):
             line = json.dumps(dict(zip(COLUMNS, row, strict=True)))
@@ -395,12 +397,23 @@ def write_parquet(path: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
     fields = [(name, kinds.get(name, pa.float64())) for name in COLUMNS]
     schema = pa.schema(fields, metadata={"about": _about(sweep)})
     remaining = iter(rows)
-    with parquet.ParquetWriter(path, schema) as writer:
+    with files.replacing(path) as file, parquet.ParquetWriter(file, schema) as writer:
         while batch := list(itertools.islice(remaining, BATCH)):
             columns = [
                 pa.array(c, f.type) for c, f in zip(zip(*batch, strict=True), schema, strict=True)
             ]
             writer.write_table(pa.table(columns, schema=schema))
+
+
+@contextlib.contextmanager
+def _text(file: IO[bytes]) -> Iterator[IO[str]]:
+    """Text of a file that its owner closes."""
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+    try:
+        yield text
+        text.flush()
+    finally:
+        text.detach()
 
 
 def _about(sweep: Sweep) -> str:
@@ -425,7 +438,8 @@ def _figure_path(file: str, sweep: Sweep) -> pathlib.Path:
     """
     from analysis.figures import check_figure_path
 
-    path = check_figure_path(check_writable(file))
+    path = check_figure_path(file)
+    check_writable(file)
     others = {
         "gamma": sweep.gammas,
         "growth": sweep.growths,

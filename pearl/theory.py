@@ -13,6 +13,7 @@ from rich.table import Table
 from decoding.settings import WIDEST_GAMMA, parse_gamma
 from pearl import what_if
 from pearl.options import options
+from pearl.terminal import print_json
 
 QUESTION = [
     click.option("--alpha", type=float, metavar="A", default=what_if.ALPHA, show_default=True,
@@ -122,7 +123,7 @@ def command(*, as_json: bool, **given: Any) -> None:
     sd, plain = _speculative(pair), _pearl(pair, chosen, head_start)
     found = _answer(pair, plain, sd, best_gamma)
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        print_json(found)
     else:
         ahead = _pearl(pair, chosen, found.best_head_start)
         _show(found, [_alone(), sd, plain, *([ahead] if ahead != plain else [])])

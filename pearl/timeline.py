@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 ROUNDS: Final = 8
 SKIP: Final = 2  # the first passes read the prompt
-FULL, HALF_DARK, EMPTY = "█", "▓", "·"
+SHADES: Final = "█▓·"
+PLAIN: Final = "#=."
+"""Where the terminal's encoding lacks those."""
 
 
-def timeline(records: Sequence[Record], width: int) -> str:
+def timeline(records: Sequence[Record], width: int, shades: str = SHADES) -> str:
     """The rounds after the first few: a shade a job, a dot where the device waited."""
     jobs = [r.event for r in records if isinstance(r, Received)]
     passes = [event for event in jobs if isinstance(event, Judged) and event.passes]
@@ -28,7 +30,7 @@ def timeline(records: Sequence[Record], width: int) -> str:
     windows = [event for event in jobs if isinstance(event, Proposed)]
     columns = width - 12
     lines = [
-        f"{device:>8}  {_bar(found, since, until, columns)}"
+        f"{device:>8}  {_bar(found, since, until, columns, shades)}"
         for device, found in ((Device.TARGET, passes), (Device.DRAFT, windows))
     ]
     counts = "  ".join(str(event.kept + (event.token is not None)) for event in shown)
@@ -36,12 +38,15 @@ def timeline(records: Sequence[Record], width: int) -> str:
     return "\n".join([head, *lines])
 
 
-def _bar(jobs: Sequence[Judged | Proposed], since: float, until: float, columns: int) -> str:
+def _bar(
+    jobs: Sequence[Judged | Proposed], since: float, until: float, columns: int, shades: str
+) -> str:
     """One character a slice of time; neighbouring jobs differ in shade."""
-    cells = [EMPTY] * columns
+    *dark, empty = tuple(shades)
+    cells = [empty] * columns
     for number, job in enumerate(jobs):
         first = round((job.began - since) / (until - since) * columns)
         last = round((job.ended - since) / (until - since) * columns)
         for cell in range(max(0, first), min(columns, last)):
-            cells[cell] = (FULL, HALF_DARK)[number % 2]
+            cells[cell] = dark[number % 2]
     return "".join(cells)

@@ -14,7 +14,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from decoding.errors import MalformedTraceError, PlacementError, SettingError
+from decoding.errors import MalformedTraceError, PlacementError, SettingError, StorageError
+from decoding.files import reason, write
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.stopping import StopRules
 from pearl.options import (
@@ -29,14 +30,16 @@ from pearl.options import (
     write_trace,
 )
 from pearl.prompts import read_prompts
+from pearl.terminal import said
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from actors.engine import EngineSettings
+    from actors.engine import EngineSettings, Result
     from analysis.traces import Request
     from analysis.validation import BestWindow, Group, System, Validation
     from decoding.estimates import Estimate
+    from decoding.messages import TokenId
     from simulator.profiling import Recording
     from simulator.world import Pair
 
@@ -73,14 +76,11 @@ def command(
         _refuse_what_runs(files)
     requests = _read(files) if files else _run(given, record)
     found = validate(requests)
-    if page is not None:
-        from analysis import report as reports
+    with said(as_builtins(found) if as_json else None, lambda: _show(found)):
+        if page is not None:
+            from analysis import report as reports
 
-        page.write_text(reports.html(found, requests), encoding="utf-8")
-    if as_json:
-        click.echo(msgspec.json.encode(as_builtins(found)))
-    else:
-        _show(found)
+            write(page, reports.html(found, requests).encode())
     for name, claim in found.violated:
         click.echo(
             f"pearl: violated: {name}: {claim.name}: {claim.measured}, and should be "
@@ -91,11 +91,10 @@ def command(
 
 
 def _page_path(file: str) -> pathlib.Path:
-    path = check_writable(file)
-    if path.suffix.lower() not in {".html", ".htm"}:
+    if pathlib.Path(file).suffix.lower() not in {".html", ".htm"}:
         message = f"report is {file}; it must end in .html"
         raise SettingError(message)
-    return path
+    return check_writable(file)
 
 
 def _refuse_what_runs(files: Sequence[str]) -> None:
@@ -130,9 +129,11 @@ def _run(given: dict[str, Any], record: str | None) -> dict[str, list[Request]]:
     if folder is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            message = f"the traces cannot be kept in {record}: {error.strerror}"
+        except (OSError, ValueError) as error:
+            why = reason(error) if isinstance(error, OSError) else error
+            message = f"the traces cannot be kept in {record}: {why}"
             raise SettingError(message) from None
+        check_writable(str(folder / "traces"))
     systems = {name_of(settings): settings for settings in _systems(given)}
     engine, prompts = engine_settings(given), read_prompts(given)
     return asyncio.run(_measure(engine, systems, prompts, folder))
@@ -212,10 +213,7 @@ async def _measure(
                     settings = systems[name]
                     done = await engine.generate(prompt, settings, trace=True).wait()
                     if folder is not None:
-                        file = (
-                            f"{name.lower().replace(', ', '-').replace(' ', '-')}-{number}.json.gz"
-                        )
-                        write_trace(folder / file, done, settings, fitted.eos)
+                        _keep(folder, f"{name}-{number}", done, settings, fitted.eos)
                     found[name].append(
                         Request(
                             name=f"{name}, prompt {number}",
@@ -227,6 +225,17 @@ async def _measure(
                     )
                     advance()
     return found
+
+
+def _keep(
+    folder: pathlib.Path, name: str, done: Result, settings: Settings, eos: tuple[TokenId, ...]
+) -> None:
+    """The trace of one run; where it cannot be written, that is said, and the runs go on."""
+    file = f"{name.lower().replace(', ', '-').replace(' ', '-')}.json.gz"
+    try:
+        write_trace(folder / file, done, settings, eos)
+    except StorageError as error:
+        click.echo(f"pearl: {error}", err=True)
 
 
 # -- the comparison ----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 import click
 import msgspec
 
+from decoding import files
 from decoding.errors import SettingError
 from decoding.messages import Device
 from decoding.settings import ScheduleName, Settings, parse_gamma
@@ -300,9 +301,10 @@ def _replay(file: str) -> Acceptance:
     from simulator.acceptance import Replay
 
     _, records, whole = trace.read(pathlib.Path(file))
+    found = Replay(tuple(text for text in agreement(records).values() if text.strip("?")))
     if not whole:
         click.echo(f"pearl: {file} is cut off; {len(records)} records of it are read", err=True)
-    return Replay(tuple(text for text in agreement(records).values() if text.strip("?")))
+    return found
 
 
 # -- the workload ------------------------------------------------------------------------------
@@ -331,15 +333,23 @@ def lengths(option: str, text: str | None, default: Lengths) -> Lengths:
 
     if text is None:
         return default
-    if text.lstrip("-").isdigit():
-        check_number(int(text), option, "1 or more", lambda tokens: tokens >= 1)
-        return Fixed(int(text))
+    if ":" not in text:
+        return Fixed(_number_of_tokens(option, text))
     kinds: Kinds[Lengths] = {
         "uniform": lambda low, high: Uniform(_whole(option, low), _whole(option, high)),
         "geometric": Geometric,
         "lognormal": LogNormal,
     }
-    return of_kind(option, text, kinds, others=("N",))
+    return of_kind(option, text, kinds)
+
+
+def _number_of_tokens(option: str, text: str) -> int:
+    try:
+        tokens = int(text)
+    except ValueError:
+        raise refuse(option, text, "one of N, uniform, geometric, lognormal") from None
+    check_number(tokens, option, "1 or more", lambda tokens: tokens >= 1)
+    return tokens
 
 
 def _arrivals(text: str) -> Arrivals:
@@ -359,10 +369,11 @@ def _arrival_times(file: str) -> Arrivals:
     from simulator.workload import Times
 
     try:
-        lines = pathlib.Path(file).read_text(encoding="utf-8").split()
+        lines = files.text(files.read(pathlib.Path(file))).split()
         return Times(tuple(map(float, lines)))
     except (OSError, ValueError) as error:
-        message = f"arrivals cannot be read from {file}: {error}; one number of seconds a line"
+        why = files.reason(error) if isinstance(error, OSError) else error
+        message = f"arrivals cannot be read from {file}: {why}; one number of seconds a line"
         raise SettingError(message) from None
 
 
@@ -391,6 +402,11 @@ def check_number(
         raise refuse(option, value, allowed)
 
 
+def check_seed(seed: int) -> None:
+    """Of simulations; as large as that of a real run can be."""
+    check_number(seed, "seed", "0 or more, of 64 bits", lambda n: 0 <= n < 2**63)
+
+
 def of_kind(option: str, text: str, kinds: Kinds[Made], others: Sequence[str] = ()) -> Made:
     """`kind:number,number` as what it stands for."""
     kind, _, rest = text.partition(":")
@@ -410,6 +426,6 @@ def of_kind(option: str, text: str, kinds: Kinds[Made], others: Sequence[str] = 
 
 
 def _whole(option: str, number: float) -> int:
-    if number != int(number):
+    if not number.is_integer():
         raise refuse(option, number, "a whole number")
     return int(number)

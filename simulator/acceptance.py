@@ -27,6 +27,7 @@ from decoding.sampling import refuse_unless
 
 CHUNK: Final = 4096
 LONGEST: Final = 10**6  # a run of agreement in the twin; at a = 1 it would never end
+MOST_WEIGHT: Final = 1e9  # sums of them are numbers
 AGREES: Final = 1
 DIFFERS: Final = 0
 
@@ -178,8 +179,11 @@ class Mixture(msgspec.Struct, frozen=True, tag=True):
         """Refuse what is no mixture."""
         fine = len(self.rates) > 0 and all(0 <= rate <= 1 for rate in self.rates)
         refuse_unless(self, "rates", "rates from 0 to 1", fine=fine)
-        fine = len(self.weights) == len(self.rates) and all(0 < w < math.inf for w in self.weights)
-        refuse_unless(self, "weights", "one for each rate, more than 0", fine=fine)
+        fine = len(self.weights) == len(self.rates) and all(
+            1 / MOST_WEIGHT <= weight <= MOST_WEIGHT for weight in self.weights
+        )
+        allowed = f"one for each rate, from {1 / MOST_WEIGHT:g} to {MOST_WEIGHT:g}"
+        refuse_unless(self, "weights", allowed, fine=fine)
 
     @property
     def mean(self) -> float:

@@ -22,7 +22,7 @@ from decoding.settings import Gamma, ScheduleName, Settings
 from simulator.costs import Spread
 from simulator.ledger import Account
 from simulator.parallel import spread
-from simulator.workload import Geometric, LogNormal, Poisson, Uniform
+from simulator.workload import Geometric, LogNormal, Poisson, Uniform, check_tokens
 from simulator.world import Run, Scenario, World
 
 if TYPE_CHECKING:
@@ -160,6 +160,7 @@ def simulate(
     """
     if replications < 1:
         raise SettingError(f"replications is {replications}; it must be 1 or more")
+    check_work(scenario, replications)
     jobs = _jobs(scenario, seed, replications)
     runs = []
     for run in spread(_run, jobs, workers):
@@ -169,6 +170,16 @@ def simulate(
     if len(others) < replications:
         others *= replications
     return summarise(scenario, mine, others, events=sum(run.events for run in runs))
+
+
+def check_work(scenario: Scenario, replications: int) -> None:
+    """Refuse replications that would be computed for hours.
+
+    Raises:
+        SettingError: their answers have too many tokens.
+    """
+    load = scenario.workload
+    check_tokens(load.requests * load.output.expected * replications, "all replications")
 
 
 def runs_of(scenario: Scenario, replications: int) -> int:

@@ -19,6 +19,11 @@ from decoding.errors import SettingError
 from decoding.sampling import refuse_unless
 
 CHUNK: Final = 1024
+SHORTEST_S, LONGEST_S = 1e-12, 1e9
+"""Between them lies every time that a device can take, and sums and ratios of them are numbers."""
+TIMES: Final = f"more than 0, from {SHORTEST_S:g} to {LONGEST_S:g}"
+LEAST_SPREAD: Final = 1e-6
+WIDEST_SPREAD: Final = 10.0  # of a factor; with a wider one most factors are 0, to a computer
 Clock: TypeAlias = Callable[[int, int, int], float]
 
 
@@ -36,8 +41,8 @@ class Constant(msgspec.Struct, frozen=True, tag=True):
 
     def __post_init__(self) -> None:
         """Refuse what is no time."""
-        fine = 0 < self.per_forward < float("inf")
-        refuse_unless(self, "per_forward", "seconds, more than 0", fine=fine)
+        fine = SHORTEST_S <= self.per_forward <= LONGEST_S
+        refuse_unless(self, "per_forward", f"seconds, {TIMES}", fine=fine)
 
     def seconds(self, tokens: int, batch: int = 1, context: int = 0) -> float:  # noqa: ARG002 - constant
         """Always the same."""
@@ -55,9 +60,9 @@ class Affine(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     def __post_init__(self) -> None:
         """Refuse what is no time."""
         for name in self.__struct_fields__:
-            fine = 0 <= getattr(self, name) < float("inf")
-            refuse_unless(self, name, "seconds, 0 or more", fine=fine)
-        refuse_unless(self, "base", "seconds, more than 0", fine=self.base > 0)
+            fine = 0 <= getattr(self, name) <= LONGEST_S
+            refuse_unless(self, name, f"seconds, from 0 to {LONGEST_S:g}", fine=fine)
+        refuse_unless(self, "base", f"seconds, {TIMES}", fine=self.base >= SHORTEST_S)
 
     def seconds(self, tokens: int, batch: int = 1, context: int = 0) -> float:
         """The base is the forward of one row over one token without context."""
@@ -95,6 +100,9 @@ class Roofline(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             refuse_unless(self, name, "more than 0", fine=0 < getattr(self, name) < float("inf"))
         for name in ("position_bytes", "launch"):
             refuse_unless(self, name, "0 or more", fine=0 <= getattr(self, name) < float("inf"))
+        if not SHORTEST_S <= (taken := self.seconds(1, 1, 1)) <= LONGEST_S:
+            message = f"a forward takes {taken:g} s with these numbers; it must take {TIMES}"
+            raise SettingError(message)
 
     def seconds(self, tokens: int, batch: int = 1, context: int = 0) -> float:
         """Bound by memory for few tokens, by arithmetic for many."""
@@ -128,9 +136,9 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             refuse_unless(self, name, "whole numbers from 1 on, ascending", fine=fine)
         full = len(self.grid) == len(self.batches)
         full = full and all(len(row) == len(self.tokens) for row in self.grid)
-        full = full and all(0 < time < float("inf") for row in self.grid for time in row)
+        full = full and all(SHORTEST_S <= time <= LONGEST_S for row in self.grid for time in row)
         if not full:
-            wanted = f"{len(self.batches)} rows of {len(self.tokens)} times, each more than 0"
+            wanted = f"{len(self.batches)} rows of {len(self.tokens)} times, each {TIMES}"
             message = f"grid is {self.grid}; it must be {wanted}"
             raise SettingError(message)
 
@@ -173,8 +181,9 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     def __post_init__(self) -> None:
         """Refuse what is no spread."""
-        fine = 0 < self.variation < float("inf")
-        refuse_unless(self, "variation", "more than 0", fine=fine)
+        fine = LEAST_SPREAD <= self.variation <= WIDEST_SPREAD
+        allowed = f"from {LEAST_SPREAD:g} to {WIDEST_SPREAD:g}"
+        refuse_unless(self, "variation", allowed, fine=fine)
 
     def seconds(self, tokens: int, batch: int = 1, context: int = 0) -> float:
         """The mean."""

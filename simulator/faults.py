@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import enum
 import itertools
-import math
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from decoding.errors import SettingError
 from decoding.messages import Device
 from decoding.sampling import refuse_unless
+from simulator.costs import LONGEST_S
+
+MOST_FACTOR: Final = 1e6
 
 
 class FaultKind(enum.StrEnum):
@@ -33,11 +36,18 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what cannot happen."""
-        refuse_unless(self, "at", "seconds, 0 or more", fine=0 <= self.at < math.inf)
-        refuse_unless(self, "seconds", "more than 0", fine=0 < self.seconds < math.inf)
+        refuse_unless(
+            self, "at", f"seconds, from 0 to {LONGEST_S:g}", fine=0 <= self.at <= LONGEST_S
+        )
+        fine = 0 < self.seconds <= LONGEST_S
+        refuse_unless(self, "seconds", f"more than 0, at most {LONGEST_S:g}", fine=fine)
         slows = self.kind is FaultKind.SLOW
-        fine = (0 < self.factor < math.inf) if slows else self.factor == 1
-        allowed = "more than 0" if slows else f"left out with {self.kind}"
+        fine = (1 / MOST_FACTOR <= self.factor <= MOST_FACTOR) if slows else self.factor == 1
+        allowed = (
+            f"from {1 / MOST_FACTOR:g} to {MOST_FACTOR:g}"
+            if slows
+            else f"left out with {self.kind}"
+        )
         refuse_unless(self, "factor", allowed, fine=fine)
 
 

@@ -16,6 +16,7 @@ import msgspec
 from decoding.foresight import Foresight
 from decoding.messages import Command, Event, Judge, Judged, Propose, Proposed
 from decoding.sampling import refuse_unless
+from simulator.costs import LONGEST_S, SHORTEST_S
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,12 @@ Deliver: TypeAlias = Callable[[int, Any], None]
 
 MESSAGE_BYTES: Final = 64  # what a job or an answer takes without its tokens
 TOKEN_BYTES: Final = 5
+DELAYS: Final = f"seconds, 0 or from {SHORTEST_S:g} to {LONGEST_S:g}"
+
+
+def is_delay(seconds: float) -> bool:
+    """Whether a message can take so long: not at all, or what a clock can tell from that."""
+    return seconds == 0 or SHORTEST_S <= seconds <= LONGEST_S
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +63,13 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse what would run backwards."""
         for name in self.__struct_fields__:
-            refuse_unless(self, name, "0 or more", fine=0 <= getattr(self, name) < float("inf"))
+            fine = 0 <= getattr(self, name) < float("inf")
+            refuse_unless(self, name, "0 or more", fine=fine)
+        for name in ("latency_s", "jitter_s"):
+            fine = is_delay(getattr(self, name))
+            refuse_unless(self, name, DELAYS, fine=fine)
+        fine = self.bandwidth == 0 or self.bandwidth >= 1
+        refuse_unless(self, "bandwidth", "0, or 1 byte a second and more", fine=fine)
 
     @property
     def mean_s(self) -> float:
@@ -86,8 +99,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse what would run backwards."""
         for name in ("control_s", "onward_s"):
-            fine = 0 <= getattr(self, name) < float("inf")
-            refuse_unless(self, name, "seconds, 0 or more", fine=fine)
+            refuse_unless(self, name, DELAYS, fine=is_delay(getattr(self, name)))
 
 
 @final

@@ -20,10 +20,13 @@ from typing import Final
 import msgspec
 
 from decoding.measured import WIDEST
+from decoding.sampling import refuse_unless
 from decoding.settings import ScheduleName
 from simulator.acceptance import Acceptance, Positions
 from simulator.twin import Luck, Scheme, Times, exact, seconds_per_token
 
+MOST_DEVICES: Final = 10**6
+PRICES: Final = (1e-9, 1e12)
 HEAD_STARTS: Final = range(WIDEST + 1)
 WITHIN: Final = 0.05  # of the best speed: the plateau
 SAME: Final = 1e-9  # speeds nearer than this share are the same
@@ -248,6 +251,18 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     draft_devices: int = 1
     target_price: float | None = None
     draft_price: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what nobody has."""
+        for name in ("devices", "target_devices", "draft_devices"):
+            count = getattr(self, name)
+            fine = count is None or 1 <= count <= MOST_DEVICES
+            refuse_unless(self, name, f"from 1 to {MOST_DEVICES}", fine=fine)
+        for name in ("target_price", "draft_price"):
+            price = getattr(self, name)
+            fine = price is None or PRICES[0] <= price <= PRICES[1]
+            allowed = f"more than 0, from {PRICES[0]:g} to {PRICES[1]:g}"
+            refuse_unless(self, name, allowed, fine=fine)
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import concurrent.futures.process
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
+
+from decoding.errors import PeerError
 
 Job = TypeVar("Job")
 Done = TypeVar("Done")
@@ -28,6 +31,9 @@ def spread(
     """`function` of each job, in order; with one worker, in this process.
 
     Closing the iterator early, or an interrupt, leaves no worker behind.
+
+    Raises:
+        PeerError: a worker was killed.
     """
     if workers <= 1 or len(jobs) <= 1:
         yield from map(function, jobs)
@@ -39,6 +45,9 @@ def spread(
     )
     try:
         yield from _ordered(executor, function, jobs, AHEAD * workers)
+    except concurrent.futures.process.BrokenProcessPool:
+        message = "a worker was killed, perhaps for lack of memory; fewer of them need less"
+        raise PeerError(message) from None
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
 

@@ -6,11 +6,13 @@ of another one is refused in words and not by a wrong forecast.
 
 from __future__ import annotations
 
+import codecs
 import pathlib
 from typing import Final
 
 import msgspec
 
+from decoding import files
 from decoding.errors import SettingError
 from decoding.settings import ScheduleName, Settings
 from simulator.acceptance import Replay
@@ -135,7 +137,7 @@ def _crowded(single: Measured, known: Measured) -> Measured:
 
 def write(path: pathlib.Path, profile: Profile) -> None:
     """One JSON object, indented for people."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=1))
+    files.write(path, msgspec.json.format(msgspec.json.encode(profile), indent=1))
 
 
 def read(path: pathlib.Path) -> Profile:
@@ -145,22 +147,22 @@ def read(path: pathlib.Path) -> Profile:
         SettingError: there is none, it is of another version, or something is missing in it.
     """
     try:
-        text = path.read_bytes()
+        text = files.read(path)
     except OSError as error:
-        message = f"the profile cannot be read from {path}: {error.strerror}"
+        message = f"the profile cannot be read from {path}: {files.reason(error)}"
         raise SettingError(message) from None
     _check_version(path, text)
     try:
-        return msgspec.json.decode(text, type=Profile)
-    except msgspec.ValidationError as error:
+        return msgspec.json.decode(text.removeprefix(codecs.BOM_UTF8), type=Profile)
+    except (msgspec.DecodeError, SettingError) as error:
         message = f"{path} is not a whole profile: {error}; measure it again with pearl profile"
         raise SettingError(message) from None
 
 
 def _check_version(path: pathlib.Path, text: bytes) -> None:
     try:
-        found = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+        found = files.parsed(text)
+    except ValueError as error:
         message = f"{path} is not a profile: {error}"
         raise SettingError(message) from None
     version = found.get("version") if isinstance(found, dict) else None

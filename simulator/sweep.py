@@ -21,11 +21,13 @@ from typing import Final, TypeAlias, final
 import msgspec
 import numpy as np
 
+from decoding.errors import SettingError, StorageError
 from decoding.estimates import Estimate
+from decoding.files import reason
 from decoding.sampling import refuse_unless
 from decoding.settings import Gamma, ScheduleName
 from simulator.acceptance import Acceptance, Independent, Positions
-from simulator.links import Link, Network
+from simulator.links import DELAYS, Link, Network, is_delay
 from simulator.optimise import best
 from simulator.parallel import spread
 from simulator.streams import Purpose, stream
@@ -33,6 +35,15 @@ from simulator.twin import RUNS, Luck, Point, Scheme, Times, drawn, exact, figur
 from simulator.world import Pair
 
 CHUNK: Final = 256  # points, about
+MOST_POINTS: Final = 1_000_000
+MOST_RUNS: Final = 10_000_000  # of a point: they are in memory together
+MOST_DRAWN: Final = 10**11
+LIMITS: Final = (
+    ("alphas", 0.0, 1.0),
+    ("speed_ratios", 1e-9, 1e9),
+    ("growths", 0.0, 1e9),
+)
+"""Of the axes: within them every figure is a number."""
 Value: TypeAlias = str | float | bool | None
 Row: TypeAlias = list[Value]
 
@@ -90,7 +101,25 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
         refuse_unless(self, "speed_ratios", "given, or else pair", fine=either)
         for name in ("schedules", "gammas", "head_starts", "growths", "links_ms", "controls_ms"):
             refuse_unless(self, name, "one value or more", fine=len(getattr(self, name)) > 0)
-        refuse_unless(self, "runs", "0, or 2 or more", fine=self.runs >= 0 and self.runs != 1)
+        fine = 0 <= self.runs <= MOST_RUNS and self.runs != 1
+        refuse_unless(self, "runs", f"0, or 2 or more, at most {MOST_RUNS}", fine=fine)
+        for name, least, most in LIMITS:
+            fine = all(least <= value <= most for value in getattr(self, name))
+            allowed = f"values from {least:g} to {most:g}"
+            refuse_unless(self, name, allowed, fine=fine)
+        for name in ("links_ms", "controls_ms"):
+            fine = all(is_delay(value / 1e3) for value in getattr(self, name))
+            refuse_unless(self, name, f"thousandths of {DELAYS}", fine=fine)
+        self._check_work()
+
+    def _check_work(self) -> None:
+        """Refuse what would be computed for days, before it begins."""
+        if self.points > MOST_POINTS:
+            message = f"the number of points is {self.points}; it must be at most {MOST_POINTS}"
+            raise SettingError(message)
+        if (drawn := self.points * self.runs) > MOST_DRAWN:
+            message = f"{drawn} runs of agreement in all; there must be {MOST_DRAWN} at most"
+            raise SettingError(message)
 
     @property
     def places(self) -> int:
@@ -223,6 +252,9 @@ def _row(point: Point, place: Place, *, auto: bool) -> Row:
 # -- a sweep that can be interrupted -----------------------------------------------------------
 
 
+_ROWS: Final = msgspec.json.Decoder(list[list[str | int | float | bool | None]])
+
+
 @final
 class Journal:
     """The chunks that are done, in a file: the question in its first line, then a line a chunk.
@@ -247,10 +279,10 @@ class Journal:
         if not self._holds(question):
             self.replaced = path.exists() and path.stat().st_size > 0
             path.write_bytes(question)
-        for line in self._lines():
+        for line, rows in self._chunks():
             end += len(line)
             self.chunks += 1
-            self.points += len(msgspec.json.decode(line))
+            self.points += len(rows)
         self._empty = self.chunks == 0
         self._file = path.open("r+b")
         self._file.truncate(end)
@@ -267,16 +299,32 @@ class Journal:
             file.readline()
             yield from itertools.takewhile(lambda line: line.endswith(b"\n"), file)
 
+    def _chunks(self) -> Iterator[tuple[bytes, list[Row]]]:
+        """Line by line, up to one that a disk or a hand has damaged."""
+        for line in self._lines():
+            try:
+                yield line, _ROWS.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                return
+
     def append(self, rows: Iterable[Row]) -> None:
-        """Remember a chunk."""
+        """Remember a chunk.
+
+        Raises:
+            StorageError: the disk is full; what was remembered before is still there.
+        """
+        try:
+            self._file.write(msgspec.json.encode(rows) + b"\n")
+            self._file.flush()
+        except OSError as error:
+            message = f"{self._path} cannot be written: {reason(error)}"
+            raise StorageError(message) from None
         self._empty = False
-        self._file.write(msgspec.json.encode(rows) + b"\n")
-        self._file.flush()
 
     def rows(self) -> Iterator[Row]:
         """All that is remembered."""
-        for line in self._lines():
-            yield from msgspec.json.decode(line)
+        for _, rows in self._chunks():
+            yield from rows
 
     def close(self) -> None:
         """Let go of the file; one that remembers nothing is removed."""

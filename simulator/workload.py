@@ -6,12 +6,20 @@ A length or a gap is a number, or a distribution with its own stream.
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
 
+from decoding.errors import SettingError
 from decoding.sampling import refuse_unless
+from simulator.costs import LEAST_SPREAD, LONGEST_S, WIDEST_SPREAD
+
+MOST_TOKENS: Final = 10**8
+"""That one replication writes: half an hour of a core. More is a mistake, or wants a sweep."""
+MOST_REQUESTS: Final = 10**6
+LONGEST: Final = 10**9  # tokens of one text
+RATES: Final = (1e-9, 1e9)  # requests a second
 
 
 class Fixed(msgspec.Struct, frozen=True, tag=True):
@@ -21,7 +29,8 @@ class Fixed(msgspec.Struct, frozen=True, tag=True):
 
     def __post_init__(self) -> None:
         """Refuse what is no length."""
-        refuse_unless(self, "tokens", "1 or more", fine=self.tokens >= 1)
+        fine = 1 <= self.tokens <= LONGEST
+        refuse_unless(self, "tokens", f"1 or more, at most {LONGEST}", fine=fine)
 
     @property
     def expected(self) -> float:
@@ -43,6 +52,7 @@ class Uniform(msgspec.Struct, frozen=True, tag=True):
         """Refuse what is no range."""
         fine = 1 <= self.low <= self.high
         refuse_unless(self, "low", f"from 1 to high, {self.high}", fine=fine)
+        refuse_unless(self, "high", f"at most {LONGEST}", fine=self.high <= LONGEST)
 
     @property
     def expected(self) -> float:
@@ -61,7 +71,7 @@ class Geometric(msgspec.Struct, frozen=True, tag=True):
 
     def __post_init__(self) -> None:
         """Refuse what is no mean."""
-        refuse_unless(self, "mean", "1 or more", fine=1 <= self.mean < math.inf)
+        refuse_unless(self, "mean", f"from 1 to {LONGEST}", fine=1 <= self.mean <= LONGEST)
 
     @property
     def expected(self) -> float:
@@ -86,8 +96,10 @@ class LogNormal(msgspec.Struct, frozen=True, tag=True):
 
     def __post_init__(self) -> None:
         """Refuse what is no distribution."""
-        refuse_unless(self, "mean", "1 or more", fine=1 <= self.mean < math.inf)
-        refuse_unless(self, "variation", "more than 0", fine=0 < self.variation < math.inf)
+        refuse_unless(self, "mean", f"from 1 to {LONGEST}", fine=1 <= self.mean <= LONGEST)
+        fine = LEAST_SPREAD <= self.variation <= WIDEST_SPREAD
+        allowed = f"from {LEAST_SPREAD:g} to {WIDEST_SPREAD:g}"
+        refuse_unless(self, "variation", allowed, fine=fine)
 
     @property
     def expected(self) -> float:
@@ -141,7 +153,9 @@ class Poisson(msgspec.Struct, frozen=True, tag=True):
 
     def __post_init__(self) -> None:
         """Refuse what is no rate."""
-        refuse_unless(self, "rate", "requests a second, more than 0", fine=0 < self.rate < math.inf)
+        fine = RATES[0] <= self.rate <= RATES[1]
+        allowed = f"requests a second, more than 0, from {RATES[0]:g} to {RATES[1]:g}"
+        refuse_unless(self, "rate", allowed, fine=fine)
 
 
 class Times(msgspec.Struct, frozen=True, tag=True):
@@ -152,9 +166,10 @@ class Times(msgspec.Struct, frozen=True, tag=True):
     def __post_init__(self) -> None:
         """Refuse a clock that runs backwards."""
         fine = len(self.seconds) > 0
-        fine = fine and all(0 <= second < math.inf for second in self.seconds)
+        fine = fine and all(0 <= second <= LONGEST_S for second in self.seconds)
         fine = fine and list(self.seconds) == sorted(self.seconds)
-        refuse_unless(self, "seconds", "one or more, from 0 on, ascending", fine=fine)
+        allowed = f"one or more, from 0 to {LONGEST_S:g}, ascending"
+        refuse_unless(self, "seconds", allowed, fine=fine)
 
 
 Arrivals: TypeAlias = ClosedLoop | Poisson | Times
@@ -179,10 +194,23 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        refuse_unless(self, "requests", "1 or more", fine=self.requests >= 1)
+        fine = 1 <= self.requests <= MOST_REQUESTS
+        refuse_unless(self, "requests", f"1 or more, at most {MOST_REQUESTS}", fine=fine)
+        check_tokens(self.requests * self.output.expected)
         fine = self.slots is None or self.slots >= 1
         refuse_unless(self, "slots", "1 or more, or left out", fine=fine)
         if isinstance(self.arrivals, Times):
             known = len(self.arrivals.seconds)
             allowed = f"at most {known}, the arrivals that were recorded"
             refuse_unless(self, "requests", allowed, fine=self.requests <= known)
+
+
+def check_tokens(tokens: float, where: str = "all answers") -> None:
+    """Refuse what would be computed for hours, before it begins.
+
+    Raises:
+        SettingError: there are too many of them.
+    """
+    if tokens > MOST_TOKENS:
+        message = f"{where} have {tokens:.4g} tokens together; they must have {MOST_TOKENS} at most"
+        raise SettingError(message)

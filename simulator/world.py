@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, final
 import msgspec
 import simpy
 
+from decoding.errors import SettingError
 from decoding.measured import Measured
 from decoding.messages import (
     Command,
@@ -43,7 +44,7 @@ from simulator.faults import Fault, FaultKind, check_apart
 from simulator.ledger import SERVING, Account, Ledger
 from simulator.links import Foretold, Line, Network, Packet
 from simulator.streams import Purpose, stream
-from simulator.workload import ClosedLoop, Poisson, Times, Workload
+from simulator.workload import ClosedLoop, Poisson, Times, Workload, check_tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from simulator.acceptance import Text
 
 ANSWERS: Final = (Proposed, Judged)
+RATIOS: Final = (1e-9, 1e9)  # of two devices
 DRAFT_PATIENCE_S: Final = 1.0  # as the real scheduler's: then requests go on without the draft
 
 
@@ -67,6 +69,9 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
         Times are constant, unless every further token of a pass takes the share `growth` more.
         """
+        if not RATIOS[0] <= speed_ratio <= RATIOS[1]:
+            allowed = f"from {RATIOS[0]:g} to {RATIOS[1]:g}"
+            raise SettingError(f"speed-ratio is {speed_ratio}; it must be {allowed}")
         grown = Affine(base=target_s, per_token=growth * target_s)
         target = grown if growth else Constant(target_s)
         return cls(draft=Constant(target_s / speed_ratio), target=target)
@@ -272,10 +277,11 @@ class World:
         load = self.scenario.workload
         prompts = load.prompt.draw(self._stream(Purpose.LENGTHS, 0), load.requests)
         outputs = load.output.draw(self._stream(Purpose.LENGTHS, 1), load.requests)
+        check_tokens(sum(outputs), "the answers that were drawn")
         coming = deque(self._life(n, prompts[n], outputs[n]) for n in range(load.requests))
         match load.arrivals:
             case ClosedLoop(users=users):
-                for _ in range(users):
+                for _ in range(min(users, load.requests)):
                     self.env.process(_one_by_one(coming))
             case Poisson(rate=rate):
                 gaps = self._stream(Purpose.ARRIVALS).exponential(1 / rate, load.requests)

@@ -14,6 +14,10 @@ settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+# A bug that a command tells in one line is to fail a test with all of its traceback.
+os.environ.setdefault("PEARL_TRACEBACK", "1")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("ray") and importlib.util.find_spec("ray") is None:
         pytest.skip("Ray is not installed")

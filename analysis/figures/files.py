@@ -13,6 +13,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from decoding import files
 from decoding.errors import SettingError
 
 SUFFIXES: Final = (".png", ".svg")
@@ -45,7 +46,7 @@ def save(
         SettingError: the name says neither; nothing has been drawn then.
     """
     checked = check_figure_path(path)
-    checked.write_bytes(_drawn(draw, size, checked.suffix.lower()[1:]))
+    files.write(checked, _drawn(draw, size, checked.suffix.lower()[1:]))
 
 
 @dataclass(frozen=True, slots=True)

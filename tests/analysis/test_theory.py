@@ -576,9 +576,10 @@ REFUSED: Final[dict[str, Callable[[], object]]] = {
     "g is 0; it must be a whole number, 1 or more": lambda: theory.pearl_speedup(0.5, 0, 5),
     "g is 2.5; it must be a whole number, 1 or more": lambda: theory.speculative_wasted(0.5, 2.5),
     "g is inf; it must be a whole number, 1 or more": lambda: theory.run_passes(0.5, math.inf),
-    "c is 0; it must be more than 0": lambda: theory.speculative_idle(5, 0),
+    "c is 0; it must be more than 0, from 1e-12 to 1e+12": lambda: theory.speculative_idle(5, 0),
     "k is -1; it must be a whole number, 0 or more": lambda: theory.pearl_speedup(0.5, 5, 5, -1),
-    "l is -0.1; it must be 0 or more": lambda: theory.pearl_speedup(0.5, 5, 5, 0, -0.1),
+    "l is -0.1; it must be 0 or more, at most 1e+12":
+        lambda: theory.pearl_speedup(0.5, 5, 5, 0, -0.1),
     "widest is 0; it must be a whole number, 1 or more":
         lambda: theory.best_pearl_gamma(0.5, 5, widest=0),
     "r is 1; it must be from 0 to below 1": lambda: theory.pearl_tokens_in_bursts(0.5, 1, 5),

@@ -334,7 +334,7 @@ def test_another_text_is_told_in_one_line_and_in_the_exit_code(
         (["--gammas", "500"], "gamma is 500; it must be a whole number from 1 to 256"),
         (["--head-starts", "-1"], "head-starts is '-1'; it must be whole numbers from 0 on"),
         (["--assistant-tokens", ""], "assistant-tokens is ''; it must be whole numbers from 1"),
-        (["--rounds", "0"], "0 is not in the range x>=1"),
+        (["--rounds", "0"], "0 is not in the range 1<=x<=1000"),
         (["--tuning-prompts", "0"], "0 is not in the range x>=1"),
         (["--count", "0"], "count is 0; it must be 1 or more"),
         (["--in-flight", "0"], "in-flight is '0'; it must be whole numbers from 1 on"),

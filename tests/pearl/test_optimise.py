@@ -157,6 +157,16 @@ def complaint_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> st
     return printed.err
 
 
+def test_a_name_may_have_what_other_programs_take_for_the_end_of_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "drafts.csv"
+    file.write_text("\ufeffname,alpha,speed_ratio,\r\na\u2028b,0.5,5,\r\n", encoding="utf-8")
+
+    assert run(["optimise", "--candidates", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["winner"] == "a\u2028b"
+
+
 OPTIONS = {
     "--alpha 2": "alpha is 2.0; it must be from 0 to 1",
     "--speed-ratio 0": "speed-ratio is 0.0; it must be more than 0",
@@ -197,6 +207,7 @@ LINES = {
         "name,alpha,speed_ratio,draft_devices\na,0.5,5,1.5",
     "line 2, column speed_ratio: is given, and so is draft_ms":
         "name,alpha,speed_ratio,draft_ms\na,0.5,1,1",
+    "line 1: the column alpha is there twice": "name,alpha,alpha,,\na,0.5,0.6,,",
     "has no candidates; it takes columns name, alpha": "name,alpha",
 }  # fmt: skip
 

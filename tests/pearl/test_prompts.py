@@ -53,6 +53,28 @@ def test_empty_lines_are_no_prompts_and_no_more_than_asked_are_taken(file: Path)
     assert asked(lines(file, *rows), count=3) == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize("character", "\u2028\u2029\x85")
+def test_a_line_ends_at_a_line_feed_and_not_inside_a_text(file: Path, character: str) -> None:
+    file.write_text(f'{{"prompt": "a{character}b"}}\r\n{{"prompt": "c"}}', encoding="utf-8")
+
+    assert asked(file) == [f"a{character}b", "c"]
+
+
+def test_a_mark_of_utf_8_is_no_error(file: Path) -> None:
+    file.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\n')
+
+    assert asked(file) == ["a"]
+
+
+def test_no_more_is_read_than_asked_for(file: Path) -> None:
+    """What follows is broken, and more than any memory holds."""
+    lines(file, *({"prompt": str(number)} for number in range(3)))
+    with file.open("ab") as more:
+        more.truncate(1 << 34)
+
+    assert asked(file, count=3) == ["0", "1", "2"]
+
+
 def test_without_a_file_there_are_our_own() -> None:
     assert asked(None) == list(PROMPTS)
     assert len(set(PROMPTS)) == 12
@@ -62,10 +84,14 @@ def test_without_a_file_there_are_our_own() -> None:
     ("content", "words"),
     [
         ("", "has no prompts; it must have one JSON object a line"),
-        ('{"prompt": 3}', "prompt 1: no text in field prompt or question or turns or text"),
-        ('{"turns": []}', "prompt 1: no text in field"),
-        ("[1]", "prompt 1: no text in field"),
+        ('{"prompt": 3}', "line 1: no text in field prompt or question or turns or text"),
+        ('{"turns": []}', "line 1: no text in field"),
+        ("[1]", "line 1: no text in field"),
         ("{", "the prompts cannot be read from"),
+        ('{"prompt": "a"}\n{"prompt": ', "line 2: Expecting value"),
+        ('{"prompt": "a", "prompt": "b"}', "line 1: the name 'prompt' is there twice"),
+        ('{"prompt": "\\ud800"}', "line 1: half a character"),
+        ("[" * 100_000, "line 1: it is nested too deep"),
     ],
 )
 def test_a_file_without_prompts_is_refused_in_one_line(

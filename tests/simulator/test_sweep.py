@@ -151,7 +151,9 @@ CONTRADICTIONS: dict[str, dict[str, Any]] = {
     "gammas is (); it must be one value or more": {
         "alphas": (0.5,), "speed_ratios": (5.0,), "gammas": (),
     },
-    "runs is 1; it must be 0, or 2 or more": {"alphas": (0.5,), "speed_ratios": (5.0,), "runs": 1},
+    "runs is 1; it must be 0, or 2 or more, at most 10000000": {
+        "alphas": (0.5,), "speed_ratios": (5.0,), "runs": 1,
+    },
 }  # fmt: skip
 
 
@@ -190,6 +192,23 @@ def test_a_line_that_was_cut_off_was_never_written(tmp_path: Path) -> None:
     journal.append(rows[1:])
     journal.close()
     path.write_bytes(path.read_bytes()[:-3])
+
+    again = Journal(path, GRID)
+    again.append(rows[1:])
+
+    assert again.chunks == 1
+    assert list(again.rows()) == rows
+    again.close()
+
+
+@pytest.mark.parametrize("damage", [b"{}", b"[[", b"\xff\xfe", b"[" * 10**5, bytes(10), b"[1]"])
+def test_a_journal_is_read_up_to_where_it_is_damaged(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "journal"
+    rows: list[Row] = [["ar", 1.0], ["sd", 2.0]]
+    journal = Journal(path, GRID)
+    journal.append(rows[:1])
+    journal.close()
+    path.write_bytes(path.read_bytes() + damage + b"\n")
 
     again = Journal(path, GRID)
     again.append(rows[1:])
