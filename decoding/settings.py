@@ -7,7 +7,7 @@ the wire to the scheduler as it is.
 from __future__ import annotations
 
 import enum
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -77,10 +77,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def _take_stop(self) -> None:
         """Several texts; a single one would be taken for its letters."""
         allowed = "several texts of at least one character, such as ('END',)"
-        several = isinstance(self.stop, tuple | list)
-        fine = several and all(isinstance(text, str) and text for text in self.stop)
+        given: Any = self.stop
+        several = isinstance(given, tuple | list)
+        fine = several and all(isinstance(text, str) and text for text in given)
         refuse_unless(self, "stop", allowed, fine=fine)
-        msgspec.structs.force_setattr(self, "stop", tuple(self.stop))
+        msgspec.structs.force_setattr(self, "stop", tuple(given))
 
     def _name(self, field: str, names: type[ScheduleName | VerifierName]) -> None:
         """Programs may say `"sd"` where the type says ScheduleName.SD."""

@@ -65,9 +65,7 @@ def test_a_request_that_does_not_fit_now_waits_for_others_to_end() -> None:
         host.take(_judge(request))
 
     assert _answered(host) == [1, 2]
-    assert not host.busy, "a device has nothing to do for whoever waits"
-    host.take(Close(request=1))
-    assert host.busy
+    assert [host.busy, host.take(Close(request=1)), host.busy] == [False, [], True]
     assert _answered(host) == [3]
 
 

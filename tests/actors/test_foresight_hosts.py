@@ -24,10 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.hosts import DraftHost, Host, TargetHost
-from actors.scheduler import Peer, Scheduler
+from actors.peers import Peer
+from actors.scheduler import Scheduler
 from actors.wire import (
     Ahead,
     Alive,
+    Answer,
     AnyPacket,
     Beat,
     Finished,
@@ -178,6 +180,7 @@ class Process:
 
     def _turn(self) -> None:
         for answer in self.host.turn():
+            assert isinstance(answer, Answer), f"a request was spoilt: {answer}"
             if isinstance(event := answer.event, Judged):
                 job = (answer.request, event.epoch, event.base, event.judged)
                 self.ahead += job not in self._named

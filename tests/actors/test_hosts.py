@@ -50,10 +50,18 @@ def _ask(
     return [answer for answer in ended if isinstance(answer, Answer)]
 
 
+def _turn(host: Host) -> list[Answer]:
+    """A turn in which nothing goes wrong."""
+    said = host.turn()
+    answers = [each for each in said if isinstance(each, Answer)]
+    assert len(answers) == len(said)
+    return answers
+
+
 def _run(host: Host) -> list[Answer]:
     answers = []
     while host.busy:
-        answers += host.turn()
+        answers += _turn(host)
     return answers
 
 
@@ -96,7 +104,7 @@ def test_all_open_windows_share_each_turn_of_the_draft() -> None:
         _open(host, request)
     _ask(host, _propose(base=0, count=3), request=1)
     _ask(host, _propose(base=1, count=2), request=2)
-    host.turn()
+    _turn(host)
     _ask(host, _propose(base=2, count=2), request=3)
 
     answers = _run(host)
@@ -140,8 +148,8 @@ def test_a_revoked_window_is_answered_with_what_was_written() -> None:
     host = DraftHost(ToyRunner(MODEL))
     _open(host)
     _ask(host, _propose(base=0, count=5))
-    host.turn()
-    host.turn()
+    _turn(host)
+    _turn(host)
 
     answers = [a for a in host.take(Revoke(request=1, epoch=1)) if isinstance(a, Answer)]
 
@@ -172,7 +180,7 @@ def test_a_newer_job_puts_an_end_to_the_older_window() -> None:
     host = DraftHost(ToyRunner(MODEL))
     _open(host)
     _ask(host, _propose(base=0, count=5))
-    host.turn()
+    _turn(host)
 
     ended = _ask(host, _propose(base=1, count=2, epoch=1))
 
@@ -204,7 +212,7 @@ def test_all_waiting_windows_share_one_pass_of_the_target() -> None:
         _open(host, request)
         _ask(host, job, request)
 
-    answers = host.turn()
+    answers = _turn(host)
 
     assert len(runner.forwards) == 1
     assert _verdicts(answers) == {1: (0, TEXT[0]), 2: (3, TEXT[4]), 3: (1, TEXT[5])}
@@ -461,7 +469,7 @@ def test_the_target_goes_on_with_a_window_that_it_was_told_of() -> None:
     _ask(host, first)
     _foresee(host, first, window=TEXT[2:5])
 
-    answers = host.turn() + host.turn()
+    answers = _turn(host) + _turn(host)
     _ask(host, second)
 
     assert [a.event.base for a in answers if isinstance(a.event, Judged)] == [0, 3]
@@ -478,7 +486,7 @@ def test_a_window_that_comes_after_the_verdict_lets_it_go_on_too() -> None:
 
     _foresee(host, job, window=TEXT[0:2])
 
-    assert _verdicts(host.turn()) == {1: (1, TEXT[2])}
+    assert _verdicts(_turn(host)) == {1: (1, TEXT[2])}
 
 
 def test_after_a_refusal_the_target_goes_on_with_nothing() -> None:
@@ -489,7 +497,7 @@ def test_after_a_refusal_the_target_goes_on_with_nothing() -> None:
     _ask(host, job)
     _foresee(host, job)
 
-    answers = host.turn() + host.turn()
+    answers = _turn(host) + _turn(host)
 
     assert [a.event.epoch for a in answers if isinstance(a.event, Judged)] == [0, 1]
     assert _verdicts(answers[1:]) == {1: (0, TEXT[2])}
@@ -503,11 +511,11 @@ def test_another_command_replaces_what_was_begun_in_vain() -> None:
     job, other = _judge(0), _judge(1, TEXT[1:4])
     _ask(host, job)
     _foresee(host, job, window=())
-    host.turn()
+    _turn(host)
 
     _ask(host, other)
 
-    assert _verdicts(host.turn()) == {1: (3, TEXT[4])}
+    assert _verdicts(_turn(host)) == {1: (3, TEXT[4])}
     assert not host.busy
 
 
@@ -530,7 +538,7 @@ def test_the_target_does_not_go_on_beyond_the_end_of_a_text_or_its_room() -> Non
         _ask(host, job)
         _foresee(host, job, window=())
 
-        host.turn()
+        _turn(host)
 
         assert not host.busy
 
@@ -542,7 +550,7 @@ def test_a_verdict_says_how_much_its_pass_read_for_all() -> None:
         _open(host, request)
         _ask(host, _judge(0, TEXT[0:2]), request=request)
 
-    answers = host.turn()
+    answers = _turn(host)
 
     read = 2 * (len(PROMPT) + 2)
     assert [a.event.read for a in answers if isinstance(a.event, Judged)] == [read, read]
@@ -595,9 +603,9 @@ def test_thirty_two_long_prompts_do_not_keep_a_short_one_waiting(
     host = make(runner)
     for request in range(32):
         _long(host, request, 4 * PIECE)
-    host.turn()
+    _turn(host)
     _long(host, 99, 40)
-    answers = [answer for _ in range(2) for answer in host.turn()]
+    answers = [answer for _ in range(2) for answer in _turn(host)]
 
     assert 99 in {answer.request for answer in answers}
     assert max(runner.fed) <= PIECE + SHORT
@@ -610,7 +618,7 @@ def test_every_prompt_has_its_turn() -> None:
     answered: set[int] = set()
     for later in range(1, 200):
         _long(host, later, PIECE)
-        answered |= {answer.request for answer in host.turn()}
+        answered |= {answer.request for answer in _turn(host)}
         if 0 in answered:
             break
 
@@ -623,7 +631,7 @@ def test_a_job_that_is_replaced_while_its_prompt_is_read_is_done_in_its_place() 
     runner = ToyRunner(MODEL)
     host = TargetHost(runner)
     prompt = _long(host, 1, 2 * PIECE)
-    host.turn()
+    _turn(host)
     text = alone(MODEL, prompt, 3)
     host.take(Work(request=1, start=0, fresh=text[:2], command=_judge(base=2, epoch=1)))
 

@@ -20,7 +20,7 @@ from actors.wire import Alive, Fault, Finished, Open, Spoilt, Tokens, Work
 from decoding.errors import PeerError
 from decoding.messages import Device, Drafted, Judge, TokenId
 from decoding.settings import Settings
-from decoding.verification import VerifierName
+from decoding.verification import VerifierName, make_verifier
 from tests.actors.toys import ToyDevice, ToyRunner, alone, until
 from tests.decoding.toys import Logits, Model, Prefix, similar
 
@@ -99,7 +99,7 @@ def _sabotage(step: str, role: Device, error: type[BaseException], patch: Any) -
     if step == "forward":
         return {role: _of(getattr(PAIR, role), strike)}
     if step == "draw":
-        make = transcripts.make_verifier
+        make = make_verifier
         opening: list[Prefix] = []
         patch.setattr(
             transcripts.Transcript,

@@ -12,6 +12,7 @@ import pytest
 
 from actors import device, transcripts
 from actors.engine import Devices, Engine, EngineSettings
+from actors.hosts import TargetHost
 from actors.local import LocalDeployment
 from actors.stand_ins import PROMPT_TOKENS, Script, StandInPair
 from decoding.errors import PeerError
@@ -125,13 +126,13 @@ async def test_a_device_that_cannot_be_started_again_is_told_at_once(
 
 def _break_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next turn of the target ends its thread."""
-    turn = device.TargetHost.turn
+    turn = TargetHost.turn
 
     def broken(_: Any) -> Any:
-        monkeypatch.setattr(device.TargetHost, "turn", turn)
+        monkeypatch.setattr(TargetHost, "turn", turn)
         raise RuntimeError("the device broke")
 
-    monkeypatch.setattr(device.TargetHost, "turn", broken)
+    monkeypatch.setattr(TargetHost, "turn", broken)
 
 
 async def test_a_generation_that_nobody_holds_any_more_is_ended() -> None:

@@ -627,7 +627,7 @@ async def test_a_target_that_cannot_be_started_again_fails_everybody_at_once() -
 
 
 async def test_a_device_that_gives_no_sign_of_life_is_lost_and_then_restarted() -> None:
-    asked_for = []
+    asked_for: list[Device] = []
     target = ToyDevice(Device.TARGET, ToyRunner(PAIR.target), pause_after=3, beats=True)
     async with _world(target, restarts=True, restart=asked_for.append) as world:
         ticket = world.client.submit(PROMPT, PEARL)

@@ -80,8 +80,13 @@ def test_a_law_is_made_of_numbers_only(name: str, value: object) -> None:
 
 def test_numbers_of_other_libraries_are_numbers() -> None:
     """And become plain ones, which a wire can carry."""
-    warm = Sampling(temperature=np.float32(0.5), top_k=np.int64(3))
-    asked = Settings(gamma=np.int32(3), seed=np.uint8(7), max_new_tokens=np.int64(9), sampling=warm)
+    law: dict[str, Any] = {"temperature": np.float32(0.5), "top_k": np.int64(3)}
+    given: dict[str, Any] = {
+        "gamma": np.int32(3),
+        "seed": np.uint8(7),
+        "max_new_tokens": np.int64(9),
+    }
+    asked = Settings(**given, sampling=Sampling(**law))
 
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(asked), type=Settings) == Settings(
         gamma=3, seed=7, max_new_tokens=9, sampling=Sampling(temperature=0.5, top_k=3)

@@ -219,7 +219,7 @@ class Twins:
         began = self._clock.now
         if isinstance(self._virtual, TargetHost):
             self.ahead += len(self._virtual._own.keys() & self._virtual._waiting.keys())
-        real = self._real.turn()
+        real = [answer for answer in self._real.turn() if isinstance(answer, Answer)]
         seconds = self._virtual.begin(began)
 
         assert began + seconds == self._clock.now

@@ -21,7 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import hosts
-from actors.scheduler import Peer, Scheduler
+from actors.hosts import Said
+from actors.peers import Peer
+from actors.scheduler import Scheduler
 from actors.wire import Alive, Answer, Finished, Hello, Submit, ToDevice, frame
 from decoding.messages import Device, Judged, Proposed
 from decoding.plans import REST, AutoPlan
@@ -419,7 +421,7 @@ class RealDevice:
         self.peer.data_received(frame(answer))
         self.posted()
 
-    def _send(self, answers: Sequence[Answer | Alive]) -> None:
+    def _send(self, answers: Sequence[Said]) -> None:
         for answer in answers:
             assert isinstance(answer, Answer)
             self._later(self._hear, answer)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from actors.runners.describing import describe
-from actors.runners.interface import Feed, RunnerStatistics
+from actors.runners.interface import Feed, Room, RunnerStatistics
 from actors.runners.vocabulary import TranslatedRunner, Vocabulary, check_pair
 from decoding.errors import PairError
 from tests.actors.runners.models import feed
@@ -129,6 +129,9 @@ class Echo:
         self.read += feeds
         with torch.inference_mode():
             return [torch.arange(4.0).repeat(feed.logits, 1) for feed in feeds]
+
+    def room(self, length: int) -> Room:
+        return Room(needed=length, used=0, free=None)
 
     def statistics(self) -> RunnerStatistics:
         return RunnerStatistics(passes=1, tokens=2, padding=3, rows=4, cache_bytes=5)
