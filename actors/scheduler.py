@@ -76,6 +76,7 @@ if TYPE_CHECKING:
 
 CHECK_EVERY_S: Final = 0.1
 MOST_LOSSES: Final = 5  # of the target in one request, which may well be what kills it
+MOST_STARTS: Final = 3  # of a device, one after the other, that end before it can work
 STALLED: Final = 4  # times the longest job seen
 
 
@@ -159,6 +160,7 @@ class Station:
         self.lost_at = 0.0
         self.longest_job = 0.0
         self.losses = 0
+        self.failed_starts = 0
         self.fault: str | None = None
 
 
@@ -273,12 +275,15 @@ class Scheduler:
 
     # -- life ----------------------------------------------------------------------------------
 
-    async def open(self, host: str = "127.0.0.1") -> Address:
-        """Listen on a free port of this interface."""
+    async def open(
+        self, host: str = "127.0.0.1", port: int = 0, secret: str | None = None
+    ) -> Address:
+        """Listen on this interface: on a free port, or where one that died listened before."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Peer(self), host, 0)
+        self._secret = secret or self._secret
+        self._server = await loop.create_server(lambda: Peer(self), host, port)
         self._watchdog = loop.create_task(self._watch())
-        port: int = self._server.sockets[0].getsockname()[1]
+        port = self._server.sockets[0].getsockname()[1]
         return Address(host=host, port=port, secret=self._secret)
 
     async def wait_ready(self, timeout_s: float) -> None:
@@ -384,6 +389,7 @@ class Scheduler:
                 self._forget(running)
         elif self._stations[peer.hello.device].peer is peer:
             self._stations[peer.hello.device].peer = None
+            self._note_start(peer.hello.device)
             self._lose(peer.hello.device)
 
     # -- requests ------------------------------------------------------------------------------
@@ -545,6 +551,17 @@ class Scheduler:
         if peer is not None:
             peer.send([running.open_packet()])
 
+    def _note_start(self, device: Device) -> None:
+        """A model that kills its process whenever it is loaded is not loaded for ever."""
+        station = self._stations[device]
+        station.failed_starts += not station.usable
+        if station.failed_starts >= MOST_STARTS and station.fault is None:
+            station.fault = (
+                f"the {device} ended {station.failed_starts} times while it loaded its model; "
+                "is there memory for it?"
+            )
+            self._changed.set()
+
     def _lose(self, device: Device) -> None:
         """The device is gone, or has not answered for too long."""
         station = self._stations[device]
@@ -570,6 +587,7 @@ class Scheduler:
         if station.usable:
             return
         station.usable = True
+        station.failed_starts = 0
         self._changed.set()
         for running in self._using(device):
             self._deliver(running, DeviceBack(device=device))
