@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import click
 import msgspec
 
 from decoding.errors import PromptError
+from pearl import signals
 from pearl.options import (
     DECODING,
     ENGINE,
@@ -23,7 +23,7 @@ from pearl.options import (
 )
 
 if TYPE_CHECKING:
-    from actors.engine import EngineSettings, Generation, Result
+    from actors.engine import EngineSettings, Result
     from decoding.settings import Settings
 
 
@@ -48,9 +48,8 @@ def command(
     engine = engine_settings(given)
     text = _read_prompt(prompt, prompt_file)
     path = None if trace_file is None else check_writable(trace_file)
-    result = asyncio.run(_generate(text, settings, engine, show=not as_json, trace_file=path))
-    click.echo(_as_json(result) if as_json else f"\n{_summary(result)}", err=not as_json)
-    return 0 if result.finish_reason is not None else 130
+    result = signals.run(_generate(text, settings, engine, as_json=as_json, trace_file=path))
+    return 0 if result.finish_reason is not None else signals.exit_code()
 
 
 def _read_prompt(prompt: str | None, prompt_file: str | None) -> str:
@@ -82,34 +81,25 @@ async def _generate(
     settings: Settings,
     engine_settings: EngineSettings,
     *,
-    show: bool,
+    as_json: bool,
     trace_file: pathlib.Path | None,
 ) -> Result:
     from actors.engine import Engine, Fitted
 
-    fitted = Fitted(engine_settings)
+    fitted = await asyncio.to_thread(Fitted, engine_settings)
     fitted.encode(prompt, settings)  # what cannot be done is told before anything is started
     async with await Engine.start_fitted(fitted) as engine:
         generation = engine.generate(prompt, settings, trace=trace_file is not None)
-        _end_on_signal(generation)
-        async for piece in generation:
-            if show:
-                click.echo(piece.text, nl=False)
-    result = generation.result
+        with signals.keeping(generation.abort):
+            async for piece in generation:
+                if not as_json:
+                    click.echo(piece.text, nl=False)
+        result = generation.result
+        # Before the engine ends: who pressed Ctrl-C has all of it at once.
+        click.echo(_as_json(result) if as_json else _after_the_text(result), err=not as_json)
     if trace_file is not None:
         write_trace(trace_file, result, settings, fitted.eos)
     return result
-
-
-def _end_on_signal(generation: Generation) -> None:
-    """Ctrl-C ends the request with what was committed; a second one ends the program."""
-    loop = asyncio.get_running_loop()
-
-    def end() -> None:
-        loop.remove_signal_handler(signal.SIGINT)
-        generation.abort()
-
-    loop.add_signal_handler(signal.SIGINT, end)
 
 
 def _as_json(result: Result) -> str:
@@ -122,6 +112,11 @@ def _as_json(result: Result) -> str:
             "metrics": result.metrics,
         }
     ).decode()
+
+
+def _after_the_text(result: Result) -> str:
+    """The summary, on a line of its own where it comes onto the same screen as the text."""
+    return ("\n" if sys.stdout.isatty() else "") + _summary(result)
 
 
 def _summary(result: Result) -> str:

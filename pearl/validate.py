@@ -17,6 +17,7 @@ from rich.table import Table
 from decoding.errors import MalformedTraceError, PlacementError, SettingError
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.stopping import StopRules
+from pearl import signals
 from pearl.options import (
     ENGINE,
     PROMPTS,
@@ -135,7 +136,7 @@ def _run(given: dict[str, Any], record: str | None) -> dict[str, list[Request]]:
             raise SettingError(message) from None
     systems = {name_of(settings): settings for settings in _systems(given)}
     engine, prompts = engine_settings(given), read_prompts(given)
-    return asyncio.run(_measure(engine, systems, prompts, folder))
+    return signals.run(_measure(engine, systems, prompts, folder))
 
 
 def _systems(given: dict[str, Any]) -> Iterator[Settings]:
@@ -193,7 +194,7 @@ async def _measure(
     from actors.engine import Engine, Fitted
     from analysis.traces import Request
 
-    fitted = Fitted(engine_settings)
+    fitted = await asyncio.to_thread(Fitted, engine_settings)
     if len(fitted.models) == 1:
         message = "a validation needs a draft beside the target; name one"
         raise PlacementError(message)
