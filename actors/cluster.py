@@ -6,10 +6,7 @@ that died, its constructor dials again, and the scheduler tells it all it must k
 classes here are plain objects with an address and nothing else; an `if` about decoding in this
 file belongs elsewhere.
 
-A cluster that is already running is used where its address is given; otherwise a private one is
-started, in a folder of its own that is removed with it.
-
-May import: ray (its only home), the rest of `actors` but for `local`.
+May import: ray (at home here and in `actors.membership`), the rest of `actors` but for `local`.
 """
 
 from __future__ import annotations
@@ -18,12 +15,9 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
-import importlib
 import logging
 import os
-import shutil
-import socket
-import tempfile
+import secrets
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
@@ -33,25 +27,22 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from actors.device import DeviceSpec, run_device
+from actors.membership import ENGINES, LOOPBACK, GivenUp, Membership, first_line, take_signals_back
 from actors.scheduler import Patience, Scheduler, SchedulerStatistics
 from actors.threads import available_cores, cores_for, stay_on
-from decoding.errors import PeerError, PlacementError
+from actors.wire import Address
+from decoding.errors import PeerError, PlacementError, ProtocolError
 from decoding.messages import Device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from actors.wire import Address
     from decoding.text import Detokenizer
 
-OBJECT_STORE_BYTES: Final = 80 * 1024**2  # nothing large goes through Ray; this is its minimum
-QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-KNOCK_S: Final = 5.0
+PORTS: Final = range(20_000, 32_000)  # above Ray's workers, below what systems give away
+PORT_TRIALS: Final = 5
+PIECE_S: Final = 0.5
 TASKS_AHEAD: Final = 4  # handed out for each core, so that none waits for the next
-REMOVALS: Final = 30
-REMOVAL_S: Final = 0.1
-HTTP2_GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-HTTP2_SETTINGS: Final = 4  # the type of the frame that greets back, after its length of 3 bytes
 
 Job = TypeVar("Job")
 Done = TypeVar("Done")
@@ -73,22 +64,26 @@ class ClusterSettings:
 
 
 class SchedulerActor:
-    """`Scheduler` with an address."""
+    """`Scheduler` with an address, which stays the same when Ray has to restart it."""
 
     def __init__(
         self,
         roles: tuple[Device, ...],
         load_text: Callable[[], Detokenizer],
         patience: Patience,
+        address: Address,
     ) -> None:
         # Beside the draft: the target, which everybody waits for, is never interrupted.
         stay_on(cores_for(Device.DRAFT, available_cores()))
         self._scheduler = Scheduler(roles, load_text=load_text, restarts=True, patience=patience)
+        # Whoever knew the one that died dials again, and nobody has to tell this one anything.
+        host = address.host or ray.util.get_node_ip_address()
+        opening = self._scheduler.open(host, port=address.port, secret=address.secret)
+        self._opening = asyncio.get_running_loop().create_task(opening)
 
-    async def open(self, *, everywhere: bool) -> Address:
-        """Listen: on this node's own address, or on loopback where all is on one machine."""
-        host = ray.util.get_node_ip_address() if everywhere else "127.0.0.1"
-        return await self._scheduler.open(host)
+    async def address(self) -> Address:
+        """Where it listens, once it does."""
+        return await self._opening
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Wait for the devices."""
@@ -107,12 +102,12 @@ class DeviceActor:
 
     @staticmethod
     def _run(spec: DeviceSpec, address: Address) -> None:
-        """Work until the scheduler hangs up; a device that failed ends its process."""
+        """Work until the scheduler hangs up, and then begin anew: it was lost, not closed."""
         try:
             run_device(spec, address)
         except BaseException:
             logging.getLogger(__name__).exception("the %s failed", spec.role)
-            os._exit(1)
+        os._exit(1)
 
 
 class DraftActor(DeviceActor):
@@ -124,32 +119,14 @@ class TargetActor(DeviceActor):
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Membership:
-    """How this program came to be connected to Ray, and so what to undo at the end.
+class RayDeployment:
+    """The three actors of one engine, in their placement group.
 
-    Args:
-        connected: by this deployment, not by the program before.
-        folder: of a private cluster.
+    Ray's calls wait for other processes, so all of them are made in threads, never in the loop.
     """
 
-    connected: bool
-    folder: str | None = None
-
-    def end(self) -> None:
-        """Leave the cluster, and remove a private one."""
-        if self.connected:
-            ray.shutdown()
-        if self.folder is not None:
-            _remove(self.folder)
-
-
-@final
-class RayDeployment:
-    """The three actors of one engine, in their placement group."""
-
     def __init__(self, membership: Membership) -> None:
-        self._membership = membership
+        self.membership = membership
         self._group: Any = None
         self._actors: list[Any] = []
         self._scheduler: Any = None
@@ -170,7 +147,7 @@ class RayDeployment:
             PlacementError: no such cluster, or no room in it; the message says what is missing.
             PeerError: a device did not start.
         """
-        deployment = cls(_connect(settings.address))
+        deployment = cls(await _join(settings.address))
         try:
             await deployment._place(specs, settings)
             await deployment._start(specs, load_text, patience, settings)
@@ -180,28 +157,51 @@ class RayDeployment:
         return deployment
 
     async def statistics(self) -> SchedulerStatistics:
-        """How the scheduler is."""
-        found: SchedulerStatistics = await self._scheduler.statistics.remote()
+        """How the scheduler is.
+
+        Raises:
+            ProtocolError: the deployment was closed.
+            PeerError: the scheduler is gone.
+        """
+        if self._scheduler is None:
+            message = "the engine is closed; start another"
+            raise ProtocolError(message)
+        try:
+            found: SchedulerStatistics = await self._scheduler.statistics.remote()
+        except RayError:
+            message = "the scheduler is gone; unless it comes back, start the engine again"
+            raise PeerError(message) from None
         return found
 
     async def close(self) -> None:
-        """End the actors, give their places back, and end a private cluster."""
+        """End the actors, give their places back, and end a private cluster with its last engine.
+
+        Once begun it is done to the end; a second call does nothing.
+        """
+        await _to_the_end(asyncio.to_thread(self._close))
+
+    def _close(self) -> None:
+        self._scheduler = None
         actors, self._actors = self._actors, []
-        for actor in actors:
-            with contextlib.suppress(RayError):
-                ray.kill(actor)
         group, self._group = self._group, None
-        if group is not None:
-            with contextlib.suppress(RayError):
-                remove_placement_group(group)
-        self._membership.end()
+        if self.membership.connection.alive:
+            for actor in actors:
+                with contextlib.suppress(RayError):
+                    ray.kill(actor)
+            if group is not None:
+                with contextlib.suppress(RayError):
+                    remove_placement_group(group)
+        self.membership.end()
 
     async def _place(self, specs: tuple[DeviceSpec, ...], settings: ClusterSettings) -> None:
         bundles = [_needs(spec) for spec in specs]
-        self._group = placement_group(bundles)
-        placed = await asyncio.to_thread(self._group.wait, settings.placement_s)
-        if not placed:
-            raise PlacementError(_what_is_missing(bundles, settings.placement_s))
+        self._group = await asyncio.to_thread(placement_group, bundles)
+        until = time.monotonic() + settings.placement_s
+        # In short pieces: a thread that waits cannot be interrupted.
+        while not await asyncio.to_thread(self._group.wait, min(PIECE_S, settings.placement_s)):
+            if time.monotonic() >= until:
+                missing = await asyncio.to_thread(_what_is_missing, bundles, settings.placement_s)
+                raise PlacementError(missing)
 
     async def _start(
         self,
@@ -211,31 +211,88 @@ class RayDeployment:
         settings: ClusterSettings,
     ) -> None:
         roles = tuple(spec.role for spec in specs)
-        self._scheduler = (
-            ray.remote(SchedulerActor).options(num_cpus=0).remote(roles, load_text, patience)
-        )
-        self._actors.append(self._scheduler)
-        everywhere = len(ray.nodes()) > 1
         try:
-            self.address = await self._scheduler.open.remote(everywhere=everywhere)
-            self._actors += [self._device(i, spec) for i, spec in enumerate(specs)]
+            for trial in range(PORT_TRIALS):
+                start = asyncio.to_thread(self._start_scheduler, roles, load_text, patience)
+                self._scheduler = await start
+                try:
+                    self.address = await self._scheduler.address.remote()
+                    break
+                except RayTaskError:  # somebody listens on that port
+                    if trial == PORT_TRIALS - 1:
+                        raise
+            await asyncio.to_thread(self._start_devices, specs)
             await self._scheduler.wait_ready.remote(settings.startup_s)
         except RayError as error:
             raise PeerError(_cause(error)) from None
 
+    def _start_scheduler(
+        self, roles: tuple[Device, ...], load_text: Callable[[], Detokenizer], patience: Patience
+    ) -> Any:
+        """On this node's own address, or on loopback where all is on one machine."""
+        everywhere = len(ray.nodes()) > 1
+        port = secrets.choice(PORTS)
+        address = Address(
+            host="" if everywhere else LOOPBACK, port=port, secret=secrets.token_hex(32)
+        )
+        # Beside the first device: restarted, it must listen on the same node.
+        options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": self._beside(0)}
+        actor = ray.remote(SchedulerActor).options(**options)
+        scheduler = actor.remote(roles, load_text, patience, address)
+        self._actors.append(scheduler)
+        return scheduler
+
+    def _start_devices(self, specs: tuple[DeviceSpec, ...]) -> None:
+        self._actors += [self._device(i, spec) for i, spec in enumerate(specs)]
+
     def _device(self, bundle: int, spec: DeviceSpec) -> Any:
         actor = DraftActor if spec.role is Device.DRAFT else TargetActor
         needs = _needs(spec)
-        strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
-            placement_group=self._group, placement_group_bundle_index=bundle
-        )
         options = {
             "num_cpus": needs["CPU"],
             "num_gpus": needs.get("GPU", 0),
             "max_restarts": -1,
-            "scheduling_strategy": strategy,
+            "scheduling_strategy": self._beside(bundle),
         }
         return ray.remote(actor).options(**options).remote(spec, self.address)
+
+    def _beside(self, bundle: int) -> Any:
+        return ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+            placement_group=self._group, placement_group_bundle_index=bundle
+        )
+
+
+async def _join(address: str | None) -> Membership:
+    """Join in a thread; who is cancelled meanwhile leaves nothing behind."""
+    given_up = GivenUp()
+    joining = asyncio.ensure_future(asyncio.to_thread(Membership.join, address, given_up))
+    try:
+        membership = await asyncio.shield(joining)
+        take_signals_back()
+    except asyncio.CancelledError:
+        given_up.say()
+        with contextlib.suppress(PlacementError):
+            membership = await _to_the_end(joining)
+            await asyncio.to_thread(membership.end)
+        raise
+    return membership
+
+
+async def _to_the_end(work: Awaitable[Done]) -> Done:
+    """Wait for what must not be left half-way; being cancelled meanwhile is told afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            cancelled = True
+        except Exception:  # noqa: BLE001, S110 - told below
+            pass
+    if cancelled:
+        task.exception()
+        raise asyncio.CancelledError
+    return task.result()
 
 
 def spread(
@@ -249,10 +306,11 @@ def spread(
         PlacementError: no such cluster.
         PeerError: a task was lost; what the function itself raises comes as it is.
     """
-    membership = _connect(address)
+    membership = Membership.join(address)
     try:
-        task = ray.remote(function)
-        ahead = TASKS_AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        cores = ENGINES if membership.connection.private else 1
+        task = ray.remote(num_cpus=cores)(function)
+        ahead = TASKS_AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)) // cores)
         waiting: collections.deque[Any] = collections.deque()
         for job in jobs:
             waiting.append(task.remote(job))
@@ -280,86 +338,6 @@ def _sharing() -> int:
     return 2 if len(available_cores()) < len(Device) else 1
 
 
-def _connect(address: str | None) -> Membership:
-    """Use the cluster that this program is connected to, join one, or start one.
-
-    Raises:
-        PlacementError: there is no cluster at that address, or none can be started.
-    """
-    if ray.is_initialized():
-        return Membership(connected=False)
-    os.environ |= QUIET
-    _hush_worker_deaths()
-    if address is not None:
-        try:
-            _knock(address)
-            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", f"{KNOCK_S:g}")
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-        except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
-            message = (
-                f"no Ray cluster can be reached at {address} ({_first_line(error)}); start one "
-                "with `ray start --head`, or leave --ray-address out"
-            )
-            raise PlacementError(message) from None
-        return Membership(connected=True)
-    folder = tempfile.mkdtemp(prefix="pearl-", dir="/tmp")
-    try:
-        ray.init(
-            address="local",
-            num_cpus=len(available_cores()),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            _temp_dir=folder,
-        )
-    except (ConnectionError, RayError, RuntimeError, ValueError, OSError) as error:
-        _remove(folder)
-        message = f"a Ray cluster cannot be started here: {_first_line(error)}"
-        raise PlacementError(message) from None
-    return Membership(connected=True, folder=folder)
-
-
-def _remove(folder: str) -> None:
-    """Delete a private cluster's folder; processes on their last legs may still write into it."""
-    for _ in range(REMOVALS):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not os.path.exists(folder):  # noqa: PTH110 - a name, as Ray takes it
-            return
-        time.sleep(REMOVAL_S)
-
-
-def _knock(address: str) -> None:
-    """See whether a Ray cluster's head may listen there.
-
-    Ray itself asks for minutes, and ends the whole program when something listens that is silent.
-    The head speaks HTTP/2, in which both sides greet each other at once.
-
-    Raises:
-        OSError: nobody listens there, or somebody else does.
-    """
-    host, colon, port = address.rpartition(":")
-    if not (colon and port.isdecimal()) or "://" in address:
-        return  # `auto` and other words that Ray understands, or refuses, at once
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S) as connection:
-        connection.sendall(HTTP2_GREETING)
-        answer = connection.recv(4, socket.MSG_WAITALL)
-    if answer[3:] != bytes([HTTP2_SETTINGS]):
-        message = "what listens there is no Ray cluster"
-        raise OSError(message)
-
-
-def _hush_worker_deaths() -> None:
-    """A device that dies is our news, and the requests go on.
-
-    Ray prints every death of a worker on the driver's standard output, among the generated text.
-    `log_to_driver=False` does not cover it: the thread that listens for such errors prints them
-    by itself, unless this switch of its debugger is off.
-    """
-    worker: Any = importlib.import_module("ray._private.worker")
-    worker._worker_logs_enabled = False  # noqa: SLF001 - there is no public switch
-
-
 def _what_is_missing(bundles: list[dict[str, float]], waited_s: float) -> str:
     """Which resource was asked for and is not free."""
     wanted: dict[str, float] = {}
@@ -378,8 +356,4 @@ def _what_is_missing(bundles: list[dict[str, float]], waited_s: float) -> str:
 
 def _cause(error: RayError) -> str:
     cause = getattr(error, "cause", None)
-    return str(cause) if isinstance(cause, PeerError) else _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return str(cause) if isinstance(cause, PeerError) else first_line(error)

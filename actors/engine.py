@@ -11,9 +11,12 @@ May import: the whole of `actors`; Ray and torch only when they are needed.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import enum
 import functools
+import importlib
+import os
 import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol, Self, final
@@ -82,9 +85,15 @@ class EngineSettings:
         """The models by role; the embedded pair where none is named."""
         if self.target is None and self.draft is None:
             return {Device.DRAFT: str(pair.DRAFT), Device.TARGET: str(pair.TARGET)}
-        target = self.target or str(pair.TARGET)
-        named = {} if self.draft is None else {Device.DRAFT: self.draft}
+        target = local_path(self.target or str(pair.TARGET))
+        named = {} if self.draft is None else {Device.DRAFT: local_path(self.draft)}
         return named | {Device.TARGET: target}
+
+
+def local_path(name: str) -> str:
+    """What stands in a folder here is meant as it stands here, wherever its device runs."""
+    path = os.path.expanduser(name)  # noqa: PTH111 - a name without a home stays as it is
+    return os.path.abspath(path) if os.path.exists(path) else name  # noqa: PTH100, PTH110
 
 
 class Pair(Protocol):
@@ -221,6 +230,7 @@ class Engine:
         self._fitted = fitted
         self._deployment = deployment
         self._client = client
+        self._closed = False
 
     @classmethod
     async def start(cls, settings: EngineSettings | None = None) -> Engine:
@@ -230,7 +240,8 @@ class Engine:
             UsageError: the models, the pair or the machine do not do.
             PeerError: a device did not start.
         """
-        return await cls.start_fitted(Fitted(settings or EngineSettings()))
+        fitted = await asyncio.to_thread(Fitted, settings or EngineSettings())
+        return await cls.start_fitted(fitted)
 
     @classmethod
     async def start_fitted(cls, fitted: Pair) -> Engine:
@@ -258,10 +269,12 @@ class Engine:
             settings: how to generate.
             trace: whether to keep a record of all messages.
         Raises:
+            ProtocolError: the engine is closed.
             PromptError: the prompt is neither, is empty or too long, or a token is none.
             SettingError: the settings do not fit the pair.
             PeerError: the scheduler is gone; told when the generation is awaited.
         """
+        self._check_open()
         settings = settings or Settings()
         tokens = self._fitted.encode(prompt, settings)
         held = self._fitted.draft_positions
@@ -272,13 +285,26 @@ class Engine:
         return Generation(ticket, len(tokens), self._fitted.detokenizer, settings.stop)
 
     async def statistics(self) -> SchedulerStatistics:
-        """How it is: requests, devices and their processes, losses."""
+        """How it is: requests, devices and their processes, losses.
+
+        Raises:
+            ProtocolError: the engine is closed.
+        """
+        self._check_open()
         return await self._deployment.statistics()
 
     async def close(self) -> None:
-        """End the devices; requests that still run fail."""
-        await self._client.close()
-        await self._deployment.close()
+        """End the devices; requests that still run fail. A second time does nothing."""
+        self._closed = True
+        try:
+            await self._client.close()
+        finally:
+            await self._deployment.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            message = "the engine is closed; start another"
+            raise ProtocolError(message)
 
     async def __aenter__(self) -> Self:
         """The engine is ready already."""
@@ -398,7 +424,8 @@ async def _deploy(fitted: Pair) -> Deployment:
             patience=settings.patience,
             startup_s=settings.startup_s,
         )
-    from actors.cluster import ClusterSettings, RayDeployment  # noqa: PLC0415 - Ray comes in with it
+    await asyncio.to_thread(importlib.import_module, "actors.cluster")  # Ray comes in with it
+    from actors.cluster import ClusterSettings, RayDeployment  # noqa: PLC0415 - as above
 
     cluster = ClusterSettings(
         address=settings.ray_address,

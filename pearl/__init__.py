@@ -15,14 +15,16 @@ is heavy is imported when it is used.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
-from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
-from decoding.verification import VerifierName
+from pearl.names import claim
 
 if TYPE_CHECKING:
     from actors.engine import Devices, Engine, EngineSettings, Piece, Result
+    from decoding.sampling import Sampling
+    from decoding.settings import ScheduleName, Settings
+    from decoding.verification import VerifierName
 
 __all__ = [
     "Devices",
@@ -36,12 +38,19 @@ __all__ = [
     "VerifierName",
 ]
 
+HOMES = {
+    "Sampling": "decoding.sampling",
+    "ScheduleName": "decoding.settings",
+    "Settings": "decoding.settings",
+    "VerifierName": "decoding.verification",
+}
+
+claim()
+
 
 def __getattr__(name: str) -> object:
-    """Real execution is imported when it is first asked for."""
+    """What a name stands for is imported when it is first asked for."""
     if name not in __all__:
         message = f"module 'pearl' has no attribute {name!r}"
         raise AttributeError(message)
-    from actors import engine
-
-    return getattr(engine, name)
+    return getattr(importlib.import_module(HOMES.get(name, "actors.engine")), name)

@@ -1,8 +1,9 @@
 """The `pearl` command: finds the verb, and turns errors into one line and an exit code.
 
 Exit codes: 0 done; 1 a device, the scheduler or the system failed; 2 what was asked for cannot be
-done; 130 interrupted. Where whoever read the output has left, the program ends in silence, with 1.
-A bug is one line as well, and a traceback where the variable PEARL_TRACEBACK is set.
+done; 130, 143 and 129 ended by a signal (`pearl.signals`). Where whoever read the output has left,
+the program ends in silence, with 1. A bug is one line as well, and a traceback where the variable
+PEARL_TRACEBACK is set.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import contextlib
 import importlib
 import os
 import sys
-from typing import Final, final
+from typing import Any, Final, final
 
 import click
 
 from decoding.errors import PearlError, UsageError
-from pearl import terminal
+from pearl import signals, terminal
 
 VERBS: Final = {
     "generate": "Generate text with a target, a draft and a schedule.",
@@ -49,6 +50,13 @@ class Verbs(click.Group):
         command: click.Command = importlib.import_module(f"pearl.{cmd_name}").command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; click would print an empty line about an interrupt."""
+        try:
+            return click.Group.invoke(self, ctx)
+        except KeyboardInterrupt:
+            raise click.Abort from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """List the verbs without importing them."""
         with formatter.section("Commands"):
@@ -63,11 +71,16 @@ def pearl() -> None:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(run(sys.argv[1:]))
+    signals.guarded(lambda: run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code."""
+    with signals.heeded():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     try:
         with terminal.spoken():
             code = pearl.main(arguments, prog_name="pearl", standalone_mode=False)
@@ -78,7 +91,7 @@ def run(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         return _complain(f"{error.name} is missing; pip install 'pearl-decoding[run]'", 2)
     except (KeyboardInterrupt, click.Abort):
-        return _complain("interrupted", 130)
+        return _complain("interrupted", signals.exit_code())
     except Exception as error:
         if os.environ.get("PEARL_TRACEBACK") and not isinstance(error, BrokenPipeError):
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +16,7 @@ from decoding import files
 from decoding.errors import SettingError
 from decoding.estimates import Estimate
 from decoding.settings import ScheduleName
+from pearl import signals
 from pearl.contest import Plan, Timed, candidates, compete
 from pearl.crowd import gather
 from pearl.doctor import machine, packages
@@ -99,7 +99,7 @@ def command(
     prompts, engine = read_prompts(given), engine_settings(given)
     if sizes is not None:
         return _together(plan, engine, prompts, sorted(sizes), file, as_json=as_json)
-    outcome = asyncio.run(compete(plan, engine, prompts))
+    outcome = signals.run(compete(plan, engine, prompts))
     from analysis import benchmark
 
     found = benchmark.report(outcome.systems, outcome.runs, outcome.traced)
@@ -121,7 +121,7 @@ def _together(
     as_json: bool,
 ) -> int:
     """Several requests at once."""
-    found = asyncio.run(gather(plan, engine, prompts, sizes))
+    found = signals.run(gather(plan, engine, prompts, sizes))
     answer = about(plan, prompts, engine, found, found.differences)
     answer["in_flight"] = [_level(level) for level in found.levels]
     with said(answer if as_json else None, lambda: _show_crowds(found, answer)):

@@ -12,6 +12,7 @@ chosen is measured anew, so a candidate that was lucky when it was chosen gains 
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import enum
 import math
@@ -169,7 +170,7 @@ async def compete(plan: Plan, engine_settings: EngineSettings, prompts: Sequence
     """
     from actors.engine import Engine, Fitted
 
-    fitted = fit(plan, engine_settings, prompts)
+    fitted = await asyncio.to_thread(fit, plan, engine_settings, prompts)
     async with await Engine.start_fitted(fitted) as engine:
         if not (plan.reference and isinstance(fitted, Fitted)):
             return await _phases(plan, await Stage.open(plan, fitted, engine, None), prompts)

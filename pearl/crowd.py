@@ -76,7 +76,7 @@ async def gather(
     from actors.engine import Engine
     from analysis import crowds
 
-    fitted = fit(plan, engine_settings, prompts)
+    fitted = await asyncio.to_thread(fit, plan, engine_settings, prompts)
     every = candidates(plan)
     few = {family: every[family] for family in (Family.AR, Family.SD, Family.PEARL)}
     async with await Engine.start_fitted(fitted) as engine:

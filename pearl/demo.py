@@ -20,7 +20,7 @@ from rich.text import Text
 
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
-from pearl import prompts
+from pearl import prompts, signals
 from pearl.options import ENGINE, check_writable, engine_settings, options, write_trace
 from pearl.terminal import shows
 from pearl.timeline import PLAIN, SHADES, timeline
@@ -68,7 +68,7 @@ def command(
         max_new_tokens=max_new_tokens,
     )
     console = Console(highlight=False)
-    runs, eos = asyncio.run(_run(engine_settings(given), settings, console))
+    runs, eos = signals.run(_run(engine_settings(given), settings, console))
     console.print(_table({name: [run.metrics for run in found] for name, found in runs.items()}))
     same = _identical(runs, console)
     shown = runs[ScheduleName.PEARL][0]
@@ -87,7 +87,7 @@ async def _run(
 
     console.print("[dim]starting the draft and the target …[/dim]")
     runs: Runs = {name: [] for name in ScheduleName}
-    fitted = Fitted(engine_settings)
+    fitted = await asyncio.to_thread(Fitted, engine_settings)
     async with await Engine.start_fitted(fitted) as engine:
         for name in ScheduleName:  # the first passes of a process are slow: not measured
             await _generate(engine, PROMPTS[-1], settings, name)

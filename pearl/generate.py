@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +11,7 @@ import click
 
 from decoding import files
 from decoding.errors import PromptError
-from pearl import terminal
+from pearl import signals, terminal
 from pearl.options import (
     DECODING,
     ENGINE,
@@ -25,7 +24,7 @@ from pearl.options import (
 )
 
 if TYPE_CHECKING:
-    from actors.engine import EngineSettings, Generation, Result
+    from actors.engine import EngineSettings, Result
     from actors.text import Prompt
     from decoding.messages import TokenId
     from decoding.settings import Settings
@@ -57,14 +56,8 @@ def command(
     engine = engine_settings(given)
     asked = _read_prompt(prompt, prompt_file, prompt_ids)
     path = None if trace_file is None else check_writable(trace_file)
-    result, eos = asyncio.run(
-        _generate(asked, settings, engine, show=not as_json, traced=path is not None)
-    )
-    summary = lambda: click.echo(f"\n{_summary(result)}", err=True)  # noqa: E731 - once, below
-    with terminal.said(_answer(result) if as_json else None, summary):
-        if path is not None:
-            write_trace(path, result, settings, eos)
-    return 0 if result.finish_reason is not None else 130
+    result = signals.run(_generate(asked, settings, engine, as_json=as_json, trace_file=path))
+    return 0 if result.finish_reason is not None else signals.exit_code()
 
 
 def _read_prompt(prompt: str | None, prompt_file: str | None, prompt_ids: str | None) -> Prompt:
@@ -112,32 +105,26 @@ async def _generate(
     settings: Settings,
     engine_settings: EngineSettings,
     *,
-    show: bool,
-    traced: bool,
-) -> tuple[Result, tuple[TokenId, ...]]:
-    """The result, and the tokens that end a text."""
+    as_json: bool,
+    trace_file: pathlib.Path | None,
+) -> Result:
     from actors.engine import Engine, Fitted
 
-    fitted = Fitted(engine_settings)
+    fitted = await asyncio.to_thread(Fitted, engine_settings)
     fitted.encode(prompt, settings)  # what cannot be done is told before anything is started
     async with await Engine.start_fitted(fitted) as engine:
-        generation = engine.generate(prompt, settings, trace=traced)
-        _end_on_signal(generation)
-        async for piece in generation:
-            if show:
-                click.echo(piece.text, nl=False)
-    return generation.result, fitted.eos
-
-
-def _end_on_signal(generation: Generation) -> None:
-    """Ctrl-C ends the request with what was committed; a second one ends the program."""
-    loop = asyncio.get_running_loop()
-
-    def end() -> None:
-        loop.remove_signal_handler(signal.SIGINT)
-        generation.abort()
-
-    loop.add_signal_handler(signal.SIGINT, end)
+        generation = engine.generate(prompt, settings, trace=trace_file is not None)
+        with signals.keeping(generation.abort):
+            async for piece in generation:
+                if not as_json:
+                    click.echo(piece.text, nl=False)
+        result = generation.result
+        # Before the engine ends: who pressed Ctrl-C has all of it at once.
+        summary = lambda: click.echo(_after_the_text(result), err=True)  # noqa: E731 - once, below
+        with terminal.said(_answer(result) if as_json else None, summary):
+            if trace_file is not None:
+                write_trace(trace_file, result, settings, fitted.eos)
+    return result
 
 
 def _answer(result: Result) -> dict[str, Any]:
@@ -149,6 +136,11 @@ def _answer(result: Result) -> dict[str, Any]:
         "prompt_tokens": result.prompt_tokens,
         "metrics": result.metrics,
     }
+
+
+def _after_the_text(result: Result) -> str:
+    """The summary, on a line of its own where it comes onto the same screen as the text."""
+    return ("\n" if sys.stdout.isatty() else "") + _summary(result)
 
 
 def _summary(result: Result) -> str:

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from decoding.errors import PlacementError
 from decoding.settings import ScheduleName, Settings
+from pearl import signals
 from pearl.doctor import machine, packages
 from pearl.options import (
     ENGINE,
@@ -61,7 +62,7 @@ def command(*, output: str, gamma: int, **given: Any) -> None:
     engine = engine_settings(given)
     prompts = read_prompts(given)
     path = check_writable(output)
-    profile = asyncio.run(_measure(engine, settings, prompts))
+    profile = signals.run(_measure(engine, settings, prompts))
     from simulator import profiles
 
     with said(None, lambda: click.echo(f"{path}: {_summary(profile)}")):
@@ -75,7 +76,7 @@ async def _measure(
     from actors.engine import Engine, Fitted
     from simulator import profiling
 
-    fitted = Fitted(engine_settings)
+    fitted = await asyncio.to_thread(Fitted, engine_settings)
     if len(fitted.models) == 1:
         message = "a profile needs a draft beside the target; name one"
         raise PlacementError(message)

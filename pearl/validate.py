@@ -18,6 +18,7 @@ from decoding.errors import MalformedTraceError, PlacementError, SettingError, S
 from decoding.files import reason, write
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.stopping import StopRules
+from pearl import signals
 from pearl.options import (
     ENGINE,
     PROMPTS,
@@ -136,7 +137,7 @@ def _run(given: dict[str, Any], record: str | None) -> dict[str, list[Request]]:
         check_writable(str(folder / "traces"))
     systems = {name_of(settings): settings for settings in _systems(given)}
     engine, prompts = engine_settings(given), read_prompts(given)
-    return asyncio.run(_measure(engine, systems, prompts, folder))
+    return signals.run(_measure(engine, systems, prompts, folder))
 
 
 def _systems(given: dict[str, Any]) -> Iterator[Settings]:
@@ -194,7 +195,7 @@ async def _measure(
     from actors.engine import Engine, Fitted
     from analysis.traces import Request
 
-    fitted = Fitted(engine_settings)
+    fitted = await asyncio.to_thread(Fitted, engine_settings)
     if len(fitted.models) == 1:
         message = "a validation needs a draft beside the target; name one"
         raise PlacementError(message)

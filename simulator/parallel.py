@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -17,6 +18,7 @@ from decoding.errors import PeerError
 Job = TypeVar("Job")
 Done = TypeVar("Done")
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AHEAD = 4  # jobs handed out for each worker, so that none waits for the next
 
 
@@ -40,16 +42,20 @@ def spread(
         return
     # A fresh interpreter for each worker: a copy of this one could inherit a lock in use.
     context = multiprocessing.get_context("spawn")
-    executor = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=context, initializer=_end_with_the_parent
-    )
+    others = set(multiprocessing.active_children())
+    with _while_starting():
+        executor = concurrent.futures.ProcessPoolExecutor(
+            min(workers, len(jobs)), mp_context=context, initializer=_end_with_the_parent
+        )
     try:
         yield from _ordered(executor, function, jobs, AHEAD * workers)
     except concurrent.futures.process.BrokenProcessPool:
         message = "a worker was killed, perhaps for lack of memory; fewer of them need less"
         raise PeerError(message) from None
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()  # a job that nobody waits for any more is not done to its end
+        executor.shutdown(cancel_futures=True)
 
 
 def _ordered(
@@ -60,16 +66,42 @@ def _ordered(
 ) -> Iterator[Done]:
     waiting: collections.deque[concurrent.futures.Future[Done]] = collections.deque()
     for job in jobs:
-        waiting.append(executor.submit(function, job))
+        with _while_starting():
+            waiting.append(executor.submit(function, job))
         if len(waiting) >= ahead:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
 
 
+@contextlib.contextmanager
+def _while_starting() -> Iterator[None]:
+    """Signals wait until a process that is started in here has been told what it is to do.
+
+    And it never hears of Ctrl-C or of a terminal that closes: these are for this process to
+    handle. Python's own helper, which the first pool starts, is one that must not hear of them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    found = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in found.items() if callable(handler)}
+    for number in before:
+        signal.signal(number, lambda number, _: heard.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in heard[:1]:  # not raised again: whoever counts signals would count two
+            before[signal.Signals(late)](late, None)
+
+
 def _end_with_the_parent() -> None:
-    """Ctrl-C ends a worker at once and in silence, and it outlives no parent that was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A worker outlives no parent that was killed."""
     threading.Thread(target=_watch_parent, daemon=True).start()
 
 

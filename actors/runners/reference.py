@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import copy
 import dataclasses
 import functools
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Self, TypeVar, final
@@ -219,7 +221,7 @@ class ReferenceProcess:
         try:
             return cls(pool, await _run(pool, functools.partial(_serve, spec)))
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
 
     async def generate(self, asked: Asked) -> Written:
@@ -235,13 +237,22 @@ class ReferenceProcess:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """End the process."""
+        """End the process; what it is writing nobody waits for when all ends early."""
+        if exc[0] is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process, signal.SIGKILL)
         await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
 
 
 async def _run(pool: concurrent.futures.Executor, task: functools.partial[_T]) -> _T:
+    # The process may be started here, and Ctrl-C is not for it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return await asyncio.get_running_loop().run_in_executor(pool, task)
+        done = asyncio.get_running_loop().run_in_executor(pool, task)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        return await done
     except BrokenProcessPool:
         message = "the process of the reference ended; is there memory for a second pair?"
         raise PeerError(message) from None
@@ -250,7 +261,16 @@ async def _run(pool: concurrent.futures.Executor, task: functools.partial[_T]) -
 def _begin() -> None:
     """An interrupt is the parent's to handle; and what the library has to say is not read here."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     logging.set_verbosity(logging.CRITICAL)
+
+
+def _end_with_the_parent() -> None:
+    """Also with one that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _serve(spec: ReferenceSpec) -> int:

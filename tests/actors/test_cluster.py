@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import os
 import signal
 import socket
+import stat
+import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import psutil
 import pytest
 import pytest_asyncio
 
+from actors.client import Client
+from actors.cluster import RayDeployment
 from actors.engine import Engine, EngineSettings, Generation
+from actors.guardian import marked
+from actors.membership import Connection, Membership
 from actors.scheduler import Patience
-from decoding.errors import PeerError, PlacementError
+from actors.wire import Finished
+from decoding.errors import PeerError, PlacementError, ProtocolError
 from decoding.messages import Device, TokenId
 from decoding.settings import ScheduleName, Settings
 from tests.actors.pairs import SavedPair
@@ -31,6 +41,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="module")]
 PROMPT: Final = PROMPTS[0]
 LONG: Final = 440
 RESTART_S: Final = 100.0
+ELSEWHERE: Final = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_AUTH_TOKEN": "of-another-cluster",
+    "RAY_ADDRESS": "192.0.2.1:6379",
+    "RAY_TMPDIR": "/nowhere",
+    "RAY_USE_TLS": "1",
+    "RAY_memory_usage_threshold": "0.01",
+}
 
 
 # -- what cannot be had, told before a model is loaded ---------------------------------------------
@@ -104,7 +122,12 @@ async def engine(text_pair: SavedPair) -> AsyncIterator[Engine]:
         gpus=0,
         patience=Patience(restart=RESTART_S),
     )
-    async with await Engine.start(settings) as engine:
+    with pytest.MonkeyPatch.context() as patch:
+        # What a user may have set for other clusters, all of which would spoil a private one.
+        for name, value in ELSEWHERE.items():
+            patch.setenv(name, value)
+        engine = await Engine.start(settings)
+    async with engine:
         yield engine
 
 
@@ -197,9 +220,174 @@ async def test_deaths_are_counted_and_not_printed(
     assert printed.out == printed.err == ""
 
 
+def _connection(engine: Engine) -> Connection:
+    deployment = engine._deployment
+    assert isinstance(deployment, RayDeployment)
+    return deployment.membership.connection
+
+
+def _family(engine: Engine) -> list[psutil.Process]:
+    return marked(cast("str", _connection(engine).folder))
+
+
+def _listening(process: psutil.Process) -> set[str]:
+    with contextlib.suppress(psutil.Error):
+        connections = process.net_connections("tcp")
+        return {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
+    return set()
+
+
+async def test_a_private_cluster_listens_on_loopback_only(engine: Engine) -> None:
+    family = [*_family(engine), psutil.Process()]
+
+    addresses = set().union(*map(_listening, family))
+
+    assert len(family) > 4
+    assert addresses
+    assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1"}
+
+
+async def test_nobody_else_can_look_into_the_folder_of_a_private_cluster(engine: Engine) -> None:
+    folder = Path(cast("str", _connection(engine).folder))
+
+    # Ray opens them whenever one of its processes starts, and the guardian shuts them again.
+    async with asyncio.timeout(RESTART_S):
+        while _modes(folder) != {0o700}:  # noqa: ASYNC110 - another process shuts them
+            await asyncio.sleep(0)
+
+    assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
+
+
+def _modes(folder: Path) -> set[int]:
+    folders = [folder, *(made for made in folder.rglob("*") if made.is_dir())]
+    return {stat.S_IMODE(each.stat().st_mode) for each in folders}
+
+
+async def test_the_token_stands_on_no_command_line(engine: Engine) -> None:
+    """Everybody may read those, unlike the file and the environment."""
+    token = (Path(cast("str", _connection(engine).folder)) / "token").read_text()
+
+    assert token
+    assert not [process for process in _family(engine) if _mentions(process, token)]
+
+
+@pytest.mark.parametrize("token", [None, "guessed" * 8])
+async def test_who_does_not_know_the_token_is_not_let_in(engine: Engine, token: str | None) -> None:
+    (gcs,) = [process for process in _family(engine) if process.name() == "gcs_server"]
+    (port,) = {c.laddr.port for c in gcs.net_connections("tcp") if c.status == "LISTEN"}
+    given = {} if token is None else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    stranger = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        f"from ray._raylet import GcsClient; GcsClient(address='127.0.0.1:{port}')",
+        env={k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | given,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+    _, said = await stranger.communicate()
+
+    assert stranger.returncode != 0
+    assert b"InvalidAuthToken" in said
+
+
+async def test_two_engines_of_a_program_live_and_die_apart(
+    engine: Engine, text_pair: SavedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what starts and ends them waits in threads: the loop belongs to whoever called."""
+    threads: set[int] = set()
+    _record(monkeypatch, Membership, "join", threads)
+    _record(monkeypatch, Membership, "end", threads)
+    for step in ("_start_scheduler", "_start_devices", "_close"):
+        _record(monkeypatch, RayDeployment, step, threads)
+    settings = EngineSettings(target=str(text_pair.target), draft=str(text_pair.draft), gpus=0)
+
+    async with await Engine.start(settings) as other:
+        theirs = await other.generate(PROMPT, AR).wait()
+        ours = await engine.generate(PROMPT, AR).wait()
+    await other.close()
+
+    assert ours.token_ids == theirs.token_ids
+    assert (await engine.generate(PROMPT, AR).wait()).token_ids == ours.token_ids
+    assert _connection(engine) is _connection(other)
+    assert threads
+    assert threading.get_ident() not in threads
+    with pytest.raises(ProtocolError, match="the engine is closed"):
+        other.generate(PROMPT, AR)
+    with pytest.raises(ProtocolError, match="the engine is closed"):
+        await other.statistics()
+
+
+def _record(patch: pytest.MonkeyPatch, owner: type, name: str, threads: set[int]) -> None:
+    """Note in which threads this is done."""
+    as_it_was = vars(owner)[name]
+    function = as_it_was.__func__ if isinstance(as_it_was, classmethod) else as_it_was
+
+    @functools.wraps(function)
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        threads.add(threading.get_ident())
+        return function(*args, **kwargs)
+
+    patch.setattr(owner, name, classmethod(noting) if function is not as_it_was else noting)
+
+
+async def test_an_engine_elsewhere_is_refused_while_one_is_here(
+    engine: Engine, text_pair: SavedPair
+) -> None:
+    """Ray knows one cluster a process; another would silently be the same."""
+    await _until_whole(engine)
+    settings = EngineSettings(target=str(text_pair.target), ray_address="127.0.0.1:1", gpus=0)
+
+    with pytest.raises(PlacementError, match="uses a private cluster; close it before"):
+        await Engine.start(settings)
+
+
+async def test_who_gives_up_a_start_leaves_nothing_behind(
+    engine: Engine, text_pair: SavedPair
+) -> None:
+    await _until_whole(engine)
+    settings = EngineSettings(target=str(text_pair.target), gpus=0)
+    before = _connection(engine).members
+    starting = asyncio.create_task(Engine.start(settings))
+    while _connection(engine).members == before and not starting.done():  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    starting.cancel()
+
+    await asyncio.wait([starting])
+
+    assert starting.cancelled()
+    assert _connection(engine).members == before
+
+
+async def test_a_killed_scheduler_comes_back_where_it_was(engine: Engine) -> None:
+    """Devices find it there; requests under way end with one clear error."""
+    await _until_whole(engine)
+    address = engine._deployment.address
+    (scheduler,) = [p for p in _family(engine) if p.name().startswith("ray::Scheduler")]
+    scheduler.kill()
+    scheduler.wait()
+
+    async with asyncio.timeout(RESTART_S):
+        while not await _is_whole(engine):
+            pass
+
+    client = await Client.dial(address)
+    settings = Settings(schedule=ScheduleName.AR, max_new_tokens=4)
+    ticket = client.submit((5, 6, 7), settings)
+    while not isinstance(packet := await ticket.next(), Finished):
+        pass
+    assert packet.metrics.tokens == 4
+    await client.close()
+
+
+async def _is_whole(engine: Engine) -> bool:
+    with contextlib.suppress(PeerError):
+        return set((await engine.statistics()).devices) == set(Device)
+    return False
+
+
 async def test_after_closing_nothing_is_left(engine: Engine) -> None:
     """No process, no file, no socket, no shared memory. The last test of this engine."""
-    folder = Path(cast("str", engine._deployment._membership.folder))  # type: ignore[attr-defined]
+    folder = Path(cast("str", _connection(engine).folder))
     port = engine._deployment.address.port
     generation = engine.generate(PROMPT, Settings(schedule=ScheduleName.AR, max_new_tokens=LONG))
     ours = [process for process in psutil.process_iter() if _mentions(process, str(folder))]
@@ -214,6 +402,7 @@ async def test_after_closing_nothing_is_left(engine: Engine) -> None:
     assert not folder.exists()  # noqa: ASYNC240 - there is nothing else to do meanwhile
     with pytest.raises(PeerError, match="start the engine again"):
         await generation.wait()
+    await engine.close()  # twice is once
     connections = psutil.Process().net_connections()
     assert not [c for c in connections if c.raddr and c.raddr.port == port]
 
