@@ -90,7 +90,7 @@ class Buffer:
                 whole = torch.frombuffer(self._mapping, dtype=dtype)
                 heads = whole.view(*shape[:3], apart // dtype.itemsize)
                 used = heads[..., : head_bytes // dtype.itemsize]
-                self.tensor = used.unflatten(-1, shape[3:])
+                self.tensor = used.view(shape)
             else:
                 self.tensor = torch.zeros(shape, dtype=dtype, device=device)
         except (OSError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
