@@ -74,18 +74,23 @@ class Buffer:
         """Make it.
 
         Args:
-            mapped: as a mapping; a row is then a whole number of pages, or rows cannot be cleared.
+            mapped: as a mapping; a head of a row is then a whole number of pages.
         Raises:
             PlacementError: there is no memory for it.
         """
         self._mapping: mmap.mmap | None = None
-        count = math.prod(shape)
-        self._row_bytes = math.prod(shape[2:]) * dtype.itemsize
+        count, head_bytes = math.prod(shape), math.prod(shape[3:]) * dtype.itemsize
+        # Heads a power of two apart would all want the same lines of a processor's caches.
+        apart = head_bytes + mmap.PAGESIZE
+        self._row_bytes = shape[2] * apart
         try:
             if mapped:
-                assert self._row_bytes % mmap.PAGESIZE == 0
-                self._mapping = _map(count * dtype.itemsize)
-                self.tensor = torch.frombuffer(self._mapping, dtype=dtype).view(shape)
+                assert head_bytes % mmap.PAGESIZE == 0
+                self._mapping = _map(math.prod(shape[:2]) * self._row_bytes)
+                whole = torch.frombuffer(self._mapping, dtype=dtype)
+                heads = whole.view(*shape[:3], apart // dtype.itemsize)
+                used = heads[..., : head_bytes // dtype.itemsize]
+                self.tensor = used.view(shape)
             else:
                 self.tensor = torch.zeros(shape, dtype=dtype, device=device)
         except (OSError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError
