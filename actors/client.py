@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from decoding.settings import Settings
 
 CHUNK: Final = 1 << 16
-REDIAL_S: Final = 10.0
+REDIAL_S: Final = 12.0  # a scheduler that was killed has so long to be started again
 PAUSE_S: Final = 0.2
 GONE: Final = "the scheduler is gone; start the engine again"
 SAMPLED: Final = "the scheduler was restarted, and this text would not go on as it began; ask again"

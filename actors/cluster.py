@@ -18,6 +18,8 @@ import dataclasses
 import logging
 import os
 import secrets
+import signal
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, final
@@ -30,7 +32,7 @@ from actors.device import DeviceSpec, run_device
 from actors.membership import ENGINES, LOOPBACK, GivenUp, Membership, first_line, take_signals_back
 from actors.scheduler import Patience, Scheduler, SchedulerStatistics
 from actors.threads import available_cores, cores_for, stay_on
-from actors.wire import Address
+from actors.wire import Address, Hello
 from decoding.errors import PeerError, PlacementError, ProtocolError
 from decoding.messages import Device
 
@@ -75,7 +77,9 @@ class SchedulerActor:
     ) -> None:
         # Beside the draft: the target, which everybody waits for, is never interrupted.
         stay_on(cores_for(Device.DRAFT, available_cores()))
-        self._scheduler = Scheduler(roles, load_text=load_text, restarts=True, patience=patience)
+        self._scheduler = Scheduler(
+            roles, load_text=load_text, restarts=True, patience=patience, restart=end_process
+        )
         # Whoever knew the one that died dials again, and nobody has to tell this one anything.
         host = address.host or ray.util.get_node_ip_address()
         opening = self._scheduler.open(host, port=address.port, secret=address.secret)
@@ -116,6 +120,13 @@ class DraftActor(DeviceActor):
 
 class TargetActor(DeviceActor):
     """So that a list of processes shows which is the target."""
+
+
+def end_process(hello: Hello) -> None:
+    """End a silent device where its process can be reached; Ray starts it again."""
+    if hello.machine == socket.gethostname():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(hello.process, signal.SIGKILL)
 
 
 @final

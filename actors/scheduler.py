@@ -138,7 +138,7 @@ class Scheduler:
         load_text: Callable[[], Detokenizer] | None = None,
         restarts: bool = False,
         patience: Patience | None = None,
-        restart: Callable[[Device], None] | None = None,
+        restart: Callable[[Hello], None] | None = None,
     ) -> None:
         self._secret = secrets.token_hex(32)
         self._stations = {device: Station() for device in devices}
@@ -635,7 +635,7 @@ class Scheduler:
             self._lose(device, f"no sign of life for {SILENCE_S:g} s")
             if self._restart is not None and now - peer.heard > 2 * SILENCE_S:
                 peer.heard = now  # it has so long to be restarted
-                self._restart(device)
+                self._restart(peer.hello)
 
     def _check_jobs(self, device: Device, now: float) -> None:
         station, using = self._stations[device], self._using(device)

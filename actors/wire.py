@@ -50,12 +50,14 @@ class Hello(Packet, frozen=True):
     """First on every connection; `device` is None for a client.
 
     With `beats`, this side says something every `BEAT_S`, so that its silence means something;
-    `again` is of a device whose last connection was cut, and that has gone on living.
+    `again` is of a device whose last connection was cut, and that has gone on living. `machine` is
+    where its process is.
     """
 
     secret: str
     device: Device | None = None
     process: int = 0
+    machine: str = ""
     beats: bool = False
     again: bool = False
 

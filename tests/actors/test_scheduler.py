@@ -97,7 +97,7 @@ async def _world(
     restarts: bool = False,
     patience: Patience = ENDLESS,
     load_text: Callable[[], Detokenizer] | None = None,
-    restart: Callable[[Device], None] | None = None,
+    restart: Callable[[Hello], None] | None = None,
 ) -> AsyncIterator[World]:
     """Devices that are not given are as good as can be; all ends before the deadline."""
     scheduler = Scheduler(
@@ -627,7 +627,7 @@ async def test_a_target_that_cannot_be_started_again_fails_everybody_at_once() -
 
 
 async def test_a_device_that_gives_no_sign_of_life_is_lost_and_then_restarted() -> None:
-    asked_for: list[Device] = []
+    asked_for: list[Hello] = []
     target = ToyDevice(Device.TARGET, ToyRunner(PAIR.target), pause_after=3, beats=True)
     async with _world(target, restarts=True, restart=asked_for.append) as world:
         ticket = world.client.submit(PROMPT, PEARL)
@@ -636,7 +636,7 @@ async def test_a_device_that_gives_no_sign_of_life_is_lost_and_then_restarted() 
         assert world.scheduler.statistics().devices == (Device.DRAFT,)
         assert asked_for == []
         world.scheduler._check(time.monotonic() + 2 * SILENCE_S + 1)
-        assert asked_for == [Device.TARGET]
+        assert [hello.device for hello in asked_for] == [Device.TARGET]
         await world.add(_toy(Device.TARGET))
 
         tokens, _ = await _finish(ticket)
