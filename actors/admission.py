@@ -34,7 +34,8 @@ class Admission:
         self._runner = runner
         self._waits = waits
         self._needs: dict[int, int] = {}  # bytes, of those that were admitted
-        self._waiting: dict[int, int] = {}  # positions, in the order they came
+        self.waiting: dict[int, int] = {}
+        """Positions of those that may not use the cache yet, in the order they came."""
 
     def ask(self, request: int, length: int) -> None:
         """A request came that may become so long.
@@ -46,33 +47,24 @@ class Admission:
         others = 0 if self._waits else sum(self._needs.values())
         if others + needed > most:
             raise PlacementError(_too_much(length, needed, most - others))
-        self._waiting[request] = length
+        self.waiting[request] = length
         self._admit_next()
 
     def leave(self, request: int) -> None:
         """A request has ended, or was never here."""
-        self._waiting.pop(request, None)
+        self.waiting.pop(request, None)
         self._needs.pop(request, None)
         self._admit_next()
 
-    def admits(self, request: int) -> bool:
-        """Whether it may use the cache now."""
-        return request not in self._waiting
-
-    @property
-    def full(self) -> bool:
-        """Whether anybody waits."""
-        return bool(self._waiting)
-
     def _admit_next(self) -> None:
         """Admit from the head of the line: a long one is not overtaken for ever by short ones."""
-        while self._waiting:
-            request, length = next(iter(self._waiting.items()))
+        while self.waiting:
+            request, length = next(iter(self.waiting.items()))
             needed, most = self._room(length)
             # Where nobody else is left it may try: memory that others took meanwhile may come back.
             if self._needs and sum(self._needs.values()) + needed > most:
                 return
-            del self._waiting[request]
+            del self.waiting[request]
             self._needs[request] = needed
 
     def _room(self, length: int) -> tuple[int, float]:

@@ -159,6 +159,7 @@ class Client:
         """Hang up; requests that still run fail here, and the scheduler forgets them."""
         self._living.cancel()
         await asyncio.gather(self._living, return_exceptions=True)
+        self._end()  # a task that was cancelled before it began has ended nothing
 
     async def _live(self, line: _Line | None) -> None:
         """Listen, and dial again, until that is in vain."""
@@ -169,10 +170,13 @@ class Client:
                 line.close()
                 line = None if left or not known else await self._dial_again()
         finally:
-            self._over = True
-            if self._line is not None:
-                self._line.close()
-            self._fail_all(GONE)
+            self._end()
+
+    def _end(self) -> None:
+        self._over = True
+        if self._line is not None:
+            self._line.close()
+        self._fail_all(GONE)
 
     async def _listen(self, line: _Line) -> bool:
         """Hand over what comes until the line breaks; True where the scheduler left for good."""

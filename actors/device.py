@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 from actors.hosts import DraftHost, TargetHost
 from actors.isolation import complaint
 from actors.threads import available_cores, cores_for, stay_on
-from actors.wire import BEAT_S, Alive, Beat, Fault, Hello, Leave, Unframer, frame
+from actors.wire import BEAT_S, Beat, Fault, Hello, Leave, Unframer, frame
 from decoding.messages import Device
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def run_device(
                 with link.beating():
                     host = host or _load(spec, threads=len(cores))
                     host.forget()
-                    link.send([Alive()])
+                    link.send([host.alive()])
                     left = serve(host, link)
                 link.close()
                 until = time.monotonic() + REDIAL_S if link.known else until

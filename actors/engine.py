@@ -19,16 +19,17 @@ import importlib
 import os
 import weakref
 from collections import Counter
-from typing import TYPE_CHECKING, Protocol, Self, final
+from typing import TYPE_CHECKING, Any, Protocol, Self, final
 
 from actors import pair
 from actors.client import Client
 from actors.device import DeviceSpec
-from actors.scheduler import Patience
+from actors.scheduler import Patience, is_time
 from actors.text import TextStream, check_ids, check_stop, check_text, load_detokenizer
 from actors.wire import Finished, Tokens
 from decoding.errors import PlacementError, ProtocolError, SettingError
 from decoding.messages import Device
+from decoding.sampling import refuse_unless
 from decoding.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,6 +82,29 @@ class EngineSettings:
     patience: Patience = dataclasses.field(default_factory=Patience)
     trust_remote_code: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what is of another kind; names may be paths, and devices a name."""
+        for name in ("target", "draft", "ray_address"):
+            self._take_name(name)
+        known = ", ".join(Devices)
+        refuse_unless(self, "devices", f"one of {known}", fine=self.devices in list(Devices))
+        object.__setattr__(self, "devices", Devices(self.devices))
+        refuse_unless(self, "dtype", "a name, such as float32", fine=isinstance(self.dtype, str))
+        refuse_unless(self, "gpus", "a whole number, or None", fine=is_whole(self.gpus, none=True))
+        for name in ("placement_s", "startup_s"):
+            refuse_unless(self, name, "seconds, more than 0", fine=is_time(getattr(self, name)))
+        given: Any = self.patience
+        refuse_unless(self, "patience", "a Patience", fine=isinstance(given, Patience))
+        trust: Any = self.trust_remote_code
+        refuse_unless(self, "trust_remote_code", "True or False", fine=isinstance(trust, bool))
+
+    def _take_name(self, name: str) -> None:
+        value = getattr(self, name)
+        plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+        fine = plain is None or (isinstance(plain, str) and "\0" not in plain)
+        refuse_unless(self, name, "a text, or None", fine=fine)
+        object.__setattr__(self, name, plain)
+
     def models(self) -> dict[Device, str]:
         """The models by role; the embedded pair where none is named."""
         if self.target is None and self.draft is None:
@@ -88,6 +112,11 @@ class EngineSettings:
         target = local_path(self.target or str(pair.TARGET))
         named = {} if self.draft is None else {Device.DRAFT: local_path(self.draft)}
         return named | {Device.TARGET: target}
+
+
+def is_whole(value: object, *, none: bool = False) -> bool:
+    """Whether it is a whole number; with `none`, or None."""
+    return (none and value is None) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def local_path(name: str) -> str:

@@ -54,6 +54,9 @@ class Host(Protocol):
     def forget(self) -> None:
         """Forget every request: the scheduler will tell of those that are under way."""
 
+    def alive(self) -> Alive:
+        """That this device can work, and how."""
+
 
 @dataclasses.dataclass(slots=True)
 class Writing:
@@ -90,7 +93,7 @@ class DraftHost:
     @property
     def busy(self) -> bool:
         """Whether a window is being written."""
-        return bool(self._transcripts.admitted(self._writing))
+        return bool(self._writing and self._transcripts.admitted(self._writing))
 
     def take(self, packet: ToDevice) -> Sequence[Said]:
         """Note a packet; a newer job and a revocation put an end to the older window."""
@@ -109,6 +112,10 @@ class DraftHost:
         self._writing.clear()
         self._transcripts.close_all()
 
+    def alive(self) -> Alive:
+        """That it can work, and how."""
+        return Alive(slower=self._runner.statistics().slower)
+
     def _take(self, packet: ToDevice) -> Sequence[Said]:
         match packet:
             case Open():
@@ -123,7 +130,7 @@ class DraftHost:
                 self._transcripts.close(packet.request)
                 return ended
             case Probe():
-                return [Alive()]
+                return [self.alive()]
             case _:
                 pass  # nothing for this device
         return []
@@ -132,7 +139,7 @@ class DraftHost:
         """One token for each of these, or a piece of what it must read before."""
         writing = {request: self._writing[request] for request in requests}
         feeds = self._transcripts.feeds({
-            request: Wanted(w.job.base, w.job.pending + w.tokens, 1)
+            request: (w.job.base, w.job.pending + w.tokens, 1)
             for request, w in writing.items()
         })  # fmt: skip
         logits = self._runner.forward(list(feeds.values()))
@@ -211,7 +218,7 @@ class TargetHost:
     @property
     def busy(self) -> bool:
         """Whether a window waits to be judged."""
-        return bool(self._transcripts.admitted(self._waiting))
+        return bool(self._waiting and self._transcripts.admitted(self._waiting))
 
     def take(self, packet: ToDevice) -> Sequence[Said]:
         """Note a packet; a newer job replaces an older one of the same request."""
@@ -233,6 +240,10 @@ class TargetHost:
             known.clear()
         self._transcripts.close_all()
 
+    def alive(self) -> Alive:
+        """That it can work, and how."""
+        return Alive(slower=self._runner.statistics().slower)
+
     def _take(self, packet: ToDevice) -> Sequence[Said]:
         match packet:
             case Open():
@@ -247,7 +258,7 @@ class TargetHost:
                 self._forget(packet.request)
                 self._transcripts.close(packet.request)
             case Probe():
-                return [Alive()]
+                return [self.alive()]
             case _:
                 pass  # nothing for this device
         return []
@@ -354,7 +365,7 @@ class TargetHost:
     def _wanted(self, request: int, job: Judge) -> Wanted:
         held = self._held.get(request)
         rows = len(job.pending) + (held is None or held.base != job.base)
-        return Wanted(job.base, job.pending.tokens, rows)
+        return job.base, job.pending.tokens, rows
 
     def _verdict(self, request: int, job: Judge, rows: Logits) -> tuple[Verdict, Held | None]:
         held = self._held.get(request)

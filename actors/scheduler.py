@@ -27,7 +27,7 @@ import logging
 import secrets
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from actors.peers import MOST_STRANGERS, Peer
 from actors.running import Running
@@ -62,6 +62,7 @@ from decoding.messages import (
     Proposed,
     device_of,
 )
+from decoding.sampling import refuse_unless
 from decoding.stopping import StopRules
 from decoding.trace import Sent, without_laws
 
@@ -91,6 +92,17 @@ class Patience:
     draft: float = 1.0
     target: float = 300.0
     restart: float = 120.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no time."""
+        for name in ("draft", "target", "restart"):
+            refuse_unless(self, name, "seconds, more than 0", fine=is_time(getattr(self, name)))
+
+
+def is_time(value: Any) -> bool:
+    """Whether it is a number of seconds to wait."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and bool(value > 0)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,7 +280,9 @@ class Scheduler:
             case Spoilt():
                 self._on_spoilt(packet, device)
             case Alive():
-                station.slower = packet.slower or station.slower
+                if packet.slower != station.slower:
+                    station.slower = packet.slower
+                    self._note(f"the {device} is slower than it could be: {packet.slower}")
                 self._regain(device)
             case Fault():
                 station.fault = packet.message

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, final
+from typing import TypeAlias, final
 
 from actors.admission import Admission
 from actors.runners.interface import Feed, Runner
@@ -23,13 +23,8 @@ from decoding.messages import TokenId
 from decoding.turns import SHORT, portions
 from decoding.verification import Verifier, make_verifier
 
-
-class Wanted(NamedTuple):
-    """What a job needs: to hold `base` committed tokens and the pending ones, and last logits."""
-
-    base: int
-    pending: Sequence[TokenId]
-    logits: int
+Wanted: TypeAlias = tuple[int, Sequence[TokenId], int]
+"""Of a job: the committed tokens it stands on, the pending ones, and how many logits it needs."""
 
 
 @final
@@ -60,17 +55,17 @@ class Transcript:
         """How long the text is with `base` committed tokens."""
         return self._prompt + base
 
-    def feed(self, wanted: Wanted) -> Feed:
-        """All that is to be read for a job.
+    def feed(self, base: int, pending: Sequence[TokenId], logits: int) -> Feed:
+        """All that is to be read so that the row holds `base` committed tokens and the pending.
 
         The last positions are read in any case: their logits are wanted.
         """
-        start, unread = self._difference(wanted.base, wanted.pending)
-        missing = wanted.logits - len(unread)
+        start, unread = self._difference(base, pending)
+        missing = logits - len(unread)
         if missing > 0:
             start -= missing
             unread = self._cached[start : start + missing] + unread
-        return Feed(row=self.row, start=start, tokens=unread, logits=wanted.logits)
+        return Feed(row=self.row, start=start, tokens=unread, logits=logits)
 
     def note(self, feed: Feed) -> None:
         """This was read."""
@@ -125,9 +120,8 @@ class Transcripts:
 
     def admitted(self, requests: Iterable[int]) -> list[int]:
         """Those that may be worked on; the others wait for memory."""
-        if not self._admission.full:
-            return list(requests)
-        return [request for request in requests if self._admission.admits(request)]
+        waiting = self._admission.waiting
+        return [r for r in requests if r not in waiting] if waiting else list(requests)
 
     def close(self, request: int) -> None:
         """Forget a request and free its row."""
@@ -154,8 +148,11 @@ class Transcripts:
         Returns: the feeds by request. A job whose turn has not come has none, and one of which only
             a piece is read asks for no logits yet.
         """
-        feeds = {request: self._open[request].feed(wanted) for request, wanted in jobs.items()}
-        if any(len(feed.tokens) > SHORT for feed in feeds.values()):
+        feeds, longest = {}, 0
+        for request, wanted in jobs.items():
+            feed = feeds[request] = self._open[request].feed(*wanted)
+            longest = max(longest, len(feed.tokens))
+        if longest > SHORT:
             now = portions({request: len(feed.tokens) for request, feed in feeds.items()})
             return {r: _first(feed, now[r]) for r, feed in feeds.items() if now[r]}
         return feeds

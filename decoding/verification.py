@@ -225,12 +225,14 @@ def residual(p: Array, q: Array) -> Array:
 
 
 def _most_likely(logits: Array) -> tuple[TokenId, ...]:
+    if isinstance(logits, np.ndarray):  # the usual case; to ask for its namespace takes longer
+        return tuple(logits.argmax(axis=-1).tolist())
     return tuple(array_namespace(logits).argmax(logits, axis=-1).tolist())
 
 
 def _values(logits: Array, tokens: Sequence[TokenId]) -> list[float]:
     """The logits of the most likely tokens: NaN counts as the largest, in numpy and in torch."""
-    if str(device(logits)) == "cpu":
+    if isinstance(logits, np.ndarray):
         return [float(logits[row, token]) for row, token in enumerate(tokens)]
     best: list[float] = array_namespace(logits).max(logits[: len(tokens), :], axis=-1).tolist()
     return best

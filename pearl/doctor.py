@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PACKAGES: Final = (
     "pearl-decoding", "torch", "transformers", "tokenizers", "safetensors",
     "ray", "simpy", "numpy", "msgspec", "array-api-compat",
+    "accelerate", "gguf", "pyarrow",
 )  # fmt: skip
 
 

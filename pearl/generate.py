@@ -153,4 +153,8 @@ def _summary(result: Result) -> str:
     ]
     if m.acceptance_rate is not None:
         parts.append(f"{m.acceptance_rate:.0%} accepted")
+    if m.draft_losses:
+        parts.append(f"draft lost {m.draft_losses} times, {m.tokens_without_draft} tokens without")
+    if m.target_losses:
+        parts.append(f"target lost {m.target_losses} times")
     return " · ".join([*parts, result.finish_reason or "interrupted"])

@@ -172,7 +172,7 @@ def _leave(code: int, message: str = "") -> NoReturn:
     shown = SHOW_CURSOR if os.isatty(2) else ""
     with contextlib.suppress(OSError):
         os.write(2, (shown + message).encode())
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # there is none where it was closed
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             stream.flush()
     os._exit(code)

@@ -103,6 +103,7 @@ class HuggingFaceRunner:
         )
         self._rows = self._shelves.rows
         self._passes = self._tokens = self._padding = 0
+        self._slower = ""
         self._masks = self._masks_of(library, layers, model)
         self._lengths: Lengths | None = None
         with torch.inference_mode():
@@ -141,6 +142,7 @@ class HuggingFaceRunner:
             padding=self._padding,
             rows=len(self._rows),
             cache_bytes=self._shelves.bytes,
+            slower=self._slower,
         )
 
     def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:
@@ -315,9 +317,11 @@ class HuggingFaceRunner:
 
     def _stop_recording(self, reason: str) -> None:
         self._steps = None
-        logging.getLogger(__name__).warning(
-            "%s runs without recorded passes, which is slower: %s", self._name, reason
-        )
+        self._go_slower("without recorded passes", reason)
+
+    def _go_slower(self, how: str, reason: str) -> None:
+        self._slower = f"{self._name} runs {how}, which is slower: {reason}"
+        logging.getLogger(__name__).warning("%s", self._slower)
 
     def _forget_steps(self) -> None:
         if self._steps:
@@ -386,6 +390,7 @@ class HuggingFaceRunner:
         """
         if self._masks and not tried.agrees(together=True):
             self._masks = None
+            self._go_slower("one request a pass", "together they get other logits")
         if not self._masks and not tried.agrees():
             raise ModelError(
                 f"{self._name} cannot be rolled back: tokens read again get other logits; "
@@ -400,6 +405,7 @@ class HuggingFaceRunner:
             self._use(LlamaForward(tried.model, take=again is not None))
             if not tried.agrees(together=True):
                 self._use(self._library(again() if again else tried.model))
+                self._go_slower("by the library", "written out it gives other logits")
 
     def _use(self, network: LibraryForward | LlamaForward) -> None:
         """Run the model with this from now on."""

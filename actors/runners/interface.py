@@ -48,6 +48,8 @@ class RunnerStatistics:
     """Rows in use."""
     cache_bytes: int
     """Memory of the cache, in use or not."""
+    slower: str = ""
+    """Why a slower way is gone than there is for most models; empty where it is not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -823,6 +823,15 @@ async def test_closing_the_client_ends_whoever_waits_for_it() -> None:
             await waiting
 
 
+async def test_a_client_that_is_closed_at_once_hangs_up_all_the_same() -> None:
+    async with _world() as world:
+        dialled = await Client.dial(world.address)
+        await dialled.close()
+
+        assert dialled._line is not None
+        assert dialled._line._writer.is_closing()
+
+
 async def test_closing_hangs_up_on_everybody() -> None:
     async with _world() as world:
         reader, writer = await asyncio.open_connection(world.address.host, world.address.port)

@@ -368,11 +368,11 @@ def test_a_comparison_needs_a_draft(
     assert "a benchmark needs a draft beside the target; name one" in capsys.readouterr().err
 
 
-def test_prompts_that_leave_no_room_for_the_widest_window_are_refused(
+def test_prompts_that_leave_no_room_are_refused(
     text_pair: SavedPair, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long = ["--max-new-tokens", "4090", "--gammas", "2,8"]
 
     assert run(["bench", *text_pair.options(), *long]) == 2
 
-    assert "max-new-tokens is 4090, this pair holds 4096 positions" in capsys.readouterr().err
+    assert "the target leaves room for 6 (4096 positions less 4090 new" in capsys.readouterr().err

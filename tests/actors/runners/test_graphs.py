@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors import device
 from actors.device import DeviceSpec
+from actors.hosts import DraftHost
 from actors.runners import graphs, loading, memory, shelves
 from actors.runners.graphs import (
     LEAST_USED,
@@ -34,6 +35,7 @@ from actors.runners.hugging_face import HuggingFaceRunner
 from actors.runners.library import LibraryForward
 from actors.runners.loading import own_stream
 from actors.runners.shelves import BLOCK
+from actors.runners.stand_in import TimedRunner
 from actors.wire import Address
 from decoding.errors import PlacementError
 from decoding.messages import Device
@@ -539,8 +541,17 @@ def test_a_device_loads_its_model_and_works_in_a_queue_of_its_own(
         story.append("end of the queue")
 
     monkeypatch.setattr(loading, "own_stream", queue)
-    monkeypatch.setattr(device, "_load", lambda *_, **__: story.append("load"))
-    monkeypatch.setattr(device, "serve", lambda *_: story.append("serve"))
+
+    def load(*_: object, **__: object) -> DraftHost:
+        story.append("load")
+        return DraftHost(TimedRunner(0.0))
+
+    def serve(*_: object) -> bool:
+        story.append("serve")
+        return True
+
+    monkeypatch.setattr(device, "_load", load)
+    monkeypatch.setattr(device, "serve", serve)
     spec = DeviceSpec(role=Device.DRAFT, model="any", place="cuda:0", vocabulary=8)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
