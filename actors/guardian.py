@@ -37,7 +37,7 @@ from typing import IO, TYPE_CHECKING, Final, NoReturn, Self, cast, final
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 HOME: Final = "/tmp"  # noqa: S108 - the names of sockets are short, so a user's TMPDIR is too long
 PREFIX: Final = "pearl-"
@@ -184,7 +184,7 @@ def _folder() -> Iterator[pathlib.Path]:
                 token.write(secrets.token_hex(32))
             yield folder
         finally:
-            _remove(folder)
+            _remove(folder, _family)
 
 
 def _create(file: pathlib.Path) -> IO[str]:
@@ -250,7 +250,7 @@ def remove_leftovers() -> None:
     for folder in pathlib.Path(HOME).glob(f"{PREFIX}????????"):
         with contextlib.suppress(OSError):
             if _is_ours(folder) and _is_deserted(folder):
-                _remove(folder)
+                _remove(folder, marked)
 
 
 def _is_ours(folder: pathlib.Path) -> bool:
@@ -270,10 +270,10 @@ def _is_deserted(folder: pathlib.Path) -> bool:
     return (folder / TOKEN).exists() or made > YOUNG_S
 
 
-def _remove(folder: pathlib.Path) -> None:
-    """Kill what is marked with the folder until nothing is, then delete it."""
+def _remove(folder: pathlib.Path, family: Callable[[str], list[psutil.Process]]) -> None:
+    """Kill what belongs to the folder until nothing does, then delete it."""
     until = time.monotonic() + KILL_S
-    while (alive := _family(folder)) and time.monotonic() < until:
+    while (alive := family(str(folder))) and time.monotonic() < until:
         for process in alive:
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -282,15 +282,16 @@ def _remove(folder: pathlib.Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _family(folder: pathlib.Path) -> list[psutil.Process]:
+def _family(folder: str) -> list[psutil.Process]:
     """What is marked, and what this guardian has adopted."""
     children: list[psutil.Process] = psutil.Process().children(recursive=True)
-    return [process for process in {*marked(str(folder)), *children} if _lives(process)]
+    return [process for process in {*marked(folder), *children} if _lives(process)]
 
 
 def marked(folder: str) -> list[psutil.Process]:
     """The living processes of this folder's cluster."""
-    return [process for process in psutil.process_iter() if _bears(process, f"{MARK}={folder}")]
+    mark = f"{MARK}={folder}"
+    return [each for each in psutil.process_iter() if _bears(each, mark) and _lives(each)]
 
 
 def _bears(process: psutil.Process, mark: str) -> bool:

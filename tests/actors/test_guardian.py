@@ -59,6 +59,17 @@ def test_the_next_guardian_removes_what_a_killed_one_left(
     assert not marked(str(left))
 
 
+def test_what_is_not_of_that_cluster_lives_on(left: Path) -> None:
+    """Not even a child of whoever removes what is left."""
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env={}) as child:
+        remove_leftovers()
+
+        assert not left.exists()
+        assert child.poll() is None
+        child.kill()
+
+
 def test_a_folder_whose_guardian_lives_stays(left: Path) -> None:
     with (left / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
