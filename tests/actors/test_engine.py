@@ -17,7 +17,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.engine import Devices, Engine, EngineSettings, Piece, places
-from actors.scheduler import Patience
 from actors.text import Prompt
 from decoding import trace
 from decoding.errors import (
@@ -407,46 +406,6 @@ async def test_a_request_that_does_not_fit_is_refused_at_once(
 ) -> None:
     with pytest.raises(error, match=words):
         engine.generate(prompt, settings)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("target", 5),
-        ("draft", b"model"),
-        ("target", "a\0b"),
-        ("devices", "tpu"),
-        ("dtype", None),
-        ("gpus", 1.0),
-        ("gpus", True),
-        ("startup_s", 0),
-        ("placement_s", float("nan")),
-        ("patience", 3.0),
-        ("trust_remote_code", 1),
-    ],
-)
-def test_settings_of_an_engine_of_another_kind_are_named(name: str, value: object) -> None:
-    asked: dict[str, Any] = {name: value}
-
-    with pytest.raises(SettingError, match=f"^{name.replace('_', '-')} is "):
-        EngineSettings(**asked)
-
-
-def test_settings_of_an_engine_take_paths_and_names(text_pair: SavedPair) -> None:
-    asked: dict[str, Any] = {"target": text_pair.target, "devices": "local"}
-
-    found = EngineSettings(**asked)
-
-    assert found.target == str(text_pair.target)
-    assert found.devices is Devices.LOCAL
-
-
-@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), "1", True, None])
-def test_patience_is_measured_in_seconds(seconds: object) -> None:
-    asked: dict[str, Any] = {"draft": seconds}
-
-    with pytest.raises(SettingError, match="it must be seconds, more than 0"):
-        Patience(**asked)
 
 
 async def test_without_a_draft_only_the_target_alone_can_be_asked_for(
