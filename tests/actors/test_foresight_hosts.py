@@ -15,7 +15,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
-from typing import Final, cast, final
+from typing import Any, Final, cast, final
 
 import msgspec
 import numpy as np
@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from actors.hosts import DraftHost, Host, TargetHost
 from actors.peers import Peer
+from actors.runners.interface import Feed
 from actors.scheduler import Scheduler
 from actors.wire import (
     Ahead,
@@ -32,6 +33,7 @@ from actors.wire import (
     Answer,
     AnyPacket,
     Beat,
+    Failed,
     Finished,
     Hello,
     Submit,
@@ -107,6 +109,10 @@ class Trouble(enum.Enum):
     TARGET_DIES = enum.auto()
     TARGET_IS_REPLACED = enum.auto()  # it dials in anew before its old connection has ended
     DRAFT_IS_GIVEN_UP = enum.auto()
+    TARGET_IS_GIVEN_UP = enum.auto()
+    DRAFT_IS_CUT = enum.auto()  # its connection ends, and it lives and dials again
+    TARGET_IS_CUT = enum.auto()
+    NO_ROOM_FOR_ALL = enum.auto()  # the next pass over several requests fails, once
     # No stream does the following.
     TO_TARGET_TWICE = enum.auto()
     TO_TARGET_LATE = enum.auto()  # a job that was taken before comes once more
@@ -115,7 +121,7 @@ class Trouble(enum.Enum):
     AHEAD_IS_LOST = enum.auto()
 
 
-ORDERLY: Final = tuple(Trouble)[:4]
+ORDERLY: Final = tuple(Trouble)[:8]
 
 
 @final
@@ -128,7 +134,6 @@ class Process:
         make = DraftHost if role is Device.DRAFT else TargetHost
         self.host: Host = make(self.runner, lambda: tick * next(ticks))
         self.loaded = False
-        self.wire = Wire()
         self.sent: deque[AnyPacket] = deque()
         self.taken: list[ToDevice] = []
         self.ahead = 0
@@ -136,9 +141,33 @@ class Process:
         self.mistaken = 0
         """Commands that were not what had been begun."""
         self._named: set[tuple[int, int, int, int]] = set()
+        self._role = role
+        self._peer: Peer
+        self.dial(scheduler)
+
+    def dial(self, scheduler: Scheduler, *, again: bool = False) -> None:
+        """Connect; one whose connection was cut is as it was, and knows of no request."""
+        self.wire = Wire()
+        self.sent.clear()
         self._peer = Peer(scheduler)
         self._peer.connection_made(self.wire)
-        self._peer.data_received(frame(Hello(secret=scheduler._secret, device=role)))
+        hello = Hello(secret=scheduler._secret, device=self._role, again=again)
+        self._peer.data_received(frame(hello))
+        self.host.forget()
+        if self.loaded:
+            self.sent.append(self.host.alive())
+
+    def fail_in_company(self) -> None:
+        """The next pass over more than one request fails."""
+        forward = self.runner.forward
+
+        def failing(feeds: Sequence[Feed]) -> list[Any]:
+            if len(feeds) > 1:
+                self.runner.forward = forward  # type: ignore[method-assign]
+                raise MemoryError
+            return forward(feeds)
+
+        self.runner.forward = failing  # type: ignore[method-assign]
 
     def moves(self) -> Iterator[Move]:
         if not self.loaded:
@@ -180,8 +209,7 @@ class Process:
 
     def _turn(self) -> None:
         for answer in self.host.turn():
-            assert isinstance(answer, Answer), f"a request was spoilt: {answer}"
-            if isinstance(event := answer.event, Judged):
+            if isinstance(answer, Answer) and isinstance(event := answer.event, Judged):
                 job = (answer.request, event.epoch, event.base, event.judged)
                 self.ahead += job not in self._named
             self.sent.append(answer)
@@ -199,6 +227,8 @@ class Case:
     """Of the draft's clock; the target's is 1."""
     likely: Mapping[tuple[Device, Move], int] = dataclasses.field(default_factory=dict)
     troubles: Mapping[int, Trouble] = dataclasses.field(default_factory=dict)
+    guilty: tuple[Device, int] | None = None
+    """Who cannot read the first request beyond so many tokens."""
     seed: int = 0
 
 
@@ -211,6 +241,11 @@ class World:
         self._random = Random(case.seed)
         draft = blend(TABLE, table(VOCAB, seed=4), case.share)
         self._models = {Device.TARGET: TARGET, Device.DRAFT: draft}
+        if case.guilty is not None:
+            role, length = case.guilty
+            self._models[role] = _choking(self._models[role], PROMPTS[0], length)
+        self._cut: dict[Device, Process] = {}
+        self.failed: dict[int, str] = {}
         self.scheduler = Scheduler(restarts=True)
         self.scheduler._text = Detokenizer(spelled)
         self.processes: dict[Device, Process | None] = dict.fromkeys(Device)
@@ -242,7 +277,7 @@ class World:
 
     @property
     def _ended(self) -> bool:
-        return len(self.reasons) == len(self._case.requests)
+        return len(self.reasons) + len(self.failed) == len(self._case.requests)
 
     def _moves(self) -> list[tuple[Device, Move]]:
         found = []
@@ -260,6 +295,9 @@ class World:
             process.make(move)
             self.ahead += process.ahead - before[0]
             self.mistaken += process.mistaken - before[1]
+        elif (living := self._cut.pop(role, None)) is not None:
+            living.dial(self.scheduler, again=True)
+            self.processes[role] = living
         else:
             tick = self._case.draft_tick if role is Device.DRAFT else 1.0
             self.processes[role] = Process(role, self.scheduler, self._models[role], tick)
@@ -288,6 +326,8 @@ class World:
                     self.reasons[request] = reason
                 case Beat():
                     pass
+                case Failed(request=0 as request, message=message) if self._case.guilty:
+                    self.failed[request] = message
                 case other:
                     raise AssertionError(f"the client was told {other}")
 
@@ -308,6 +348,14 @@ class World:
             self._deaths += role is Device.TARGET
         self._listen()
 
+    def _cut_off(self, role: Device) -> None:
+        process = self.processes[role]
+        if process is not None and process.loaded:
+            process.die(heard=self._random.randrange(3))
+            self.processes[role] = None
+            self._cut[role] = process
+        self._listen()
+
     def _trouble(self, trouble: Trouble) -> None:
         draft, target = self.processes[Device.DRAFT], self.processes[Device.TARGET]
         match trouble:
@@ -323,6 +371,23 @@ class World:
             case Trouble.DRAFT_IS_GIVEN_UP if draft and draft.loaded:
                 self.scheduler._lose(Device.DRAFT, "given up by the test")
                 self._listen()
+            case Trouble.TARGET_IS_GIVEN_UP if target and target.loaded:
+                self.scheduler._lose(Device.TARGET, "given up by the test")
+                self._listen()
+            case Trouble.DRAFT_IS_CUT:
+                self._cut_off(Device.DRAFT)
+            case Trouble.TARGET_IS_CUT:
+                self._cut_off(Device.TARGET)
+            case Trouble.NO_ROOM_FOR_ALL:
+                for process in filter(None, (draft, target)):
+                    process.fail_in_company()
+            case _:
+                self._misroute(trouble)
+
+    def _misroute(self, trouble: Trouble) -> None:
+        """What no stream does."""
+        draft, target = self.processes[Device.DRAFT], self.processes[Device.TARGET]
+        match trouble:
             case Trouble.TO_TARGET_TWICE if target:
                 _again(target, target.wire.packets)
             case Trouble.TO_TARGET_LATE if target:
@@ -338,6 +403,17 @@ class World:
                 packets.extend(kept)
             case _:
                 pass  # there is nothing that it could happen to
+
+
+def _choking(model: Model, prompt: Prefix, length: int) -> Model:
+    """A model that cannot read texts of this prompt beyond so many tokens."""
+
+    def choking(prefix: Prefix) -> Logits:
+        if prefix[: len(prompt)] == prompt and len(prefix) > len(prompt) + length:
+            raise ArithmeticError("cannot be read")
+        return model(prefix)
+
+    return choking
 
 
 def _again(process: Process, packets: Sequence[AnyPacket]) -> None:
@@ -403,7 +479,9 @@ def _check(case: Case) -> World:
     world = World(case)
     world.run()
     for number, asked in enumerate(case.requests):
-        if asked.effective_verifier is VerifierName.REJECTION:  # another sample of the same law
+        if number in world.failed:
+            assert "failed with ArithmeticError: cannot be read" in world.failed[number]
+        elif asked.effective_verifier is VerifierName.REJECTION:  # another sample of the same law
             assert set(world.tokens[number]) <= set(SPOKEN)
             assert len(world.tokens[number]) <= asked.max_new_tokens
         else:
@@ -427,6 +505,25 @@ def test_in_any_order_the_text_is_the_targets_own_and_nobody_waits_for_ever(case
         if isinstance(host := process.host, TargetHost):
             kept = [host._done, host._foresight, host._own, host._held]
             assert kept == [{}] * 4
+
+
+@settings(max_examples=300)
+@given(case=cases(ORDERLY), role=st.sampled_from(Device), length=st.integers(0, 12))
+def test_a_request_that_cannot_be_read_fails_alone(case: Case, role: Device, length: int) -> None:
+    """Whatever else happens: the others end as if it had never been."""
+    world = _check(dataclasses.replace(case, guilty=(role, length)))
+
+    for process in world.processes.values():
+        assert process is not None
+        assert process.runner.rows == 0
+
+
+def test_such_a_request_does_fail() -> None:
+    """So that the claim above is one of failures."""
+    asked = (Settings(gamma=2, max_new_tokens=20),) * 3
+    worlds = [_check(Case(requests=asked, guilty=(role, 4), seed=3)) for role in Device]
+
+    assert [list(world.failed) for world in worlds] == [[0], [0]]
 
 
 @settings(max_examples=300)
