@@ -56,6 +56,7 @@ class Ticket:
 
     def __init__(self, client: Client, submit: Submit) -> None:
         self.submit = submit
+        self.aborted = False
         self._client = client
         self._arrived: asyncio.Queue[Tokens | Finished | Failed] = asyncio.Queue()
         self._failed: str | None = None
@@ -99,6 +100,7 @@ class Ticket:
 
     def abort(self) -> None:
         """Ask for the end; `Finished` follows."""
+        self.aborted = True
         self._client.send(Abort(request=self.submit.request))
 
     def abandon(self) -> None:
@@ -207,6 +209,8 @@ class Client:
         for number, ticket in list(self._tickets.items()):
             if ticket.repeats:
                 line.write(frame(ticket.expect_again()))
+                if ticket.aborted:
+                    line.write(frame(Abort(request=number)))
             else:
                 self._tickets.pop(number).put(Failed(request=number, message=SAMPLED))
 

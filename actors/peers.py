@@ -64,6 +64,8 @@ class Peer(asyncio.Protocol):
         self.hello: Hello | None = None
         self.heard = time.monotonic()
         """When it last said something."""
+        self.has_worked = False
+        """Of a device: whether its model was loaded. Until then it may have no time to say much."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Somebody dialled in."""

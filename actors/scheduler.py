@@ -283,6 +283,7 @@ class Scheduler:
                 if packet.slower != station.slower:
                     station.slower = packet.slower
                     self._note(f"the {device} is slower than it could be: {packet.slower}")
+                peer.has_worked = True
                 self._regain(device)
             case Fault():
                 station.fault = packet.message
@@ -452,8 +453,8 @@ class Scheduler:
         for command in running.schedule.commands():
             device = device_of(command)
             peer = self._stations[device].peer
-            if peer is None:
-                continue
+            if peer is None or device not in running.has:
+                continue  # it is sent again when the device is back
             peer.send([running.packet(command, device, now)])
             if running.records is not None:
                 bare = without_laws(command)
@@ -647,7 +648,8 @@ class Scheduler:
         elif peer.hello is not None and peer.hello.device is not None and peer.is_late(now):
             device = peer.hello.device
             self._lose(device, f"no sign of life for {SILENCE_S:g} s")
-            if self._restart is not None and now - peer.heard > 2 * SILENCE_S:
+            overdue = peer.has_worked and now - peer.heard > 2 * SILENCE_S
+            if overdue and self._restart is not None:
                 peer.heard = now  # it has so long to be restarted
                 self._restart(peer.hello)
 

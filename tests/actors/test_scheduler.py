@@ -592,6 +592,27 @@ async def test_only_the_request_that_kills_a_device_is_charged_with_it() -> None
         await asyncio.gather(restarting, return_exceptions=True)
 
 
+async def test_a_suspect_has_the_device_to_itself() -> None:
+    """Also where a new request comes meanwhile: else nobody would know who killed it next."""
+    async with _world(_toy(Device.TARGET, pause_after=1), restarts=True) as world:
+        tickets = [world.client.submit(prompt, AR) for prompt in ((1,), (2,), (3,))]
+        await until(lambda: world.target.paused and world.scheduler.statistics().running == 3)
+        world.target.die()
+        await world.until_lost(Device.TARGET)
+        again = _toy(Device.TARGET)
+        again.pause()
+        await world.add(again)
+        tickets.append(world.client.submit((4,), AR))
+        await until(lambda: world.scheduler.statistics().running == 4)
+
+        asked = [r for r in world.scheduler._running.values() if Device.TARGET in r.waiting]
+
+        assert len(asked) == 1
+        again.resume()
+        found = [tokens for tokens, _ in await asyncio.gather(*map(_finish, tickets))]
+        assert found == [alone(PAIR.target, (n,), LENGTH_) for n in (1, 2, 3, 4)]
+
+
 async def test_losses_of_a_request_that_makes_progress_wear_off() -> None:
     """A target that dies after each verdict is no fault of whoever is unlucky enough to use it."""
     async with _world(_toy(Device.TARGET, die_after=1), restarts=True) as world:
@@ -743,6 +764,26 @@ async def test_a_request_goes_on_where_it_was_with_the_scheduler_that_was_restar
         await again.close()
         for device in devices:
             await device.wait_ended()
+
+
+async def test_a_request_that_was_aborted_meanwhile_is_not_begun_again() -> None:
+    async with _world(_toy(Device.TARGET, pause_after=5)) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        first = await ticket.next()
+        assert isinstance(first, Tokens)
+        await until(lambda: world.target.paused)
+        await _kill(world.scheduler)
+        await until(lambda: world.client._line is None)
+        ticket.abort()
+        again = Scheduler(restarts=True, patience=ENDLESS)
+        await again.open(port=world.address.port, secret=world.address.secret)
+
+        rest, end = await _finish(ticket)
+
+        assert first.tokens + rest == WHOLE[: len(first.tokens + rest)]
+        assert end.reason is None
+        assert again.statistics().running == 0
+        await again.close()
 
 
 async def test_a_text_that_would_not_go_on_as_it_began_ends_with_an_error() -> None:
