@@ -5,7 +5,8 @@ that it is there, and is answered; after some seconds without an answer, or when
 ends, it dials again for a while. A scheduler that was restarted knows nothing: what was asked of it
 is asked again. Where the tokens are a function of the request (greedy and coupled), they come as
 they came before, and those that are there already are left out. Where they are not (rejection), the
-request ends with an error. So does everything when nobody answers.
+request ends with an error. So does everything when nobody answers for too long, or when it is known
+that nobody will; the next request then tries again.
 
 May import: the standard library, decoding, actors.wire.
 Must never: know where the scheduler and the devices run, or what a token means.
@@ -17,7 +18,7 @@ import asyncio
 import contextlib
 import itertools
 import os
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 from actors.wire import (
     BEAT_S,
@@ -44,10 +45,31 @@ if TYPE_CHECKING:
     from decoding.settings import Settings
 
 CHUNK: Final = 1 << 16
-REDIAL_S: Final = 12.0  # a scheduler that was killed has so long to be started again
+REDIAL_S: Final = 30.0  # a scheduler that was killed has so long to be started again
 PAUSE_S: Final = 0.2
 GONE: Final = "the scheduler is gone; start the engine again"
 SAMPLED: Final = "the scheduler was restarted, and this text would not go on as it began; ask again"
+
+
+class Keeper(Protocol):
+    """Who keeps the scheduler running."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether a scheduler that is gone may come back."""
+
+    def revive(self) -> None:
+        """End a scheduler that says nothing any more, where that can be, so that it comes back."""
+
+
+@final
+class _Nobody:
+    """Keeps nothing, and hopes."""
+
+    alive = True
+
+    def revive(self) -> None:
+        """Nobody can."""
 
 
 @final
@@ -110,20 +132,30 @@ class Ticket:
 
 @final
 class Client:
-    """A connection to a scheduler, which is dialled again when it breaks."""
+    """A connection to a scheduler, which is dialled again when it breaks.
 
-    def __init__(self, address: Address, line: _Line) -> None:
+    Args:
+        address: the scheduler's.
+        line: to it.
+        keeper: of the scheduler.
+    """
+
+    def __init__(self, address: Address, line: _Line, keeper: Keeper) -> None:
         self._address = address
         self._line: _Line | None = line
+        self._keeper = keeper
         self._tickets: dict[int, Ticket] = {}
         self._numbers = itertools.count(1)
+        self._known = False
+        """Whether a scheduler has ever let us in."""
         self._over = False
+        """Whether there is nobody to dial any more: closed, or never let in."""
         self._living = asyncio.create_task(self._live(line))
 
     @classmethod
-    async def dial(cls, address: Address) -> Client:
+    async def dial(cls, address: Address, keeper: Keeper | None = None) -> Client:
         """Connect and say hello."""
-        return cls(address, await _Line.dial(address))
+        return cls(address, await _Line.dial(address), keeper or _Nobody())
 
     def submit(
         self,
@@ -143,6 +175,8 @@ class Client:
         ticket = self._tickets[number] = Ticket(self, submit)
         if self._over:
             self._fail_all(GONE)
+        elif self._living.done():  # nobody answered in time; perhaps somebody does now
+            self._living = asyncio.create_task(self._live(None))
         return ticket
 
     def send(self, packet: FromClient) -> None:
@@ -165,14 +199,26 @@ class Client:
 
     async def _live(self, line: _Line | None) -> None:
         """Listen, and dial again, until that is in vain."""
+        until = self._later()
         try:
-            while line is not None:
+            while line := line or await self._dial_again(until):
                 left = await self._listen(line)
-                known, self._line = line.known, None
+                until = self._later() if line.known else until
+                self._known = self._known or line.known
+                self._over = left or not self._known
+                self._line = None
                 line.close()
-                line = None if left or not known else await self._dial_again()
+                if self._over:
+                    return
+                if line.silent:
+                    self._keeper.revive()
+                line = None
         finally:
-            self._end()
+            self._fail_all(GONE)
+
+    def _later(self) -> float:
+        """Until when a scheduler may come back that was there just now."""
+        return asyncio.get_running_loop().time() + REDIAL_S
 
     def _end(self) -> None:
         self._over = True
@@ -192,11 +238,11 @@ class Client:
             beating.cancel()
         return False
 
-    async def _dial_again(self) -> _Line | None:
+    async def _dial_again(self, until: float) -> _Line | None:
         """The line to the scheduler, or to the one that was started in its place."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REDIAL_S):
-                while True:
+            async with asyncio.timeout_at(until):
+                while self._keeper.alive:
                     with contextlib.suppress(OSError):
                         line = await _Line.dial(self._address)
                         self._ask_again(line)
@@ -242,6 +288,8 @@ class _Line:
         """Beats in a row that nothing has answered."""
         self.known = False
         """Whether the scheduler has let us in."""
+        self.silent = False
+        """Whether it has not answered for so long that we have hung up."""
 
     @classmethod
     async def dial(cls, address: Address) -> _Line:
@@ -266,6 +314,7 @@ class _Line:
             self.write(frame(Beat()))
             self._silent += 1
             await asyncio.sleep(BEAT_S)
+        self.silent = True
         self._writer.transport.abort()
 
     async def __aiter__(self) -> AsyncIterator[object]:

@@ -167,6 +167,22 @@ class RayDeployment:
             raise
         return deployment
 
+    @property
+    def alive(self) -> bool:
+        """Whether there is a cluster that starts again what died in it."""
+        return self._scheduler is not None and self.membership.connection.alive
+
+    def revive(self) -> None:
+        """End a scheduler that says nothing any more; Ray starts it again."""
+        scheduler = self._scheduler
+
+        def end() -> None:
+            with contextlib.suppress(RayError):
+                ray.kill(scheduler, no_restart=False)
+
+        if scheduler is not None:
+            threading.Thread(target=end, name="pearl-revive", daemon=True).start()
+
     async def statistics(self) -> SchedulerStatistics:
         """How the scheduler is.
 

@@ -22,7 +22,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol, Self, final
 
 from actors import pair
-from actors.client import Client
+from actors.client import Client, Keeper
 from actors.device import DeviceSpec
 from actors.scheduler import Patience, is_time
 from actors.text import TextStream, check_ids, check_stop, check_text, load_detokenizer
@@ -154,7 +154,7 @@ class Pair(Protocol):
         """Gives the scheduler, perhaps on another machine, its own way from tokens to text."""
 
 
-class Deployment(Protocol):
+class Deployment(Keeper, Protocol):
     """A scheduler with its devices, wherever they run."""
 
     address: Address
@@ -282,7 +282,7 @@ class Engine:
         """
         deployment = await _deploy(fitted)
         try:
-            client = await Client.dial(deployment.address)
+            client = await Client.dial(deployment.address, deployment)
         except BaseException:
             await deployment.close()
             raise

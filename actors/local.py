@@ -70,6 +70,14 @@ class LocalDeployment:
             raise
         return deployment
 
+    @property
+    def alive(self) -> bool:
+        """Until it is closed."""
+        return self._wanted()
+
+    def revive(self) -> None:
+        """It is in the caller's own event loop, and says nothing only while that is held up."""
+
     async def statistics(self) -> SchedulerStatistics:
         """How the scheduler is."""
         return self._scheduler.statistics()

@@ -729,6 +729,17 @@ async def _until_flooded(world: World) -> Peer:
 # -- a scheduler that dies -------------------------------------------------------------------------
 
 
+class Keeping:
+    """Keeps a scheduler, and counts how often it was asked to."""
+
+    def __init__(self) -> None:
+        self.alive = True
+        self.revived = 0
+
+    def revive(self) -> None:
+        self.revived += 1
+
+
 async def _kill(scheduler: Scheduler) -> None:
     """End it without a word, as a killed process does."""
     assert scheduler._watchdog is not None
@@ -764,6 +775,48 @@ async def test_a_request_goes_on_where_it_was_with_the_scheduler_that_was_restar
         await again.close()
         for device in devices:
             await device.wait_ended()
+
+
+async def test_a_scheduler_that_comes_back_late_is_found_by_the_next_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever waited was told in time; nobody has to start the engine again."""
+    async with _world(_toy(Device.TARGET, pause_after=5)) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await until(lambda: world.target.paused)
+        monkeypatch.setattr(client, "REDIAL_S", 1e-3)
+        await _kill(world.scheduler)
+        with pytest.raises(PeerError, match="the scheduler is gone"):
+            await _finish(ticket)
+        monkeypatch.setattr(client, "REDIAL_S", DEADLINE_S)
+        again = Scheduler(restarts=True, patience=ENDLESS)
+        await again.open(port=world.address.port, secret=world.address.secret)
+        devices = [await _toy(role).dial(world.address) for role in Device]
+
+        tokens, _ = await _finish(world.client.submit(PROMPT, PEARL))
+
+        assert tokens == WHOLE
+        await world.client.close()
+        await again.close()
+        for device in devices:
+            await device.wait_ended()
+
+
+async def test_nobody_dials_where_there_is_no_hope() -> None:
+    """The cluster is gone, and its guardian knows: requests are told at once."""
+    keeper = Keeping()
+    async with _world(_toy(Device.TARGET, pause_after=5)) as world:
+        hoping = await Client.dial(world.address, keeper)
+        ticket = hoping.submit(PROMPT, PEARL)
+        await until(lambda: world.target.paused)
+        keeper.alive = False
+        await _kill(world.scheduler)
+
+        for asked in (ticket, hoping.submit(PROMPT, PEARL)):
+            with pytest.raises(PeerError, match="the scheduler is gone"):
+                await _finish(asked)
+
+        await hoping.close()
 
 
 async def test_a_request_that_was_aborted_meanwhile_is_not_begun_again() -> None:
@@ -807,23 +860,28 @@ async def test_a_text_that_would_not_go_on_as_it_began_ends_with_an_error() -> N
 async def test_a_scheduler_that_says_nothing_any_more_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It was stopped: its connections stand, and nobody answers."""
+    """It was stopped: its connections stand, and nobody answers. Whoever keeps it is asked to."""
     monkeypatch.setattr(client, "BEAT_S", 1e-3)
-    monkeypatch.setattr(client, "REDIAL_S", 1e-3)
+    monkeypatch.setattr(client, "REDIAL_S", 0.1)
+    keeper = Keeping()
 
-    opened = []
+    opened: list[asyncio.StreamWriter] = []
 
     async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not opened:
+            writer.write(frame(Beat()))
         opened.append(writer)
-        writer.write(frame(Beat()))
 
     async with asyncio.timeout(DEADLINE_S):
         server = await asyncio.start_server(silent, "127.0.0.1", 0)
         host, port = server.sockets[0].getsockname()
-        asking = await Client.dial(Address(host=host, port=port, secret="quiet"))  # noqa: S106
+        address = Address(host=host, port=port, secret="quiet")  # noqa: S106
+        asking = await Client.dial(address, keeper)
 
         with pytest.raises(PeerError, match="the scheduler is gone"):
             await _finish(asking.submit(PROMPT, PEARL))
+
+        assert keeper.revived > 0
 
         await asking.close()
         server.close()
