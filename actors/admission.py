@@ -47,8 +47,11 @@ class Admission:
         others = 0 if self._waits else sum(self._needs.values())
         if others + needed > most:
             raise PlacementError(_too_much(length, needed, most - others))
-        self.waiting[request] = length
-        self._admit_next()
+        if self._waits:
+            self.waiting[request] = length
+            self._admit_next()
+        else:
+            self._needs[request] = needed
 
     def leave(self, request: int) -> None:
         """A request has ended, or was never here."""

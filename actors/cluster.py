@@ -125,7 +125,7 @@ class TargetActor(DeviceActor):
 def end_process(hello: Hello) -> None:
     """End a silent device where its process can be reached; Ray starts it again."""
     if hello.machine == socket.gethostname():
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):  # it is gone, or another user's
             os.kill(hello.process, signal.SIGKILL)
 
 

@@ -194,7 +194,9 @@ def run_device(
         with _own_stream(spec.place):
             while link is not None:
                 with link.beating():
-                    host = host or _load(spec, threads=len(cores))
+                    if host is None:
+                        host = _load(spec, threads=len(cores))
+                        until = time.monotonic() + REDIAL_S  # loading may take longer than that
                     host.forget()
                     link.send([host.alive()])
                     left = serve(host, link)
@@ -210,8 +212,14 @@ def run_device(
 
 def _dialled(spec: DeviceSpec, address: Address, *, again: bool = False) -> Link:
     link = Link.dial(address)
-    process = os.getpid()
-    hello = Hello(secret=address.secret, device=spec.role, process=process, beats=True, again=again)
+    hello = Hello(
+        secret=address.secret,
+        device=spec.role,
+        process=os.getpid(),
+        machine=socket.gethostname(),
+        beats=True,
+        again=again,
+    )
     link.send([hello])
     return link
 

@@ -2,7 +2,8 @@
 
 Many requests share a pass, so an error in it does not say whose it is. Then each of them is worked
 on apart: those that fail alone are the guilty ones, and their requests end with the reason. What a
-row held when a pass over it failed is read again.
+row held when a pass over it failed is read again; until then, which may take some turns, its
+request stays apart.
 
 Some errors take the device with them (a kernel that ran outside its memory ends a GPU's context).
 So after a failure the model must still read one token; a device that cannot is raised as dead, to
@@ -38,16 +39,25 @@ def isolated(
         work: changes nothing before all of it has succeeded.
         name: of the device, for its complaints.
     """
+    apart = [request for request in requests if request in transcripts.apart]
+    together = [request for request in requests if request not in transcripts.apart]
+    said: list[Answer | Spoilt] = []
     # Whatever a model raises, SystemExit too: nobody sends this thread anything else.
     try:
-        return work(requests)
+        if together:
+            said += work(together)
     except BaseException as error:  # noqa: BLE001
-        if len(requests) == 1:
-            return [spoilt(requests[0], error, name)]
-    transcripts.distrust(requests)
-    return [
-        answer for request in requests for answer in isolated([request], work, transcripts, name)
-    ]
+        if len(together) == 1:
+            said.append(spoilt(together[0], error, name))
+        else:
+            transcripts.distrust(together)
+            apart += together
+    for request in apart:
+        try:
+            said += work([request])
+        except BaseException as error:  # noqa: BLE001 - as above
+            said.append(spoilt(request, error, name))
+    return said
 
 
 def spoilt(request: int, error: BaseException, name: str) -> Spoilt:
@@ -69,10 +79,15 @@ def must_read(runner: Runner, name: str) -> None:
     Raises:
         PeerError: it does not; nothing that is asked of this device will succeed.
     """
+    row = None
     try:
         row = runner.allocate(1)
         runner.forward([Feed(row=row, start=0, tokens=[0], logits=1)])
-        runner.release(row)
+    except PlacementError:
+        pass  # a device that is full is not dead
     except BaseException as error:
         message = f"{complaint(name, error)}, and can read nothing any more"
         raise PeerError(message) from error
+    finally:
+        if row is not None:
+            runner.release(row)

@@ -37,7 +37,8 @@ class Running:
         self.unread: dict[Device, int] = {}  # of these and the prompt, what it has yet to read
         self.foreseen: Foresight | None = None  # what the target knows of its next job
         self.waiting: dict[Device, Asked] = {}  # jobs that are unanswered
-        self.has: set[Device] = set(Device)  # devices that its schedule counts on
+        self.has: set[Device] = set()  # devices that are sent its jobs
+        self.opened: dict[Device, Peer] = {}  # connections on which a device was told of it
         self.blame: dict[Device, int] = {}  # times one died of it, since its last answer
         wants_draft = submit.settings.widest > 0 and (submit.reach is None or submit.reach > 0)
         self.devices = (Device.TARGET, Device.DRAFT) if wants_draft else (Device.TARGET,)
@@ -60,8 +61,13 @@ class Running:
             seed=settings.seed,
         )
 
-    def packet(self, command: Command, device: Device, now: float) -> Work | Revoke:
-        """A command as its device understands it: with the committed tokens it has not seen."""
+    def packet(
+        self, command: Command, device: Device, now: float, *, foretell: bool
+    ) -> Work | Revoke:
+        """A command as its device understands it: with the committed tokens it has not seen.
+
+        With `foretell`, also with what is known of the target's next job.
+        """
         if isinstance(command, Cancel):
             self.waiting.pop(device, None)
             return Revoke(request=self.number, epoch=command.epoch)
@@ -72,7 +78,8 @@ class Running:
         foresight = None
         if isinstance(command, Judge):
             tokens = len(command.pending) + 1
-            foresight = self.foreseen = self.schedule.foresight()
+            if foretell:
+                foresight = self.foreseen = self.schedule.foresight()
         else:
             tokens = command.count
         self.waiting[device] = Asked(now, unread + tokens)

@@ -75,6 +75,7 @@ CHECK_EVERY_S: Final = 0.1
 OVERSLEPT_S: Final = 0.5  # a watchdog that is so late has not watched
 SILENCE_S: Final = BEAT_S * MISSED_BEATS
 REMEMBERED: Final = 64  # reasons in the statistics
+WITHOUT_END: Final = 10  # times a deadline: nobody waits for longer, whoever else is served
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +169,7 @@ class Scheduler:
         self._ended: Counter[str] = Counter()
         self._reasons: deque[str] = deque(maxlen=REMEMBERED)
         self._changed = asyncio.Event()
+        self._opened_at = 0.0
         self._server: asyncio.Server | None = None
         self._watchdog: asyncio.Task[None] | None = None
 
@@ -188,6 +190,7 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Peer(self), host, port)
         self._watchdog = loop.create_task(self._watch())
+        self._opened_at = time.monotonic()
         found: int = self._server.sockets[0].getsockname()[1]
         return Address(host=host, port=found, secret=self._secret)
 
@@ -335,7 +338,7 @@ class Scheduler:
             for running in [r for r in self._running.values() if r.client is peer]:
                 self._forget(running)
         elif self._stations[peer.hello.device].peer is peer:
-            self._on_gone(peer.hello.device)
+            self._on_gone(peer.hello.device, peer)
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -369,10 +372,10 @@ class Scheduler:
         running = Running(next(self._numbers), submit, client, schedule, now)
         self._running[running.number] = running
         for device in running.devices:
-            self._introduce(running, device)
-        for device in running.devices:
-            if not self._stations[device].serves(running.number):
-                self._take_away(running, device)
+            if self._stations[device].serves(running.number):
+                self._give(running, device)
+        for device in set(running.devices) - running.has:
+            self._deliver(running, DeviceLost(device=device))
         self._send(running)
 
     def _missing(self, submit: Submit) -> str | None:
@@ -408,11 +411,11 @@ class Scheduler:
         wanted = running.schedule.awaits(event)
         station = self._stations[device]
         if wanted and (asked := running.answered(device)) is not None:
-            station.observe(asked, event.ended - event.began)
-        self._deliver(running, event, wanted=wanted)
+            station.observe(asked, event.ended - event.began, time.monotonic())
         running.blame.pop(device, None)
         if station.suspects:
-            self._clear(running, device)
+            self._acquit(running, device)
+        self._deliver(running, event, wanted=wanted)
 
     def _on_spoilt(self, packet: Spoilt, device: Device) -> None:
         running = self._running.get(packet.request)
@@ -452,16 +455,18 @@ class Scheduler:
         now = time.monotonic() if now is None else now
         for command in running.schedule.commands():
             device = device_of(command)
-            peer = self._stations[device].peer
-            if peer is None or device not in running.has:
+            station = self._stations[device]
+            if station.peer is None or device not in running.has:
                 continue  # it is sent again when the device is back
-            peer.send([running.packet(command, device, now)])
+            alone = bool(station.suspects)  # then it does nothing by itself, or nobody knows whose
+            station.peer.send([running.packet(command, device, now, foretell=not alone)])
             if running.records is not None:
                 bare = without_laws(command)
                 running.records.append(Sent(at=now, request=running.submit.request, command=bare))
-        target = self._stations[Device.TARGET].peer
-        if target is not None and (news := running.news()) is not None:
-            target.send([news])
+        target = self._stations[Device.TARGET]
+        has_it = Device.TARGET in running.has and not target.suspects
+        if target.peer is not None and has_it and (news := running.news()) is not None:
+            target.peer.send([news])
 
     def _on_abort(self, client: Peer, abort: Abort) -> None:
         if (client, abort.request) in self._loading:
@@ -485,8 +490,7 @@ class Scheduler:
             station = self._stations[device]
             if station.peer is not None:
                 station.peer.send([Close(request=running.number)])
-            if running.number in station.suspects:
-                self._clear(running, device)
+            self._clear(running, device)
 
     # -- devices that come and go --------------------------------------------------------------
 
@@ -499,38 +503,23 @@ class Scheduler:
             message = f"a {device} dialled in, and none is wanted"
             raise PeerError(message)
         station = self._stations[device]
-        if station.peer is not None:
-            station.peer.close()
-            self._on_gone(device)
+        if (old := station.peer) is not None:
+            old.cut()
+            self._on_gone(device, old)
         if hello.again:  # its connection was cut, and it lives: no request has killed it
             station.suspects.clear()
             for running in self._using(device):
                 running.blame.pop(device, None)
         station.peer, station.fault = peer, None
         station.starts += 1
-        for running in self._using(device):
-            self._introduce(running, device)
 
-    def _introduce(self, running: Running, device: Device) -> None:
-        opened = running.open_packet(device)
-        peer = self._stations[device].peer
-        if peer is not None:
-            peer.send([opened])
-
-    def _on_gone(self, device: Device) -> None:
+    def _on_gone(self, device: Device, peer: Peer) -> None:
         """The connection to a device has ended."""
         station = self._stations[device]
         station.peer = None
-        if station.usable:
-            asked = [running for running in self._using(device) if device in running.waiting]
-            if len(asked) == 1:  # it had the device for itself
-                asked[0].blame[device] = asked[0].blame.get(device, 0) + 1
-            numbers = {running.number for running in asked} | set(station.suspects)
-            station.suspects = sorted(
-                numbers, key=lambda n: (self._running[n].blame.get(device, 0), n)
-            )
+        if peer.has_worked:
             self._lose(device, station.fault or f"the {device} died")
-            self._give_up_on_killers(device)
+            self._accuse(device)
         else:
             station.failed_to_start()
             self._changed.set()
@@ -548,32 +537,43 @@ class Scheduler:
         self._note(f"the {device} was lost: {why}")
         if station.peer is not None:  # it has stalled
             station.peer.send([Probe()])
-        for running in self._using(device):
+        using = self._using(device)
+        station.asked = [running.number for running in using if device in running.waiting]
+        for running in using:
             running.waiting.pop(device, None)
             self._take_away(running, device)
         if device is Device.TARGET and not self._restarts:
             self._fail_all(why)
 
-    def _give_up_on_killers(self, device: Device) -> None:
-        """A request that a device has died of again and again has it no more."""
+    def _accuse(self, device: Device) -> None:
+        """A device died: whoever had it alone is to blame, else all who had it are suspects."""
         station = self._stations[device]
-        for running in self._using(device):
-            if running.blame.get(device, 0) < MOST_LOSSES:
-                continue
-            how = f"the {device} died {MOST_LOSSES} times while it ran"
-            how = f"{how}; the last time: {station.fault}" if station.fault else how
-            if device is Device.TARGET:
-                self._fail(running, how)
-            else:
-                self._go_on_without_draft(running, how)
+        asked = [self._running[number] for number in station.asked if number in self._running]
+        station.asked.clear()
+        if len(asked) == 1:
+            asked[0].blame[device] = asked[0].blame.get(device, 0) + 1
+        numbers = {running.number for running in asked} | set(station.suspects)
+        station.suspects = sorted(numbers, key=lambda n: (self._running[n].blame.get(device, 0), n))
+        for running in asked:
+            if running.blame.get(device, 0) >= MOST_LOSSES:
+                self._give_up_on(running, device)
+
+    def _give_up_on(self, running: Running, device: Device) -> None:
+        """A request that a device has died of again and again has it no more."""
+        fault = self._stations[device].fault
+        how = f"the {device} died {MOST_LOSSES} times while it ran"
+        how = f"{how}; the last time: {fault}" if fault else how
+        if device is Device.TARGET:
+            self._fail(running, how)
+        else:
+            self._go_on_without_draft(running, how)
 
     def _go_on_without_draft(self, running: Running, why: str) -> None:
         self._note(f"request {running.number} goes on without a draft: {why}")
-        running.waiting.pop(Device.DRAFT, None)
-        if Device.DRAFT in running.has:
-            self._take_away(running, Device.DRAFT)
-        self._clear(running, Device.DRAFT)
         running.devices = (Device.TARGET,)
+        running.waiting.pop(Device.DRAFT, None)
+        self._take_away(running, Device.DRAFT)
+        self._clear(running, Device.DRAFT)
 
     def _regain(self, device: Device) -> None:
         """A device can work: its model is loaded, or it had stalled and has caught up."""
@@ -583,24 +583,46 @@ class Scheduler:
             self._changed.set()
             self._admit(device)
 
+    def _acquit(self, running: Running, device: Device) -> None:
+        """A suspect has had its answer. It waits with the others until all have had theirs."""
+        station = self._stations[device]
+        if running.number in station.suspects and len(station.suspects) > 1:
+            if station.peer is not None:
+                station.peer.send([Close(request=running.number)])  # its memory is for the others
+            running.opened.pop(device, None)
+            running.has.discard(device)
+            if device is Device.DRAFT:
+                self._deliver(running, DeviceLost(device=device))
+        self._clear(running, device)
+
     def _clear(self, running: Running, device: Device) -> None:
-        """A request has had its answer, or has ended: the next suspect's turn."""
+        """A request is no suspect any more: the next one's turn."""
         station = self._stations[device]
         if running.number in station.suspects:
             station.suspects.remove(running.number)
             self._admit(device)
 
     def _admit(self, device: Device) -> None:
-        """Give a device back to the requests that may have it now."""
+        """Give a device to the requests that may have it now."""
         station = self._stations[device]
+        station.suspect_since = time.monotonic()
         for running in self._using(device):
             if device not in running.has and station.serves(running.number):
-                running.has.add(device)
+                self._give(running, device)
                 self._deliver(running, DeviceBack(device=device))
 
+    def _give(self, running: Running, device: Device) -> None:
+        """From now on the device is sent its jobs, of which it is told first."""
+        running.has.add(device)
+        peer = self._stations[device].peer
+        if peer is not None and running.opened.get(device) is not peer:
+            running.opened[device] = peer
+            peer.send([running.open_packet(device)])
+
     def _take_away(self, running: Running, device: Device) -> None:
-        running.has.discard(device)
-        self._deliver(running, DeviceLost(device=device))
+        if device in running.has:
+            running.has.discard(device)
+            self._deliver(running, DeviceLost(device=device))
 
     def _using(self, device: Device) -> list[Running]:
         return [running for running in self._running.values() if device in running.devices]
@@ -618,8 +640,11 @@ class Scheduler:
             now = time.monotonic()
             if now - last > CHECK_EVERY_S + OVERSLEPT_S:
                 self._overslept(now - last)
-            self._check(now)
             last = now
+            try:
+                self._check(now)
+            except Exception:  # without it nobody would have a deadline any more
+                log.exception("the watchdog failed, and goes on")
 
     def _overslept(self, seconds: float) -> None:
         """Nobody was heard meanwhile because nobody listened."""
@@ -634,7 +659,8 @@ class Scheduler:
         for peer in list(self._peers):
             self._check_peer(peer, now)
         target = self._stations[Device.TARGET]
-        if not target.usable and target.lost_at and now - target.lost_at > self._patience.restart:
+        lost_at = target.lost_at or self._opened_at
+        if not target.usable and self._running and now - lost_at > self._patience.restart:
             why = target.fault or "it was not restarted in time"
             self._fail_all(f"the target died and did not come back: {why}")
         for device, station in self._stations.items():
@@ -643,37 +669,39 @@ class Scheduler:
                 self._check_suspect(device, now)
 
     def _check_peer(self, peer: Peer, now: float) -> None:
-        if peer.is_flooded() or (peer.hello is None and peer.is_late(now)):
-            peer.cut()
-        elif peer.hello is not None and peer.hello.device is not None and peer.is_late(now):
-            device = peer.hello.device
+        device = None if peer.hello is None else peer.hello.device
+        if device is None:  # a stranger, or a client
+            if peer.is_flooded() or peer.is_late(now):
+                peer.cut()
+        elif peer.is_late(now) and self._stations[device].peer is peer:
             self._lose(device, f"no sign of life for {SILENCE_S:g} s")
             overdue = peer.has_worked and now - peer.heard > 2 * SILENCE_S
-            if overdue and self._restart is not None:
+            if overdue and self._restart is not None and peer.hello is not None:
                 peer.heard = now  # it has so long to be restarted
                 self._restart(peer.hello)
 
     def _check_jobs(self, device: Device, now: float) -> None:
         station, using = self._stations[device], self._using(device)
-        tokens = sum(
-            running.waiting[device].tokens for running in using if device in running.waiting
-        )
+        waiting = [running for running in using if device in running.waiting]
+        tokens = sum(running.waiting[device].tokens for running in waiting)
         patience = max(getattr(self._patience, device), station.patience(tokens))
-        late = [
-            r for r in using if device in r.waiting and now - r.waiting[device].since > patience
-        ]
-        if late and device is Device.DRAFT:
-            self._lose(device, f"no window within {patience:g} s")
-        elif late:
-            for running in late:
+        if device is Device.DRAFT:
+            if any(now - running.waiting[device].since > patience for running in waiting):
+                self._lose(device, f"no window within {patience:g} s")
+            return
+        for running in waiting:
+            # While it answers others this one may wait for memory, but not for ever.
+            since = running.waiting[device].since
+            idle = now - max(since, station.answered_at)
+            if idle > patience or now - since > WITHOUT_END * patience:
                 self._fail(running, f"no verdict within {patience:g} s")
 
     def _check_suspect(self, device: Device, now: float) -> None:
         """Nobody waits for a suspect that has no job for the device."""
         station = self._stations[device]
-        if station.suspects:
+        if station.suspects and now - station.suspect_since > SILENCE_S:
             running = self._running[station.suspects[0]]
-            if device not in running.waiting and now - station.lost_at > SILENCE_S:
+            if device not in running.waiting:
                 self._clear(running, device)
 
 

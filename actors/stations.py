@@ -7,9 +7,10 @@ Theory of operation.
              next one wait longer. A process that is stopped, or behind a network that is gone, is
              known sooner, by its silence (`actors.peers`).
   blame      Who kills a device? The requests whose jobs were unanswered when it died are suspects.
-             When it is back, they have it one by one, until each has had an answer; the others wait
-             meanwhile. A request that had the device alone when it died is to blame, and whoever is
-             to blame `MOST_LOSSES` times, without an answer between, has it no more.
+             When it is back, they have it one by one, until each has had an answer; all others wait
+             meanwhile, those that have had theirs too. A request that had the device alone when it
+             died is to blame, and whoever is to blame `MOST_LOSSES` times, without an answer
+             between, has it no more.
 
 May import: the standard library, actors.peers.
 Must never: send anything.
@@ -59,6 +60,12 @@ class Station:
         self.slower = ""
         self.suspects: list[int] = []
         """Requests of which one may have killed it; the first has it alone."""
+        self.suspect_since = 0.0
+        """When the first of them was given it."""
+        self.asked: list[int] = []
+        """Requests whose jobs were unanswered when it was lost, until it is back."""
+        self.answered_at = 0.0
+        """When it last did what was wanted."""
         self._seconds_of_a_token: deque[float] = deque(maxlen=SAMPLES)
 
     @property
@@ -75,8 +82,9 @@ class Station:
         """Whether a request may have it now."""
         return self.usable and (not self.suspects or self.suspects[0] == request)
 
-    def observe(self, asked: Asked, seconds: float) -> None:
+    def observe(self, asked: Asked, seconds: float, now: float) -> None:
         """A job was answered."""
+        self.answered_at = now
         self._seconds_of_a_token.append(seconds / max(1, asked.tokens))
 
     def patience(self, tokens: int) -> float:
@@ -87,6 +95,7 @@ class Station:
     def regained(self) -> None:
         """It can work."""
         self.usable, self.failed_starts, self.fault = True, 0, None
+        self.asked.clear()
 
     def failed_to_start(self) -> None:
         """It ended before it could work."""

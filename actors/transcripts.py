@@ -106,6 +106,8 @@ class Transcripts:
         self._runner = runner
         self._admission = Admission(runner, waits=waits)
         self._open: dict[int, Transcript] = {}
+        self.apart: set[int] = set()
+        """Requests whose pass with others failed, until they are read again."""
 
     def open(self, packet: Open) -> None:
         """Begin a request, or begin it again.
@@ -126,6 +128,7 @@ class Transcripts:
     def close(self, request: int) -> None:
         """Forget a request and free its row."""
         gone = self._open.pop(request, None)
+        self.apart.discard(request)
         if gone is not None:
             self._runner.release(gone.row)
         self._admission.leave(request)
@@ -161,12 +164,15 @@ class Transcripts:
         """These were read."""
         for request, feed in feeds.items():
             self._open[request].note(feed)
+            if feed.logits and self.apart:
+                self.apart.discard(request)
 
     def distrust(self, requests: Iterable[int]) -> None:
         """A pass over these has failed."""
         for request in requests:
             if request in self._open:
                 self._open[request].distrust()
+                self.apart.add(request)
 
     def __getitem__(self, request: int) -> Transcript:
         return self._open[request]

@@ -91,6 +91,9 @@ class Wire(asyncio.Transport):
     def close(self) -> None:
         self._closed = True
 
+    def abort(self) -> None:
+        self._closed = True
+
 
 class Move(enum.Enum):
     """What can happen next to a device."""

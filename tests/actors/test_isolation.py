@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,10 +17,11 @@ from actors.hosts import DraftHost, TargetHost
 from actors.isolation import LONGEST_REASON
 from actors.runners.interface import Room
 from actors.scheduler import Scheduler
-from actors.wire import Alive, Fault, Finished, Open, Spoilt, Tokens, Work
-from decoding.errors import PeerError
+from actors.wire import Alive, Answer, Fault, Finished, Open, Spoilt, Tokens, Work
+from decoding.errors import PeerError, PlacementError
 from decoding.messages import Device, Drafted, Judge, TokenId
 from decoding.settings import Settings
+from decoding.turns import PIECE
 from decoding.verification import VerifierName, make_verifier
 from tests.actors.toys import ToyDevice, ToyRunner, alone, until
 from tests.decoding.toys import Logits, Model, Prefix, similar
@@ -276,6 +278,48 @@ def test_a_pass_that_fails_only_in_company_fails_nobody() -> None:
     assert [answer.request for answer in said] == list(range(len(PROMPTS)))
     assert not any(isinstance(answer, Spoilt) for answer in said)
     assert not host.busy
+
+
+def test_the_guilty_one_is_found_also_where_texts_take_many_turns_to_read() -> None:
+    """After a pass that failed both texts are read again, in pieces, and apart until then."""
+    guilty, innocent = (7,) * (3 * PIECE), (1,) * (3 * PIECE)
+
+    def choking(prefix: Prefix) -> Logits:
+        if prefix[0] == 7:
+            raise ArithmeticError("cannot be read")
+        return PAIR.target(prefix)
+
+    host = TargetHost(ToyRunner(choking))
+    for request, prompt in ((1, guilty), (2, innocent)):
+        host.take(msgspec.structs.replace(_open(request, prompt), capacity=len(prompt) + 8))
+        host.take(_judge(request))
+    said: list[Any] = []
+    for _ in range(20):
+        if host.busy:
+            said += host.turn()
+
+    assert {each.request: type(each) for each in said} == {1: Spoilt, 2: Answer}
+
+
+def test_a_device_that_is_full_is_not_dead() -> None:
+    """Whoever has memory goes on; the one that cannot have any is told."""
+
+    class Full(ToyRunner):  # type: ignore[misc]
+        def forward(self, feeds: Any) -> Any:
+            if any(feed.start == 0 and feed.tokens[0] in {0, 7} for feed in feeds):
+                raise PlacementError("no memory for new rows")
+            return super().forward(feeds)
+
+    runner = Full(PAIR.target)
+    host = TargetHost(runner)
+    for request, prompt in ((1, (1, 2)), (2, GUILTY)):
+        host.take(_open(request, prompt))
+        host.take(_judge(request))
+
+    said = {each.request: type(each) for each in host.turn()}
+
+    assert said == {1: Answer, 2: Spoilt}
+    assert runner.rows == 1, "nothing was left behind by the look at the device"
 
 
 def test_a_device_that_can_read_nothing_any_more_says_so_and_ends() -> None:

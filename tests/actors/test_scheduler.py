@@ -16,6 +16,7 @@ import pytest
 from actors import client, peers
 from actors.client import Client, Ticket
 from actors.peers import HANDSHAKE_S, MOST_STRANGERS, Peer
+from actors.runners.interface import Room
 from actors.scheduler import SILENCE_S, Patience, Scheduler
 from actors.stations import MOST_LOSSES, MOST_STARTS
 from actors.wire import (
@@ -585,6 +586,7 @@ async def test_only_the_request_that_kills_a_device_is_charged_with_it() -> None
         restarting = asyncio.create_task(restart())
         with pytest.raises(PeerError, match=f"died {MOST_LOSSES} times .* the context is lost"):
             await _finish(guilty)
+        assert world.scheduler.statistics().losses["target"] <= MOST_LOSSES + 1
         found = [tokens for tokens, _ in await asyncio.gather(*map(_finish, others))]
 
         assert found == [alone(PAIR.target, (1, n, 2), LENGTH_) for n in range(4)]
@@ -611,6 +613,61 @@ async def test_a_suspect_has_the_device_to_itself() -> None:
         again.resume()
         found = [tokens for tokens, _ in await asyncio.gather(*map(_finish, tickets))]
         assert found == [alone(PAIR.target, (n,), LENGTH_) for n in (1, 2, 3, 4)]
+
+
+async def test_a_request_that_stalls_a_device_and_then_kills_it_is_charged_too() -> None:
+    async with _world(_toy(Device.TARGET, pause_after=0), restarts=True) as world:
+        ticket = world.client.submit(PROMPT, AR)
+        for _ in range(MOST_LOSSES):
+            await until(lambda: bool(_asked(world, Device.TARGET)))
+            world.scheduler._lose(Device.TARGET, "it says nothing")
+            stalled = world.target
+            stalled.die()
+            if world.scheduler.statistics().running:
+                await world.add(_toy(Device.TARGET, pause_after=0))
+
+        with pytest.raises(PeerError, match=f"the target died {MOST_LOSSES} times"):
+            await _finish(ticket)
+
+
+def _asked(world: World, device: Device) -> list[int]:
+    return [r.number for r in world.scheduler._running.values() if device in r.waiting]
+
+
+async def test_a_suspect_that_the_draft_has_no_room_for_goes_on_without_it() -> None:
+    """It must not be given back what it has just been refused."""
+
+    class Full(ToyRunner):  # type: ignore[misc]
+        def room(self, length: int) -> Room:
+            return Room(needed=length, used=0, free=0)
+
+    async with _world(_toy(Device.DRAFT, pause_after=2), restarts=True) as world:
+        ticket = world.client.submit(PROMPT, PEARL)
+        await until(lambda: world.draft.paused)
+        world.draft.die()
+        await world.until_lost(Device.DRAFT)
+        await world.add(ToyDevice(Device.DRAFT, Full(PAIR.draft)))
+
+        tokens, _ = await _finish(ticket)
+
+        assert tokens == WHOLE
+
+
+async def test_a_draft_that_loads_is_sent_nothing_yet() -> None:
+    """Both devices are away when a request comes; nobody may wait for a window meanwhile."""
+    async with _world(restarts=True) as world:
+        for role in Device:
+            world.devices[role].die()
+            await world.until_lost(role)
+        loading = [await _toy(role).dial(world.address, ready=False) for role in Device]
+        ticket = world.client.submit(PROMPT, PEARL)
+        await until(lambda: world.scheduler.statistics().running == 1)
+
+        assert _asked(world, Device.DRAFT) == _asked(world, Device.TARGET) == []
+        for device in loading:
+            device.ready()
+            world.devices[device.role] = device
+        assert (await _finish(ticket))[0] == WHOLE
 
 
 async def test_losses_of_a_request_that_makes_progress_wear_off() -> None:

@@ -10,7 +10,7 @@ from actors.stations import MOST_STARTS, SAMPLES, STALLED, Asked, Station
 def _measured(*seconds_of_a_token: float) -> Station:
     station = Station()
     for seconds in seconds_of_a_token:
-        station.observe(Asked(since=0.0, tokens=10), 10 * seconds)
+        station.observe(Asked(since=0.0, tokens=10), 10 * seconds, now=0.0)
     return station
 
 
