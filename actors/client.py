@@ -36,7 +36,7 @@ from actors.wire import (
     Unframer,
     frame,
 )
-from decoding.errors import PearlError, PeerError
+from decoding.errors import PearlError, PeerError, ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -83,7 +83,6 @@ class Ticket:
         self.aborted = False
         self._client = client
         self._arrived: asyncio.Queue[Tokens | Finished | Failed] = asyncio.Queue()
-        self._failed: str | None = None
         self._tokens: list[TokenId] = []
         self._known = 0
         """Tokens that will come once more."""
@@ -118,17 +117,17 @@ class Ticket:
         return self.submit
 
     async def next(self) -> Tokens | Finished:
-        """The next packet; after `Finished` there is none.
+        """The next packet; after the last one, that one again.
 
         Raises:
             PeerError: the request failed.
         """
-        if self._failed is None:
-            packet = await self._arrived.get()
-            if not isinstance(packet, Failed):
-                return packet
-            self._failed = packet.message
-        raise PeerError(self._failed)
+        packet = await self._arrived.get()
+        if not isinstance(packet, Tokens):
+            self._arrived.put_nowait(packet)  # for whoever asks again, or at the same time
+        if isinstance(packet, Failed):
+            raise PeerError(packet.message)
+        return packet
 
     def abort(self) -> None:
         """Ask for the end; `Finished` follows."""
@@ -177,12 +176,17 @@ class Client:
         trace: bool = False,
         reach: int | None = None,
     ) -> Ticket:
-        """Start a request."""
+        """Start a request.
+
+        Raises:
+            ProtocolError: no wire carries it.
+        """
         number = next(self._numbers)
         submit = Submit(
             request=number, prompt=prompt, eos=eos, settings=settings, trace=trace, reach=reach
         )
-        self.send(submit)  # first: what no wire can carry is nobody's request
+        _check(submit)  # what no wire carries is nobody's request
+        self.send(submit)
         ticket = self._tickets[number] = Ticket(self, submit)
         if self._over:
             self._fail_all(GONE)
@@ -289,6 +293,16 @@ class Client:
         """Nobody waits for a scheduler that is gone."""
         for number in list(self._tickets):
             self._tickets.pop(number).put(Failed(request=number, message=message))
+
+
+def _check(submit: Submit) -> None:
+    """A packet that the scheduler could not read would end the line, and every request on it."""
+    try:
+        (read,) = Unframer().feed(frame(submit))
+    except (PearlError, TypeError, ValueError, OverflowError) as error:
+        message = f"a request that cannot be sent: {error}"
+        raise ProtocolError(message) from None
+    assert isinstance(read, Submit)
 
 
 @final

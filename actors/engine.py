@@ -101,8 +101,8 @@ class EngineSettings:
     def _take_name(self, name: str) -> None:
         value = getattr(self, name)
         plain = os.fspath(value) if isinstance(value, os.PathLike) else value
-        fine = plain is None or (isinstance(plain, str) and "\0" not in plain)
-        refuse_unless(self, name, "a text, or None", fine=fine)
+        fine = plain is None or (isinstance(plain, str) and plain != "" and "\0" not in plain)
+        refuse_unless(self, name, "a name, not empty, or left out", fine=fine)
         object.__setattr__(self, name, plain)
 
     def models(self) -> dict[Device, str]:

@@ -52,18 +52,20 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
         A row with NaN or plus infinity, or with nothing but minus infinity, becomes NaN throughout.
         """
-        with np.errstate(invalid="ignore"):  # torch is silent by itself
+        with np.errstate(invalid="ignore", over="ignore"):  # torch is silent by itself
             return self._laws(logits)
 
     def _laws(self, logits: Array) -> Array:
         xp = array_namespace(logits)
         best = xp.max(logits, axis=-1, keepdims=True)
-        scaled = (logits - best) / self.temperature  # at most 0, however low the temperature
+        # In the numbers of the logits a low temperature or probability must not become 0.
+        least, most = xp.finfo(logits.dtype).smallest_normal, xp.finfo(logits.dtype).max
+        scaled = (logits - best) / min(max(self.temperature, least), most)  # at most 0
         if 0 < self.top_k < logits.shape[-1]:
             scaled = _top_k(scaled, self.top_k, xp)
         laws = _softmax(scaled, xp)
         if self.top_p < 1:
-            laws = _top_p(laws, self.top_p, xp)
+            laws = _top_p(laws, max(self.top_p, least), xp)
         if self.min_p > 0:
             least = self.min_p * xp.max(laws, axis=-1, keepdims=True)
             laws = xp.where(laws < least, xp.zeros_like(laws), laws)

@@ -249,9 +249,8 @@ def _refuse_broken(logits: Array, marks: Sequence[float], position: int) -> None
     for row, mark in enumerate(marks):
         if not math.isfinite(mark):
             best = float(array_namespace(logits).max(logits[row, :]))
-            what = (
-                "NaN" if math.isnan(best) else "plus infinity" if best > 0 else "no possible token"
-            )
+            infinite = "plus infinity" if best == math.inf else "no possible token"
+            what = "NaN" if math.isnan(best) else infinite
             message = f"the logits at position {position + row} after the prompt hold {what}"
             raise LogitsError(message)
 

@@ -29,6 +29,7 @@ from actors.runners.hugging_face import cache_layers, positions_of
 from actors.runners.quiet import quietly, refused
 from actors.runners.rehearsal import headers, rehearse
 from decoding.errors import ModelError
+from decoding.sampling import LARGEST_WHOLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,14 +206,14 @@ def _ends(place: Place, config: Any) -> tuple[int | None, tuple[int, ...]]:
             sources.insert(0, GenerationConfig.from_pretrained(place.folder, local_files_only=True))
     eos, bos = _first(sources, "eos_token_id"), _first(sources, "bos_token_id")
     for token in (*_listed(eos), *_listed(bos)):
-        if not isinstance(token, int):
+        if not isinstance(token, int) or isinstance(token, bool):
             raise ModelError(
                 f"{place.name}: a first or last token is {token!r}; {folders.CONFIG} and "
                 f"{folders.ENDS} must give token ids"
             )
     first = next(iter(_listed(bos)), None)
     # A token that is none, such as -1, is said where a model has no such token.
-    return first, tuple(token for token in _listed(eos) if token >= 0)
+    return first, tuple(token for token in _listed(eos) if 0 <= token <= LARGEST_WHOLE)
 
 
 def _listed(found: Any) -> list[Any]:

@@ -61,6 +61,7 @@ class Trial:
         runner, tokens = self._runner, self._tokens
         if self._expected is None:
             self._expected = self._plain(tokens)
+            self._refuse_nothing(self._expected)
         plain = self._expected
         rows = [runner.allocate(len(tokens)) for _ in range(3)]
         half = len(tokens) // 2
@@ -84,6 +85,19 @@ class Trial:
             for feed, logits in found
             if feed.tokens is not wrong
         )
+
+    def _refuse_nothing(self, plain: Tensor) -> None:
+        """Say of a model that gives no numbers that it gives none.
+
+        Raises:
+            ModelError: there is nothing to compare with.
+        """
+        if not plain.isfinite().any():
+            what = "NaN" if plain.isnan().any() else "infinities"
+            raise ModelError(
+                f"{type(self.model).__name__} gives {what} for any text; its weights are damaged, "
+                f"or too large for {str(plain.dtype).removeprefix('torch.')}"
+            )
 
     def check_length(self, lengths: Lengths | None) -> None:
         """See that how long a text is changes nothing, or only what is known.
@@ -161,8 +175,13 @@ def _close(logits: Tensor, plain: Tensor) -> bool:
     """Whether two ways to compute logits (tokens, vocab) are the same but for rounding.
 
     Rounding in 16 bits moves logits by a few per cent of their spread; a wrong mask or position by
-    about as much as their spread.
+    about as much as their spread. What is no number, a mask of minus infinity above all, must be
+    the same.
     """
     rounding = 1e-3 if plain.dtype == torch.float32 else 0.2
-    spread = plain.float().std().clamp(min=1e-6)
-    return bool((logits - plain.float()).square().mean().sqrt() < rounding * spread)
+    known = plain.isfinite()
+    if not torch.equal(known, logits.isfinite()):
+        return False
+    found, expected = logits[known], plain[known].float()
+    spread = expected.std(correction=0).clamp(min=1e-6)
+    return bool((found - expected).square().mean().sqrt() < rounding * spread)

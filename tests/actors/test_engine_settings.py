@@ -16,6 +16,7 @@ from decoding.errors import SettingError
     ("name", "value"),
     [
         ("target", 5),
+        ("target", ""),
         ("draft", b"model"),
         ("target", "a\0b"),
         ("devices", "tpu"),

@@ -157,6 +157,15 @@ async def test_a_generation_that_nobody_holds_any_more_is_ended() -> None:
             await asyncio.sleep(0)
 
 
+async def test_two_may_wait_for_the_same_request() -> None:
+    async with _engine() as (engine, _):
+        generation = engine.generate(PROMPT, SETTINGS)
+
+        both = await asyncio.gather(generation.wait(), generation.wait())
+
+        assert [result.token_ids for result in both] == [WHOLE, WHOLE]
+
+
 async def test_a_request_that_failed_says_so_as_often_as_it_is_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

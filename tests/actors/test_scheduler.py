@@ -8,7 +8,7 @@ import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -32,7 +32,7 @@ from actors.wire import (
     Unframer,
     frame,
 )
-from decoding.errors import PeerError
+from decoding.errors import PeerError, ProtocolError
 from decoding.messages import Device, Judged, TokenId
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
@@ -966,6 +966,17 @@ async def test_a_request_to_a_scheduler_that_is_gone_fails_at_once() -> None:
 
         with pytest.raises(PeerError, match="the scheduler is gone"):
             await _finish(world.client.submit(PROMPT, PEARL))
+
+
+@pytest.mark.parametrize("eos", [(True,), (2**70,), ("end",)])
+async def test_what_no_wire_carries_is_refused_where_it_is_asked(eos: Any) -> None:
+    """Else the scheduler would hang up on all that this client asks, again and again."""
+    async with _world() as world:
+        with pytest.raises(ProtocolError, match="a request that cannot be sent"):
+            world.client.submit(PROMPT, PEARL, eos=eos)
+
+        tokens, _ = await _finish(world.client.submit(PROMPT, PEARL))
+        assert tokens == WHOLE
 
 
 async def test_closing_the_client_ends_whoever_waits_for_it() -> None:

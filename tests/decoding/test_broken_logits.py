@@ -94,3 +94,30 @@ def test_masked_tokens_are_legal_and_never_drawn(verifier: Verifier, library: st
     drawn = {verifier.draft(_rows(library, SOUND), position).tokens[0] for position in range(200)}
 
     assert drawn <= {0, 2, 3, 5}
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=1e-308),
+        Sampling(temperature=1.0, top_p=1e-60),
+        Sampling(temperature=1.0, min_p=1.0),
+    ],
+    ids=["no temperature", "no probability", "nothing less likely"],
+)
+def test_laws_as_narrow_as_can_be_are_the_most_likely_token(
+    sampling: Sampling, library: str
+) -> None:
+    """What the numbers of the logits cannot hold is not taken for a fault of the model."""
+    verifier = make_verifier(VerifierName.COUPLED, sampling, 0)
+
+    assert verifier.draft(_rows(library, SOUND), 0).tokens == (3,)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_the_highest_temperature_makes_all_that_is_possible_alike(library: str) -> None:
+    verifier = make_verifier(VerifierName.COUPLED, Sampling(temperature=1e308), 0)
+    drawn = {verifier.draft(_rows(library, SOUND), position).tokens[0] for position in range(200)}
+
+    assert drawn == {0, 2, 3, 5}

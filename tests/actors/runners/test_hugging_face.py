@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import AutoModelForCausalLM, PhiConfig
 
 from actors.runners import hugging_face
 from actors.runners.hugging_face import HuggingFaceRunner
@@ -446,3 +447,39 @@ def attention_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Tensor |
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
     return seen
+
+
+def _phi() -> Any:
+    """A tiny model whose head has a bias of its own."""
+    torch.manual_seed(5)
+    config = PhiConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def test_a_model_that_masks_tokens_out_is_read_like_any_other() -> None:
+    """Minus infinity in its logits is no difference between two ways to read it."""
+    model = _phi()
+    with torch.no_grad():
+        model.lm_head.bias[[2, 7]] = -torch.inf
+    runner, tokens = HuggingFaceRunner(model), text(9, seed=3)
+
+    (logits,) = runner.forward([feed(runner.allocate(9), 0, tokens)])
+
+    assert runner.statistics().slower == ""
+    assert set(logits.isneginf().nonzero()[:, 1].tolist()) == {2, 7}
+
+
+def test_a_model_that_gives_no_numbers_is_told_as_such() -> None:
+    model = _phi()
+    with torch.no_grad():
+        model.lm_head.bias.fill_(torch.nan)
+
+    with pytest.raises(ModelError, match="PhiForCausalLM gives NaN for any text; its weights are"):
+        HuggingFaceRunner(model)

@@ -7,6 +7,7 @@ writing two tokens says; they must be the same.
 
 from __future__ import annotations
 
+import atexit
 import random
 import shutil
 import tempfile
@@ -152,7 +153,9 @@ def damaged(number: int, at: Path) -> str:
 def sound(base: str) -> Path:
     """A whole model of that shape, with the tokenizer of the embedded pair."""
     config, shard = SOUND[base]
-    at = Path(tempfile.mkdtemp(prefix="pearl-sound-")) / base
+    folder = Path(tempfile.mkdtemp(prefix="pearl-sound-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    at = folder / base
     torch.manual_seed(3)
     model: Any = AutoModelForCausalLM.from_config(config())
     model.save_pretrained(at, max_shard_size=shard)
