@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
@@ -93,7 +93,9 @@ class DraftHost:
     @property
     def busy(self) -> bool:
         """Whether a window is being written."""
-        return bool(self._writing and self._transcripts.admitted(self._writing))
+        if not self._transcripts.queued:
+            return bool(self._writing)
+        return bool(self._transcripts.admitted(self._writing))
 
     def take(self, packet: ToDevice) -> Sequence[Said]:
         """Note a packet; a newer job and a revocation put an end to the older window."""
@@ -105,6 +107,11 @@ class DraftHost:
     def turn(self) -> list[Answer | Spoilt]:
         """Write one token for every open window."""
         requests = self._transcripts.admitted(self._writing)
+        if not self._transcripts.apart:
+            try:
+                return self._step(requests)
+            except BaseException:  # noqa: BLE001 - as in `isolated`
+                self._transcripts.distrust(requests)
         return self._give_back(isolated(requests, self._step, self._transcripts, Device.DRAFT))
 
     def forget(self) -> None:
@@ -218,7 +225,9 @@ class TargetHost:
     @property
     def busy(self) -> bool:
         """Whether a window waits to be judged."""
-        return bool(self._waiting and self._transcripts.admitted(self._waiting))
+        if not self._transcripts.queued:
+            return bool(self._waiting)
+        return bool(self._transcripts.admitted(self._waiting))
 
     def take(self, packet: ToDevice) -> Sequence[Said]:
         """Note a packet; a newer job replaces an older one of the same request."""
@@ -230,6 +239,11 @@ class TargetHost:
     def turn(self) -> list[Answer | Spoilt]:
         """Judge everything that waits."""
         requests = self._transcripts.admitted(self._waiting)
+        if not self._transcripts.apart:
+            try:
+                return self._judge_all(requests)
+            except BaseException:  # noqa: BLE001 - as in `isolated`
+                self._transcripts.distrust(requests)
         return self._give_back(
             isolated(requests, self._judge_all, self._transcripts, Device.TARGET)
         )
@@ -277,8 +291,9 @@ class TargetHost:
         self._transcripts.note(feeds)
         read = sum(len(feed.tokens) for feed in feeds.values())
         ended = self._clock()
-        for request in feeds.keys() - judged.keys():
-            self._began.setdefault(request, began)
+        if len(judged) < len(feeds):
+            for request in feeds.keys() - judged.keys():
+                self._began.setdefault(request, began)
         events = {r: _judged(jobs[r], v, (began, ended)) for r, v in verdicts.items()}
         for request, (verdict, held) in judged.items():
             times = (self._began.pop(request, began), ended)
@@ -287,18 +302,14 @@ class TargetHost:
         for request, event in events.items():
             del self._waiting[request]
             self._done[request] = jobs[request], event
-        answers = [Answer(request=request, event=event) for request, event in events.items()]
-        return [*answers, *self._go_on_all(events)]
-
-    def _go_on_all(self, requests: Iterable[int]) -> list[Spoilt]:
-        """Begin what is known to follow; whoever cannot is spoilt, with its verdict given."""
-        gone = []
-        for request in requests:
+        said: list[Answer | Spoilt] = []
+        for request, event in events.items():
+            said.append(Answer(request=request, event=event))
             try:
                 self._go_on(request)
             except BaseException as error:  # noqa: BLE001 - as in `isolated`
-                gone.append(spoilt(request, error, Device.TARGET))
-        return gone
+                said += self._give_back([spoilt(request, error, Device.TARGET)])
+        return said
 
     def _give_back(self, said: list[Answer | Spoilt]) -> list[Answer | Spoilt]:
         """Forget the requests that cannot go on."""

@@ -32,7 +32,7 @@ LONGEST_REASON: Final = 500  # characters
 def isolated(
     requests: Sequence[int], work: Work, transcripts: Transcripts, name: str
 ) -> list[Answer | Spoilt]:
-    """Work on all requests at once; where that fails, on each apart.
+    """Work on all requests at once, but for those that are apart; where that fails, on each apart.
 
     Args:
         requests: at least one.

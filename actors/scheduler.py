@@ -268,18 +268,20 @@ class Scheduler:
         """
         if peer.hello is None:
             self._welcome(peer, packet)
-        elif peer.hello.device is not None:
-            self._take_from_device(peer, packet, peer.hello.device)
+        elif (device := peer.hello.device) is not None:
+            if isinstance(packet, Answer):  # by far the most
+                if self._stations[device].peer is peer:  # and not one that has been replaced
+                    self._on_answer(packet, device)
+            else:
+                self._take_from_device(peer, packet, device)
         else:
             self._take_from_client(peer, packet)
 
     def _take_from_device(self, peer: Peer, packet: AnyPacket, device: Device) -> None:
         station = self._stations[device]
         match packet:
-            case Answer() | Spoilt() | Alive() if station.peer is not peer:
+            case Spoilt() | Alive() if station.peer is not peer:
                 pass  # a device that has been replaced
-            case Answer():
-                self._on_answer(packet, device)
             case Spoilt():
                 self._on_spoilt(packet, device)
             case Alive():
@@ -427,28 +429,24 @@ class Scheduler:
             self._fail(running, packet.message)
 
     def _deliver(self, running: Running, event: Event, *, wanted: bool = True) -> None:
-        """The heart, within which what goes wrong is the request's own."""
+        """The heart: an event goes in, tokens and commands come out; what fails is the request."""
         try:
-            self._carry(running, event, wanted=wanted)
+            tokens = running.schedule.receive(event)
+            now = time.monotonic()
+            if running.records is not None:
+                running.records.append(running.received(event, now, tokens, wanted=wanted))
+            self._send(running, now)  # the devices first: what follows is done while they work
+            if isinstance(event, Proposed | Judged):
+                running.meter.add(event, wanted=wanted)
+            if tokens:
+                running.meter.commit(now)
+                running.client.send([Tokens(request=running.submit.request, tokens=tokens)])
+            if running.schedule.finish_reason is not None:
+                running.client.send([running.finished()])
+                self._ended["finished"] += 1
+                self._forget(running)
         except Exception as error:  # noqa: BLE001 - a tokenizer's own code may raise anything
             self._fail(running, f"the scheduler failed with {type(error).__name__}: {error}")
-
-    def _carry(self, running: Running, event: Event, *, wanted: bool) -> None:
-        """An event goes in, tokens and commands come out."""
-        tokens = running.schedule.receive(event)
-        now = time.monotonic()
-        if running.records is not None:
-            running.records.append(running.received(event, now, tokens, wanted=wanted))
-        self._send(running, now)  # the devices first: what follows is done while they work
-        if isinstance(event, Proposed | Judged):
-            running.meter.add(event, wanted=wanted)
-        if tokens:
-            running.meter.commit(now)
-            running.client.send([Tokens(request=running.submit.request, tokens=tokens)])
-        if running.schedule.finish_reason is not None:
-            running.client.send([running.finished()])
-            self._ended["finished"] += 1
-            self._forget(running)
 
     def _send(self, running: Running, now: float | None = None) -> None:
         """Carry the schedule's commands to the devices that are there."""

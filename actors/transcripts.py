@@ -106,6 +106,8 @@ class Transcripts:
         self._runner = runner
         self._admission = Admission(runner, waits=waits)
         self._open: dict[int, Transcript] = {}
+        self.queued = self._admission.waiting
+        """Requests that wait for memory."""
         self.apart: set[int] = set()
         """Requests whose pass with others failed, until they are read again."""
 
@@ -122,8 +124,8 @@ class Transcripts:
 
     def admitted(self, requests: Iterable[int]) -> list[int]:
         """Those that may be worked on; the others wait for memory."""
-        waiting = self._admission.waiting
-        return [r for r in requests if r not in waiting] if waiting else list(requests)
+        queued = self.queued
+        return [r for r in requests if r not in queued] if queued else list(requests)
 
     def close(self, request: int) -> None:
         """Forget a request and free its row."""

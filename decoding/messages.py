@@ -33,6 +33,9 @@ class Device(enum.StrEnum):
     DRAFT = "draft"
     TARGET = "target"
 
+    # An enum's own hash is a function in Python, and every round looks up devices many times.
+    __hash__ = str.__hash__
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Base of everything that may cross a wire: immutable, compared by value, tagged by name."""

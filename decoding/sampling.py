@@ -19,6 +19,8 @@ from array_api_compat import array_namespace
 from decoding.coins import Array
 from decoding.errors import SettingError
 
+LEAST: Final = float(np.finfo(np.float32).smallest_normal)
+MOST: Final = float(np.finfo(np.float32).max)
 LARGEST_WHOLE: Final = 2**63 - 1  # what a wire carries
 
 
@@ -59,13 +61,12 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
         xp = array_namespace(logits)
         best = xp.max(logits, axis=-1, keepdims=True)
         # In the numbers of the logits a low temperature or probability must not become 0.
-        least, most = xp.finfo(logits.dtype).smallest_normal, xp.finfo(logits.dtype).max
-        scaled = (logits - best) / min(max(self.temperature, least), most)  # at most 0
+        scaled = (logits - best) / min(max(self.temperature, LEAST), MOST)  # at most 0
         if 0 < self.top_k < logits.shape[-1]:
             scaled = _top_k(scaled, self.top_k, xp)
         laws = _softmax(scaled, xp)
         if self.top_p < 1:
-            laws = _top_p(laws, max(self.top_p, least), xp)
+            laws = _top_p(laws, max(self.top_p, LEAST), xp)
         if self.min_p > 0:
             least = self.min_p * xp.max(laws, axis=-1, keepdims=True)
             laws = xp.where(laws < least, xp.zeros_like(laws), laws)
