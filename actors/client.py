@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 CHUNK: Final = 1 << 16
 REDIAL_S: Final = 30.0  # a scheduler that was killed has so long to be started again
-PAUSE_S: Final = 0.2
+PAUSE_S: Final = 0.1
 GONE: Final = "the scheduler is gone; start the engine again"
 OTHERWISE: Final = (
     "the scheduler was restarted, and this text would not go on as it began; ask again"
@@ -261,11 +261,11 @@ class Client:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 while self._keeper.alive:
+                    await asyncio.sleep(PAUSE_S)  # also where it listens and hangs up at once
                     with contextlib.suppress(OSError):
                         line = await _Line.dial(self._address)
                         self._ask_again(line)
                         return line
-                    await asyncio.sleep(PAUSE_S)
         return None
 
     def _ask_again(self, line: _Line) -> None:

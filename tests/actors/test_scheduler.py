@@ -920,6 +920,7 @@ async def test_a_scheduler_that_says_nothing_any_more_is_noticed(
     """It was stopped: its connections stand, and nobody answers. Whoever keeps it is asked to."""
     monkeypatch.setattr(client, "BEAT_S", 1e-3)
     monkeypatch.setattr(client, "REDIAL_S", 0.1)
+    monkeypatch.setattr(client, "PAUSE_S", 1e-3)
     keeper = Keeping()
 
     opened: list[asyncio.StreamWriter] = []
