@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import stat
@@ -23,13 +24,18 @@ def old(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files() -> Iterator[None]:
-    """As on a disk with little room left: a file of this process ends at 4 kB."""
+    """As on a disk with little room left: a file of this process ends at 4 kB.
+
+    Also the one that the tests' own report goes to, so only for as long as it must be.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _names(folder: Path) -> list[str]:
@@ -54,9 +60,9 @@ def test_the_old_file_stands_until_all_of_the_new_one_is_written(old: Path) -> N
         assert old.read_bytes() == b"old"
 
 
-@pytest.mark.usefixtures("small_files")
 def test_where_there_is_no_room_the_old_file_stays_whole(old: Path) -> None:
-    with pytest.raises(StorageError, match=r"old.json cannot be written: File too large"):
+    told = pytest.raises(StorageError, match=r"old.json cannot be written: File too large")
+    with small_files(), told:
         files.write(old, bytes(5000))
 
     assert old.read_bytes() == b"old"
@@ -174,14 +180,13 @@ def test_what_cannot_be_written_is_known_before_the_work_and_after(old: Path, pl
     assert _names(old.parent) == before
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_disk_without_room_is_known_before_the_work(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new name fits on many a full disk; what is in the file does not."""
     monkeypatch.setattr(files, "PROBE", bytes(5000))
 
-    with pytest.raises(SettingError, match="File too large"):
+    with small_files(), pytest.raises(SettingError, match="File too large"):
         files.check_writable(old)
 
     assert old.read_bytes() == b"old"
