@@ -101,8 +101,11 @@ class EngineSettings:
     def _take_name(self, name: str) -> None:
         value = getattr(self, name)
         plain = os.fspath(value) if isinstance(value, os.PathLike) else value
-        fine = plain is None or (isinstance(plain, str) and plain != "" and "\0" not in plain)
-        refuse_unless(self, name, "a name, not empty, or left out", fine=fine)
+        fine = plain is None or (isinstance(plain, str) and "\0" not in plain)
+        refuse_unless(self, name, "a name, or left out", fine=fine)
+        # An empty address is told by whoever looks for it.
+        given = plain != "" or name == "ray_address"
+        refuse_unless(self, name, "a name, not empty, or left out", fine=given)
         object.__setattr__(self, name, plain)
 
     def models(self) -> dict[Device, str]:
