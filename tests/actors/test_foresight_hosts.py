@@ -59,7 +59,7 @@ SPOKEN: Final = range(6)
 LETTERS: Final = "abcdefgh"
 PROMPTS: Final[Sequence[Prefix]] = ((1, 2, 3), (4,), (5, 5))
 MOST_STEPS: Final = 6000
-MOST_DEATHS: Final = 2  # of the target; with five in its life the scheduler gives a request up
+MOST_DEATHS: Final = 2  # of the target; with three in a row the scheduler gives a request up
 COMMON: Final = 4  # how likely a move is of which nothing is said
 TABLE: Final = table(VOCAB, seed=3)
 TARGET: Final = only(TABLE, SPOKEN)
@@ -379,7 +379,9 @@ class World:
                 self._listen()
             case Trouble.DRAFT_IS_CUT:
                 self._cut_off(Device.DRAFT)
-            case Trouble.TARGET_IS_CUT:
+            # Until it dials again nobody can tell it from a death.
+            case Trouble.TARGET_IS_CUT if self._deaths < MOST_DEATHS:
+                self._deaths += 1
                 self._cut_off(Device.TARGET)
             case Trouble.NO_ROOM_FOR_ALL:
                 for process in filter(None, (draft, target)):
