@@ -25,7 +25,7 @@ from rich.table import Table
 
 from actors.engine import Devices, Engine, EngineSettings
 from decoding.metrics import Metrics
-from decoding.settings import ScheduleName, Settings, parse_gamma
+from decoding.settings import Settings, parse_gamma
 from decoding.summaries import over_requests
 from pearl.contest import rotated
 from pearl.meters import Others
@@ -41,10 +41,10 @@ PARTS = ("acceptance", "times", "ways", "rest")
 
 def systems(gammas: list[str], head_starts: list[int], settings: Settings) -> dict[str, Settings]:
     """What is forecast and run, by name."""
-    found = {"ar": replace(settings, schedule=ScheduleName.AR)}
+    found = {"ar": replace(settings, schedule="ar")}
     for text in gammas:
         gamma = parse_gamma(text)
-        found[f"sd {text}"] = replace(settings, schedule=ScheduleName.SD, gamma=gamma)
+        found[f"sd {text}"] = replace(settings, schedule="sd", gamma=gamma)
         for k in head_starts:
             name = f"pearl {text}" + (f" head start {k}" if k else "")
             found[name] = replace(settings, gamma=gamma, head_start=k)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from decoding.messages import Cancel, Drafted, Judge, Judged, Propose, Proposed
-from decoding.plans import Plan
+from decoding.policies import Plan
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
 
