@@ -27,10 +27,10 @@ from actors.engine import Devices, Engine, EngineSettings
 from decoding.metrics import Metrics
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.summaries import over_requests
-from pearl.contest import rotated
-from pearl.meters import Others
-from pearl.options import PROMPTS, options
-from pearl.prompts import read_prompts
+from pearl.asking.options import PROMPTS, options
+from pearl.asking.prompts import read_prompts
+from pearl.harness.contest import rotated
+from pearl.harness.meters import Others
 from simulator import profiles
 from simulator.forecast import Gap, explain, forecast
 from simulator.profiles import Profile

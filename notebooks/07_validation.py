@@ -11,7 +11,7 @@ from pathlib import Path
 from analysis import figures, published, statistics, theory, traces
 from analysis.validation import PARTS_OF, parts
 from decoding.settings import ScheduleName
-from pearl.validate import name_of, validate
+from pearl.verbs.validate import name_of, validate
 from simulator.recording import replay_file
 
 # %% [markdown]

@@ -18,11 +18,11 @@ from decoding.messages import Device
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
 from decoding.verification import VerifierName
-from pearl import bench as verb
-from pearl import contest
 from pearl.__main__ import run
-from pearl.contest import Competitor, Family, Outcome, Plan, Stage, Tuned
-from pearl.crowd import asked_of, systems
+from pearl.harness import contest
+from pearl.harness.contest import Competitor, Family, Outcome, Plan, Stage, Tuned
+from pearl.harness.crowd import asked_of, systems
+from pearl.verbs import bench as verb
 from tests.actors.pairs import SavedPair
 
 PLAN: Final = Plan(

@@ -13,9 +13,9 @@ from actors.engine import Engine, Result
 from decoding import trace
 from decoding.messages import Drafted, Judged, Proposed
 from decoding.settings import ScheduleName, Settings
-from pearl import demo
 from pearl.__main__ import run
-from pearl.timeline import timeline
+from pearl.showing.timeline import timeline
+from pearl.verbs import demo
 from tests.actors.pairs import SavedPair
 
 LOCAL: Final = ["--devices", "local", "--gpus", "0"]

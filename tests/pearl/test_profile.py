@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from decoding.settings import ScheduleName, Settings
-from pearl import profile as verb
 from pearl.__main__ import run
+from pearl.verbs import profile as verb
 from simulator import profiles
 from tests.actors.pairs import SavedPair
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pearl import validate as verb
 from pearl.__main__ import run
+from pearl.verbs import validate as verb
 from tests.actors.pairs import SavedPair
 
 TOKENS = 48

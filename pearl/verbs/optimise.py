@@ -20,10 +20,10 @@ from rich.table import Table
 from decoding import files
 from decoding.errors import SettingError
 from decoding.settings import ScheduleName, Settings
-from pearl import what_if
-from pearl.options import options
-from pearl.sweep import halfway
-from pearl.terminal import print_json
+from pearl.asking import what_if
+from pearl.asking.options import options
+from pearl.showing.terminal import print_json
+from pearl.verbs.sweep import halfway
 
 if TYPE_CHECKING:
     from simulator.optimise import Advice, Choice, Means, Placement, Tuning

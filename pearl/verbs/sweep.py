@@ -24,8 +24,8 @@ import msgspec
 from decoding import files
 from decoding.errors import SettingError
 from decoding.settings import WIDEST_GAMMA, ScheduleName
-from pearl import what_if
-from pearl.options import bar, check_writable, options
+from pearl.asking import what_if
+from pearl.asking.options import bar, check_writable, options
 
 if TYPE_CHECKING:
     from simulator.profiles import Profile

@@ -20,10 +20,11 @@ from rich.text import Text
 
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
-from pearl import prompts, signals
-from pearl.options import ENGINE, check_writable, engine_settings, options, write_trace
-from pearl.terminal import shows
-from pearl.timeline import PLAIN, SHADES, timeline
+from pearl import signals
+from pearl.asking import prompts
+from pearl.asking.options import ENGINE, check_writable, engine_settings, options, write_trace
+from pearl.showing.terminal import shows
+from pearl.showing.timeline import PLAIN, SHADES, timeline
 
 if TYPE_CHECKING:
     from actors.engine import Engine, EngineSettings, Result

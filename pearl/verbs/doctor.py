@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from decoding.errors import UsageError
-from pearl.options import ENGINE, engine_settings, options
-from pearl.terminal import print_json
+from pearl.asking.options import ENGINE, engine_settings, options
+from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:
     from actors.runners.vocabulary import Vocabulary

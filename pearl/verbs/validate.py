@@ -19,7 +19,7 @@ from decoding.files import reason, write
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.stopping import StopRules
 from pearl import signals
-from pearl.options import (
+from pearl.asking.options import (
     ENGINE,
     PROMPTS,
     SAMPLING,
@@ -30,8 +30,8 @@ from pearl.options import (
     options,
     write_trace,
 )
-from pearl.prompts import read_prompts
-from pearl.terminal import said
+from pearl.asking.prompts import read_prompts
+from pearl.showing.terminal import said
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -19,17 +19,17 @@ from msgspec.structs import replace
 
 from decoding.errors import SettingError
 from decoding.settings import Settings
-from pearl.contest import Family, Stage, Tuned, candidates, fit, rotated, tune
-from pearl.meters import Others
-from pearl.options import bar
-from pearl.validate import name_of
+from pearl.asking.options import bar
+from pearl.harness.contest import Family, Stage, Tuned, candidates, fit, rotated, tune
+from pearl.harness.meters import Others
+from pearl.verbs.validate import name_of
 
 if TYPE_CHECKING:
     from actors.engine import Engine, EngineSettings, Result
     from analysis.benchmark import Difference
     from analysis.crowds import Crowd, Level, Times
     from decoding.messages import TokenId
-    from pearl.contest import Plan
+    from pearl.harness.contest import Plan
     from simulator.profiling import Recording
 
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from decoding.settings import WIDEST_GAMMA, parse_gamma
-from pearl import what_if
-from pearl.options import options
-from pearl.terminal import print_json
+from pearl.asking import what_if
+from pearl.asking.options import options
+from pearl.showing.terminal import print_json
 
 QUESTION = [
     click.option("--alpha", type=float, metavar="A", default=what_if.ALPHA, show_default=True,

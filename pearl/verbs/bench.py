@@ -17,10 +17,7 @@ from decoding.errors import SettingError
 from decoding.estimates import Estimate
 from decoding.settings import ScheduleName
 from pearl import signals
-from pearl.contest import Plan, Timed, candidates, compete
-from pearl.crowd import gather
-from pearl.doctor import machine, packages
-from pearl.options import (
+from pearl.asking.options import (
     ENGINE,
     PROMPTS,
     SAMPLING,
@@ -29,8 +26,11 @@ from pearl.options import (
     engine_settings,
     options,
 )
-from pearl.prompts import read_prompts
-from pearl.terminal import said
+from pearl.asking.prompts import read_prompts
+from pearl.harness.contest import Plan, Timed, candidates, compete
+from pearl.harness.crowd import gather
+from pearl.showing.terminal import said
+from pearl.verbs.doctor import machine, packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from actors.engine import EngineSettings
     from analysis.benchmark import Difference, Quantiles, Report, Row, Run
     from analysis.crowds import Level
-    from pearl.contest import Family, Outcome, Tuned
-    from pearl.crowd import Crowds
+    from pearl.harness.contest import Family, Outcome, Tuned
+    from pearl.harness.crowd import Crowds
 
 WIDTH: Final = 110
 MOST: Final = 4096  # requests at once; tokens of a window have a limit of their own

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from decoding.errors import SettingError
 from decoding.settings import ScheduleName, Settings, parse_gamma
-from pearl.options import bar, options
-from pearl.terminal import print_json
-from pearl.what_if import TOLD, check_number, check_seed, measured_network
+from pearl.asking.options import bar, options
+from pearl.asking.what_if import TOLD, check_number, check_seed, measured_network
+from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

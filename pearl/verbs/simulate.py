@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from decoding.stopping import FinishReason
-from pearl import what_if
-from pearl.options import bar, check_writable, options
-from pearl.terminal import said
+from pearl.asking import what_if
+from pearl.asking.options import bar, check_writable, options
+from pearl.showing.terminal import said
 
 if TYPE_CHECKING:
     from decoding.estimates import Estimate

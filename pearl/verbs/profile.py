@@ -21,8 +21,7 @@ from msgspec.structs import replace
 from decoding.errors import PlacementError
 from decoding.settings import ScheduleName, Settings
 from pearl import signals
-from pearl.doctor import machine, packages
-from pearl.options import (
+from pearl.asking.options import (
     ENGINE,
     PROMPTS,
     SAMPLING,
@@ -32,8 +31,9 @@ from pearl.options import (
     engine_settings,
     options,
 )
-from pearl.prompts import read_prompts
-from pearl.terminal import said
+from pearl.asking.prompts import read_prompts
+from pearl.showing.terminal import said
+from pearl.verbs.doctor import machine, packages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,8 @@ import click
 
 from decoding import files
 from decoding.errors import PromptError
-from pearl import signals, terminal
-from pearl.options import (
+from pearl import signals
+from pearl.asking.options import (
     DECODING,
     ENGINE,
     as_typed,
@@ -22,6 +22,7 @@ from pearl.options import (
     options,
     write_trace,
 )
+from pearl.showing import terminal
 
 if TYPE_CHECKING:
     from actors.engine import EngineSettings, Result
