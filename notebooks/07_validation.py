@@ -11,7 +11,8 @@ from pathlib import Path
 from analysis import figures, published, statistics, theory, traces
 from analysis.validation import PARTS_OF, parts
 from decoding.settings import ScheduleName
-from pearl.verbs.validate import name_of, validate
+from pearl.harness.systems import name_of
+from pearl.harness.validation import validate
 from simulator.recording import replay_file
 
 # %% [markdown]

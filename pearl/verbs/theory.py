@@ -13,6 +13,7 @@ from rich.table import Table
 from decoding.settings import WIDEST_GAMMA, parse_gamma
 from pearl.asking import what_if
 from pearl.asking.options import options
+from pearl.asking.values import check_number
 from pearl.showing.terminal import print_json
 
 QUESTION = [
@@ -135,7 +136,7 @@ def _numbers(given: dict[str, Any]) -> tuple[int | None, int]:
     Raises:
         SettingError: an option is outside its range.
     """
-    check = what_if.check_number
+    check = check_number
     check(given["alpha"], "alpha", "from 0 to 1", lambda a: 0 <= a <= 1)
     check(given["speed_ratio"], "speed-ratio", "more than 0", lambda c: c > 0)
     gamma = parse_gamma(given["gamma"])
