@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from decoding.errors import SettingError
-from decoding.settings import WIDEST_GAMMA
+from decoding.settings import WIDEST_GAMMA, Gamma, ScheduleName
 
 Made = TypeVar("Made")
 Kinds: TypeAlias = Mapping[str, Callable[..., Made]]
@@ -63,17 +63,28 @@ def whole(option: str, number: float) -> int:
     return int(number)
 
 
-def gammas(text: str) -> tuple[Any, ...]:
-    """Whole numbers, and `auto` where it was named."""
-    parts = text.split(",")
-    fixed = [part for part in parts if part != "auto"]
-    numbers = whole_numbers("gamma", ",".join(fixed), 1, ", or auto") if fixed else ()
-    return (*(("auto",) if "auto" in parts else ()), *numbers)
+def schedules(text: str) -> tuple[ScheduleName, ...]:
+    """Names of schedules between commas, each once."""
+    try:
+        return tuple(dict.fromkeys(ScheduleName(name.strip()) for name in text.split(",")))
+    except ValueError:
+        raise refuse("schedules", text, f"some of {','.join(ScheduleName)}") from None
 
 
-def whole_numbers(option: str, text: str, least: int, also: str = "") -> tuple[int, ...]:
-    allowed = f"whole, from {least} to {WIDEST_GAMMA}{also}"
-    fine: Callable[[float], bool] = lambda n: n.is_integer() and least <= n <= WIDEST_GAMMA  # noqa: E731
+def gammas(text: str) -> tuple[Gamma, ...]:
+    """Windows: whole numbers, and `auto` where it was named, in the order of the text."""
+    found: list[Gamma] = []
+    for part in text.split(","):
+        found += ["auto"] if part == "auto" else whole_numbers("gamma", part, 1, also=", or auto")
+    return tuple(dict.fromkeys(found))
+
+
+def whole_numbers(
+    option: str, text: str, least: int, most: int = WIDEST_GAMMA, *, also: str = ""
+) -> tuple[int, ...]:
+    """Whole numbers in a range, each once."""
+    allowed = f"whole, from {least} to {most}{also}"
+    fine: Callable[[float], bool] = lambda n: n.is_integer() and least <= n <= most  # noqa: E731
     return tuple(map(int, values(option, text, allowed, fine)))
 
 

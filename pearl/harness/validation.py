@@ -8,7 +8,7 @@ import msgspec
 
 from decoding.errors import MalformedTraceError, SettingError
 from decoding.settings import ScheduleName
-from decoding.stopping import StopRules
+from pearl.harness.records import recording
 from pearl.progress import bar
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def validate(requests: dict[str, list[Request]]) -> Validation:
     from analysis import validation
     from simulator import attribution
 
-    recorded = {name: _recordings(found) for name, found in requests.items()}
+    recorded = {name: [recording(r) for r in found] for name, found in requests.items()}
     pair = _pair(requests, recorded)
     groups = []
     with bar(len(recorded) + 1, "simulations") as advance:
@@ -55,19 +55,6 @@ def validate(requests: dict[str, list[Request]]) -> Validation:
         advance()
     constants = validation.Constants(step_s=pair.draft.seconds(1), pass_s=pair.target.seconds(1))
     return validation.validate(groups, constants, best_window=best, notes=list(_notes(groups)))
-
-
-def _recordings(requests: Sequence[Request]) -> list[Recording]:
-    from simulator.profiling import Recording
-
-    return [Recording(prompt=r.prompt or 1, records=r.records, stop=_stop(r)) for r in requests]
-
-
-def _stop(request: Request) -> StopRules | None:
-    """When a real request had to end; a simulated one had to end where it did."""
-    if request.simulated:
-        return None
-    return StopRules(limit=request.settings.max_new_tokens, eos=frozenset(request.eos))
 
 
 def _pair(requests: dict[str, list[Request]], recorded: dict[str, list[Recording]]) -> Pair:
