@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from decoding.settings import WIDEST_GAMMA, parse_gamma
-from pearl import what_if
-from pearl.options import options
-from pearl.terminal import print_json
+from pearl.asking import what_if
+from pearl.asking.options import options
+from pearl.asking.values import check_number
+from pearl.showing.terminal import print_json
 
 QUESTION = [
     click.option("--alpha", type=float, metavar="A", default=what_if.ALPHA, show_default=True,
@@ -135,11 +136,11 @@ def _numbers(given: dict[str, Any]) -> tuple[int | None, int]:
     Raises:
         SettingError: an option is outside its range.
     """
-    check = what_if.check_number
+    check = check_number
     check(given["alpha"], "alpha", "from 0 to 1", lambda a: 0 <= a <= 1)
     check(given["speed_ratio"], "speed-ratio", "more than 0", lambda c: c > 0)
     gamma = parse_gamma(given["gamma"])
-    number = None if gamma == "auto" else gamma
+    number = gamma if isinstance(gamma, int) else None
     allowed = f"a whole number from 1 to {WIDEST_GAMMA}, or auto"
     check(number, "gamma", allowed, lambda g: 1 <= g <= WIDEST_GAMMA)
     head_start: int = given["head_start"]

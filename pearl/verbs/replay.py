@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from pearl.terminal import print_json
+from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:
     from simulator.recording import Delays

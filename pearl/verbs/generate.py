@@ -11,8 +11,8 @@ import click
 
 from decoding import files
 from decoding.errors import PromptError
-from pearl import signals, terminal
-from pearl.options import (
+from pearl import signals
+from pearl.asking.options import (
     DECODING,
     ENGINE,
     as_typed,
@@ -20,8 +20,9 @@ from pearl.options import (
     decoding_settings,
     engine_settings,
     options,
-    write_trace,
 )
+from pearl.harness.records import write_trace
+from pearl.showing import terminal
 
 if TYPE_CHECKING:
     from actors.engine import EngineSettings, Result

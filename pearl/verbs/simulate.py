@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from decoding.stopping import FinishReason
-from pearl import what_if
-from pearl.options import bar, check_writable, options
-from pearl.terminal import said
+from pearl.asking import what_if
+from pearl.asking.loads import LOAD
+from pearl.asking.options import check_writable, options
+from pearl.asking.values import check_number, check_seed
+from pearl.harness.systems import name_of, title
+from pearl.progress import bar
+from pearl.showing.tables import NONE, table
+from pearl.showing.terminal import said
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from decoding.estimates import Estimate
     from simulator.answers import Answer, Waiting
     from simulator.world import Scenario
@@ -27,7 +32,7 @@ FIGURE_TOKENS: Final = 400  # enough for the rounds that a figure shows
 
 
 @click.command(name="simulate")
-@options(what_if.SCHEDULE, what_if.PAIR, what_if.LOAD, what_if.REPLICATIONS)
+@options(what_if.SCHEDULE, what_if.PAIR, LOAD, what_if.REPLICATIONS)
 @click.option("--trace", "trace_file", metavar="FILE",
               help="Write the first replication as a Chrome trace.")  # fmt: skip
 @click.option("--figure", "figure_file", metavar="FILE",
@@ -44,9 +49,9 @@ def command(
     from simulator.answers import check_work
 
     scenario = what_if.scenario(given)
-    what_if.check_number(given["replications"], "replications", "1 or more", lambda n: n >= 1)
+    check_number(given["replications"], "replications", "1 or more", lambda n: n >= 1)
     check_work(scenario, given["replications"])
-    what_if.check_seed(given["seed"])
+    check_seed(given["seed"])
     trace_path = None if trace_file is None else check_writable(trace_file)
     figure_path = None if figure_file is None else _figure_path(figure_file)
     answer = _answer(scenario, given)
@@ -121,11 +126,8 @@ def _draw(path: pathlib.Path, scenario: Scenario, seed: int) -> None:
 
 
 def _title(scenario: Scenario) -> str:
-    settings = scenario.settings
-    gamma = f", gamma {settings.gamma}" if settings.widest else ""
-    ahead = f", head start {settings.head_start}" if settings.head_start else ""
     ratio, rate = scenario.pair.speed_ratio, scenario.acceptance.mean
-    return f"{settings.schedule.upper()}{gamma}{ahead}: speed ratio {ratio:.3g}, alpha {rate:.3g}"
+    return f"{name_of(scenario.settings)}: speed ratio {ratio:.3g}, alpha {rate:.3g}"
 
 
 # -- the readable answer -----------------------------------------------------------------------
@@ -134,15 +136,11 @@ def _title(scenario: Scenario) -> str:
 def _show(answer: Answer) -> None:
     """Two tables: the figures with their intervals, and who waited for whom."""
     console = Console()
-    head_start = f", head start {answer.head_start}" if answer.head_start else ""
-    gamma = f", gamma {answer.gamma}{head_start}" if answer.gamma else ""
     console.print(
-        f"{answer.schedule.upper()}{gamma}: alpha {answer.alpha:.4g}, "
+        f"{title(answer.schedule, answer.gamma, answer.head_start)}: alpha {answer.alpha:.4g}, "
         f"speed ratio {answer.speed_ratio:.4g}, {answer.replications} replications"
     )
-    figures = Table(box=box.SIMPLE_HEAD)
-    for name in ("", "mean", "95 % interval"):
-        figures.add_column(name, justify="left" if not name else "right")
+    figures = table("", "mean", "95 % interval")
     for name, estimate in _figures(answer):
         figures.add_row(name, *_cells(estimate))
     console.print(figures)
@@ -177,7 +175,7 @@ def _figures(answer: Answer) -> list[tuple[str, Estimate]]:
 
 def _cells(estimate: Estimate) -> tuple[str, str]:
     if estimate.value is None:
-        return "–", ""
+        return NONE, ""
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.4g}", ""
     return f"{estimate.value:.4g}", f"{estimate.low:.4g} to {estimate.high:.4g}"
@@ -185,12 +183,9 @@ def _cells(estimate: Estimate) -> tuple[str, str]:
 
 def _waiting(answer: Answer) -> Table:
     """Shares of the run, a column a device."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("share of the time")
-    table.add_column("draft", justify="right")
-    table.add_column("target", justify="right")
+    shown = table("share of the time", "draft", "target")
     for part in answer.target.__struct_fields__:
         accounts: list[Waiting] = [answer.draft, answer.target]
         shares = [float(getattr(a, part)) / float(answer.seconds) for a in accounts]
-        table.add_row(part.replace("_", " "), *(f"{share:.1%}" for share in shares))
-    return table
+        shown.add_row(part.replace("_", " "), *(f"{share:.1%}" for share in shares))
+    return shown

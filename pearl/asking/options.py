@@ -12,15 +12,16 @@ import click
 
 from decoding import files
 from decoding.errors import SettingError
+from decoding.kinds import SCHEDULES
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings, parse_gamma
-from decoding.verification import VerifierName
+from decoding.settings import Settings, parse_gamma
+from decoding.verification import VERIFIERS
+from pearl.asking.values import NameIn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from actors.engine import EngineSettings, Result
-    from decoding.messages import TokenId
+    from actors.engine import EngineSettings
 
 ENGINE = [
     click.option("--target", metavar="MODEL", help="Folder or hub name; default: embedded pair."),
@@ -36,7 +37,7 @@ ENGINE = [
 ]  # fmt: skip
 
 SAMPLING = [
-    click.option("--verifier", type=click.Choice([str(name) for name in VerifierName]),
+    click.option("--verifier", type=NameIn(VERIFIERS),
                  help="Default: greedy at temperature 0, coupled above."),
     click.option("--temperature", type=float, default=0.0, show_default=True, metavar="T",
                  help="0 takes the most likely token."),
@@ -52,7 +53,7 @@ SAMPLING = [
 ]  # fmt: skip
 
 DECODING = [
-    click.option("--schedule", type=click.Choice([str(name) for name in ScheduleName]),
+    click.option("--schedule", type=NameIn(SCHEDULES),
                  default="pearl", show_default=True, help="Who works when."),
     click.option("--gamma", default="auto", show_default=True, metavar="N|auto",
                  help="Tokens in a draft window; auto follows what is measured."),
@@ -87,11 +88,11 @@ def decoding_settings(given: dict[str, Any]) -> Settings:
         SettingError: one of them is outside its range.
     """
     return Settings(
-        schedule=ScheduleName(given["schedule"]),
+        schedule=given["schedule"],
         gamma=parse_gamma(given["gamma"]),
         head_start=given["head_start"],
         strict=given["strict"],
-        verifier=VerifierName(given["verifier"]) if given["verifier"] else None,
+        verifier=given["verifier"],
         sampling=Sampling(**{k: given[k] for k in ("temperature", "top_k", "top_p", "min_p")}),
         seed=given["seed"],
         max_new_tokens=given["max_new_tokens"],
@@ -140,33 +141,3 @@ def check_writable(file: str) -> pathlib.Path:
     path = pathlib.Path(file)
     files.check_writable(path)
     return path
-
-
-def write_trace(
-    path: pathlib.Path, result: Result, settings: Settings, eos: tuple[TokenId, ...]
-) -> None:
-    """A request of an engine, with all that is needed to replay or measure it."""
-    import msgspec
-
-    from decoding import trace
-
-    about = trace.About(
-        settings=settings,
-        eos=eos,
-        finish_reason=result.finish_reason,
-        prompts=(result.prompt_tokens,),
-    )
-    trace.write(path, result.trace, **msgspec.to_builtins(about))
-
-
-@contextlib.contextmanager
-def bar(total: int, what: str) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error where somebody is looking; called once a step."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), what, TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as p:
-        task = p.add_task(what, total=total)
-        yield lambda: p.advance(task)
