@@ -7,7 +7,7 @@ import pytest
 
 from decoding.errors import SettingError
 from decoding.kinds import SCHEDULES
-from decoding.settings import Gamma
+from decoding.policies import Gamma
 from simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions
 from simulator.costs import Affine
 from simulator.links import Link, Network
