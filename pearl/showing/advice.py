@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from simulator.optimise import Advice, Choice, Means, Placement, Tuning
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class PairAdvice(msgspec.Struct, frozen=True, kw_only=True):
     """What came of one pair, with each choice on its devices."""
 
     name: str | None
@@ -26,7 +26,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     advice: Advice
 
 
-def show(found: Found, means: Means) -> None:
+def show(found: PairAdvice, means: Means) -> None:
     """The choices, what each takes, and the two curves."""
     console, advice = Console(highlight=False), found.advice
     console.print(f"alpha {advice.alpha:.4g}, speed ratio {advice.speed_ratio:.4g}")
@@ -38,7 +38,7 @@ def show(found: Found, means: Means) -> None:
     console.print(_curves(found.advice.sd, found.advice.pearl))
 
 
-def _choices(found: Found) -> Table:
+def _choices(found: PairAdvice) -> Table:
     """How fast each one is, and how far its gamma may be off."""
     shown = table("schedule, gamma", "speed over AR", "tokens/s", "gamma within 5 %")
     near = {tuning.choice: tuning.plateau for tuning in (found.advice.sd, found.advice.pearl)}
@@ -83,7 +83,7 @@ def _verdict(best: Placement, means: Means) -> str:
     return f"fastest{within}: {_name(best.choice)}, {speed:.3g} times AR"
 
 
-def _others(found: Found) -> Iterator[str]:
+def _others(found: PairAdvice) -> Iterator[str]:
     """Whoever is ahead by another measure."""
     measures: dict[str, Callable[[Placement], float]] = {
         "fastest per device": lambda p: p.speedup_per_device,
@@ -116,7 +116,7 @@ def _loss(loss: float) -> str:
     return f"{loss:.1%}" if loss else "best"
 
 
-def show_candidates(found: Sequence[Found], means: Means) -> None:
+def show_candidates(found: Sequence[PairAdvice], means: Means) -> None:
     """A row a draft, the winner first."""
     shown = table("draft", "best schedule", "speed over AR", "alpha", "speed ratio", words=2)
     for place, one in enumerate(found):
