@@ -24,7 +24,8 @@ from rich.table import Table
 from actors.engine import Devices, EngineSettings
 from analysis import traces
 from analysis.traces import Request
-from decoding.settings import ScheduleName, Settings
+from decoding.kinds import SCHEDULES
+from decoding.settings import Settings
 from pearl.asking import values
 from pearl.asking.options import PROMPTS, options
 from pearl.harness.engines import fit, warmed
@@ -96,7 +97,7 @@ def main(
     """Compare a profile's forecasts with runs of the same pair and prompts."""
     profile = profiles.read(pathlib.Path(file))
     ahead = values.whole_numbers("head-starts", head_starts, 0)
-    every = combinations(profile.settings, tuple(ScheduleName), values.gammas(gammas), ahead)
+    every = combinations(profile.settings, tuple(SCHEDULES), values.gammas(gammas), ahead)
     compared = {name_of(settings): settings for settings in every}
     found, others = asyncio.run(measure(devices, compared, read_prompts(given)))
     rows = {name: compare(profile, compared[name], runs) for name, runs in found.items()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from pearl.harness.systems import combinations, name_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Contest:
     def widest(self) -> Settings:
         """What needs the most room behind a prompt."""
         gamma = max(self.gammas)
-        return replace(self.settings, schedule=ScheduleName.PEARL, gamma=gamma)
+        return replace(self.settings, schedule="pearl", gamma=gamma)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +83,11 @@ class Competitor:
 
 def candidates(contest: Contest) -> dict[Family, list[Competitor]]:
     """All that compete, by family."""
-    alone, pearl = contest.settings, [ScheduleName.PEARL]
-    strict = replace(alone, schedule=ScheduleName.PEARL, strict=True)
+    alone, pearl = contest.settings, ["pearl"]
+    strict = replace(alone, schedule="pearl", strict=True)
     ours: dict[Family, list[Settings]] = {
         Family.AR: [alone],
-        Family.SD: combinations(alone, [ScheduleName.SD], contest.gammas),
+        Family.SD: combinations(alone, ["sd"], contest.gammas),
         Family.STRICT: combinations(strict, pearl, contest.gammas),
         Family.PEARL: combinations(alone, pearl, contest.gammas, contest.head_starts),
         Family.AUTO: combinations(alone, pearl, ["auto"]),

@@ -193,7 +193,7 @@ def _differences(done: Sequence[Done]) -> list[Difference]:
             name=name,
             settings=way,
             devices=1,
-            same_text=way.widest == 0 or not way.effective_verifier.carries_law,
+            same_text=way.widest == 0 or way.verifier_kind.same_text,
         )
         for name, way in settings.items()
     ]

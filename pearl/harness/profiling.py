@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from pearl.harness.engines import check_prompts, fit, warmed
 from pearl.harness.machines import machine, models, packages
 from pearl.harness.records import recording, request_of
@@ -85,9 +85,9 @@ def plan(settings: Settings, prompts: Sequence[str]) -> list[Batch]:
     """All runs: single ones shuffled, for a machine that slows down; the crowds last."""
     in_turn = itertools.cycle(prompts)
     short = replace(settings, max_new_tokens=TIMED_TOKENS)
-    alone = replace(short, schedule=ScheduleName.AR)
+    alone = replace(short, schedule="ar")
     parallel = [replace(short, gamma=size) for size in SIZES]
-    in_turns = [replace(each, schedule=ScheduleName.SD) for each in parallel]
+    in_turns = [replace(each, schedule="sd") for each in parallel]
     timed = [alone, *parallel, *in_turns] * TIMED_PROMPTS
     single = [Batch(settings=settings, prompts=(prompt,), luck=True) for prompt in prompts]
     single += [Batch(settings=each, prompts=(next(in_turn),)) for each in timed]

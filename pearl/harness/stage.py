@@ -60,7 +60,7 @@ class Stage:
         if ours is None:
             same = self._contest.settings.sampling.temperature == 0
         else:
-            same = each.family is Family.AR or not ours.effective_verifier.carries_law
+            same = each.family is Family.AR or ours.verifier_kind.same_text
         return System(name=each.name, settings=ours, devices=self._devices(each), same_text=same)
 
     def _devices(self, each: Competitor) -> int:

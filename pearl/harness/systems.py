@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from decoding.settings import ScheduleName
+from decoding.kinds import SCHEDULES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from decoding.settings import Gamma, Settings
+    from decoding.policies import Gamma
+    from decoding.settings import Settings
 
 
 def name_of(settings: Settings) -> str:
@@ -23,14 +24,15 @@ def name_of(settings: Settings) -> str:
 
 def title(schedule: str, gamma: Gamma, head_start: int = 0, *, strict: bool = False) -> str:
     """The same of its parts; a gamma of 0 is that of AR, which has none."""
-    parts = [f"{schedule.upper()} {gamma}" if gamma else schedule.upper()]
+    name = SCHEDULES[schedule].title
+    parts = [f"{name} {gamma}" if gamma else name]
     parts += [f"head start {head_start}"] if head_start else []
     return ", ".join([*parts, *(["strict"] if strict else [])])
 
 
 def combinations(
     settings: Settings,
-    schedules: Sequence[ScheduleName],
+    schedules: Sequence[str],
     gammas: Sequence[Gamma],
     head_starts: Sequence[int] = (0,),
 ) -> list[Settings]:
@@ -43,14 +45,11 @@ def combinations(
 
 
 def _of(
-    settings: Settings, name: ScheduleName, gammas: Sequence[Gamma], head_starts: Sequence[int]
+    settings: Settings, name: str, gammas: Sequence[Gamma], head_starts: Sequence[int]
 ) -> Iterator[Settings]:
-    match name:
-        case ScheduleName.AR:
-            yield replace(settings, schedule=name, gamma="auto", strict=False)
-        case ScheduleName.SD:
-            for gamma in gammas:
-                yield replace(settings, schedule=name, gamma=gamma, strict=False)
-        case ScheduleName.PEARL:
-            for gamma, ahead in itertools.product(gammas, head_starts):
-                yield replace(settings, schedule=name, gamma=gamma, head_start=ahead)
+    kind = SCHEDULES[name]
+    windows = gammas if kind.drafts else (settings.gamma,)
+    ahead = head_starts if kind.takes("head_start") else (0,)
+    strict = settings.strict and kind.takes("strict")
+    for gamma, k in itertools.product(windows, ahead):
+        yield replace(settings, schedule=name, gamma=gamma, head_start=k, strict=strict)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from decoding.errors import MalformedTraceError, SettingError
-from decoding.settings import ScheduleName
 from pearl.harness.records import recording
 from pearl.progress import bar
 
@@ -65,7 +64,7 @@ def _pair(requests: dict[str, list[Request]], recorded: dict[str, list[Recording
     alone = [
         recording
         for name, found in requests.items()
-        if found[0].settings.schedule is ScheduleName.AR
+        if not found[0].settings.kind.drafts
         for recording in recorded[name]
     ]
     try:
@@ -82,7 +81,7 @@ def _best_window(
     from analysis.statistics import acceptance
     from simulator import attribution
 
-    group = next((g for g in groups if g.settings.schedule is ScheduleName.PEARL), None)
+    group = next((g for g in groups if g.settings.kind.parallel), None)
     if group is None or traces.overlap(group.requests):
         return None
     recordings = recorded[group.name]
@@ -92,7 +91,7 @@ def _best_window(
     rate = acceptance([r.luck for r in group.requests]).independent.value
     if not speeds or rate is None:
         return None
-    alone = next((g for g in groups if g.settings.schedule is ScheduleName.AR), None)
+    alone = next((g for g in groups if not g.settings.kind.drafts), None)
     passes = pair.target.seconds(1) if alone is None else _seconds_per_token(alone)
     return validation.BestWindow(
         speed_ratio=c,
@@ -121,10 +120,9 @@ def _notes(groups: Sequence[Group]) -> Iterator[str]:
                 "with theory, which knows one request."
             )
         elif group.simulated is None:
-            auto = group.settings.gamma == "auto" and group.settings.widest > 0
             yield f"{group.name}: not simulated; " + (
                 "automatic windows follow the times, so the parts of times stand together."
-                if auto
+                if group.settings.adapts
                 else "too little was recorded, or a device was lost meanwhile."
             )
         if any(request.prompt is None for request in group.requests):

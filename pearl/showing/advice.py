@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from rich.console import Console
 
+from decoding.kinds import SCHEDULES
 from pearl.harness.systems import title
 from pearl.showing.tables import table
 
@@ -26,6 +28,17 @@ class PairAdvice(msgspec.Struct, frozen=True, kw_only=True):
     advice: Advice
 
 
+def as_object(found: PairAdvice) -> dict[str, Any]:
+    """For machines: what is advised of each schedule, under its name."""
+    whole: dict[str, Any] = msgspec.to_builtins(found)
+    for name, tuning in whole["advice"].pop("tunings").items():
+        plain = tuning.pop("plain")
+        if SCHEDULES[name].takes("head_start"):
+            whole["advice"][f"{name}_plain"] = plain
+        whole["advice"][name] = tuning if tuning["windows"] else tuning["choice"]
+    return whole
+
+
 def show(found: PairAdvice, means: Means) -> None:
     """The choices, what each takes, and the two curves."""
     console, advice = Console(highlight=False), found.advice
@@ -35,13 +48,14 @@ def show(found: PairAdvice, means: Means) -> None:
     console.print(_verdict(found.best, means))
     for line in _others(found):
         console.print(line)
-    console.print(_curves(found.advice.sd, found.advice.pearl))
+    tunings = [tuning for tuning in advice.tunings.values() if tuning.windows]
+    console.print(_curves(tunings))
 
 
 def _choices(found: PairAdvice) -> Table:
     """How fast each one is, and how far its gamma may be off."""
     shown = table("schedule, gamma", "speed over AR", "tokens/s", "gamma within 5 %")
-    near = {tuning.choice: tuning.plateau for tuning in (found.advice.sd, found.advice.pearl)}
+    near = {tuning.choice: tuning.plateau for tuning in found.advice.tunings.values()}
     for placement in found.placements:
         choice = placement.choice
         plateau = near.get(choice)
@@ -100,15 +114,14 @@ def _name(choice: Choice) -> str:
     return title(choice.schedule, choice.gamma, choice.head_start)
 
 
-def _curves(sd: Tuning, pearl: Tuning) -> Table:
+def _curves(tunings: Sequence[Tuning]) -> Table:
     """Speed over AR against gamma, and what is lost to the best."""
-    ahead = pearl.choice.head_start
-    heads = title(sd.choice.schedule, 0), "lost", title(pearl.choice.schedule, 0, ahead), "lost"
-    shown = table("gamma", *heads)
-    for one, other in zip(sd.windows, pearl.windows, strict=True):
-        cells = [f"{one.speedup_over_ar:.3f}", _loss(one.loss)]
-        cells += [f"{other.speedup_over_ar:.3f}", _loss(other.loss)]
-        shown.add_row(str(one.gamma), *cells)
+    choices = [tuning.choice for tuning in tunings]
+    heads = [(title(choice.schedule, 0, choice.head_start), "lost") for choice in choices]
+    shown = table("gamma", *itertools.chain(*heads))
+    for windows in zip(*(tuning.windows for tuning in tunings), strict=True):
+        cells = [(f"{each.speedup_over_ar:.3f}", _loss(each.loss)) for each in windows]
+        shown.add_row(str(windows[0].gamma), *itertools.chain(*cells))
     return shown
 
 

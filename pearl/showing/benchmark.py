@@ -8,7 +8,6 @@ import msgspec
 from rich.console import Console
 
 from decoding.estimates import Estimate
-from decoding.settings import ScheduleName
 from pearl.harness.machines import machine, models, packages
 from pearl.showing.tables import as_object, digits, share, table, with_ends
 
@@ -105,8 +104,8 @@ def _how(way: Any) -> dict[str, Any]:
     from decoding.settings import Settings
 
     match way:
-        case Settings(schedule=ScheduleName.AR):
-            return {"schedule": "ar"}
+        case Settings() if not way.kind.drafts:
+            return {"schedule": way.schedule}
         case Settings():
             names = ("schedule", "gamma", "head_start", "strict")
             return {name: getattr(way, name) for name in names}

@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.text import Text
 
+from decoding.kinds import SCHEDULES
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings, parse_gamma
+from decoding.settings import Settings, parse_gamma
 from pearl import signals
 from pearl.asking.options import ENGINE, check_writable, engine_settings, options
 from pearl.harness import prompts
@@ -35,15 +36,10 @@ if TYPE_CHECKING:
     from decoding.messages import TokenId
     from decoding.metrics import Metrics
 
-    Runs: TypeAlias = dict[ScheduleName, list[Result]]
+    Runs: TypeAlias = dict[str, list[Result]]
 
 # None ends in a line break: the pair's tokens join a break with the indentation behind it.
 PROMPTS: Final = prompts.PROMPTS[:5]  # a minute is enough for a demonstration
-TITLES: Final = {
-    ScheduleName.AR: "AR      the target alone",
-    ScheduleName.SD: "SD      the draft writes, then the target judges",
-    ScheduleName.PEARL: "PEARL   both at once",
-}
 
 
 @click.command(name="demo")
@@ -76,10 +72,10 @@ def command(
     runs, eos = signals.run(_run(engine_settings(given), settings, console))
     console.print(_table({name: [run.metrics for run in found] for name, found in runs.items()}))
     same = _identical(runs, console)
-    shown = runs[ScheduleName.PEARL][0]
+    shown = runs["pearl"][0]
     shades = SHADES if shows(console.file, SHADES) else PLAIN
     console.print(timeline(shown.trace, console.width, shades), markup=False)
-    write_trace(path, shown, replace(settings, schedule=ScheduleName.PEARL), eos)
+    write_trace(path, shown, replace(settings, schedule="pearl"), eos)
     console.print(f"\nThe PEARL run is in {path}; open it in https://ui.perfetto.dev")
     return 0 if same else 1
 
@@ -91,9 +87,9 @@ async def _run(
     from actors.engine import Fitted
 
     console.print("[dim]starting the draft and the target …[/dim]")
-    runs: Runs = {name: [] for name in ScheduleName}
+    runs: Runs = {name: [] for name in SCHEDULES}
     pair = await asyncio.to_thread(Fitted, engine_settings)
-    ways = [replace(settings, schedule=name) for name in ScheduleName]
+    ways = [replace(settings, schedule=name) for name in SCHEDULES]
     async with warmed(pair, ways, PROMPTS[-1]) as engine:
         for turn in turns(ways, PROMPTS):
             shown = console if turn.number == 0 else None
@@ -108,7 +104,8 @@ async def _generate(
     generation = engine.generate(prompt, settings, trace=True)
     if console is None:
         return await generation.wait()
-    console.rule(f"[bold]{TITLES[settings.schedule]}", align="left")
+    kind = settings.kind
+    console.rule(f"[bold]{kind.title:<8}{kind.summary}", align="left")
     console.print(Text(prompt, style="dim"), end="")
     async for piece in generation:
         click.echo(piece.text, nl=False)
@@ -116,17 +113,17 @@ async def _generate(
     return generation.result
 
 
-def _table(runs: dict[ScheduleName, list[Metrics]]) -> Table:
-    alone = runs[ScheduleName.AR]
+def _table(runs: dict[str, list[Metrics]]) -> Table:
+    alone = runs["ar"]
     shown = table(
         "", "tokens/s", "speed over AR", "accepted", "tokens per pass", "draft idle", "target idle",
         title=f"medians over {len(alone)} prompts",
     )  # fmt: skip
     for name, found in runs.items():
         ratios = [m.tokens_per_s / a.tokens_per_s for m, a in zip(found, alone, strict=True)]
-        drafts = name is not ScheduleName.AR
+        drafts = SCHEDULES[name].drafts
         shown.add_row(
-            str(name).upper(),
+            SCHEDULES[name].title,
             f"{_median([m.tokens_per_s for m in found]):.0f}",
             f"{_median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if drafts else "1",
             f"{_median([m.acceptance_rate or 0 for m in found]):.0%}" if drafts else NONE,
@@ -141,8 +138,8 @@ def _identical(runs: Runs, console: Console) -> bool:
     """Say whether the three texts are the same, for every prompt."""
     from analysis.benchmark import first_difference
 
-    for number, alone in enumerate(runs[ScheduleName.AR]):
-        for name in (ScheduleName.SD, ScheduleName.PEARL):
+    for number, alone in enumerate(runs["ar"]):
+        for name in runs:
             other = runs[name][number].token_ids
             if other != alone.token_ids:
                 where = first_difference(alone.token_ids, other)

@@ -9,7 +9,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from pearl.asking.options import options
 from pearl.asking.values import check_number, check_seed, gammas, schedules, whole_numbers
 from pearl.asking.what_if import TOLD, measured_network
@@ -59,7 +59,7 @@ def command(
     measured = profiles.read(pathlib.Path(profile_file))
     network = measured_network(measured, told=told)
     profile = msgspec.structs.replace(measured, network=network)
-    alone = forecast(profile, Settings(schedule=ScheduleName.AR), users=users, seed=seed)
+    alone = forecast(profile, Settings(schedule="ar"), users=users, seed=seed)
     with bar(len(asked), "settings") as advance:
         rows = []
         for settings in asked:

@@ -11,7 +11,8 @@ from click.core import ParameterSource
 
 from decoding.errors import SettingError, StorageError
 from decoding.files import reason, write
-from decoding.settings import ScheduleName, Settings
+from decoding.kinds import SCHEDULES
+from decoding.settings import Settings
 from pearl import signals
 from pearl.asking.options import (
     ENGINE,
@@ -136,7 +137,7 @@ def _systems(given: dict[str, Any]) -> list[Settings]:
     rest = {"schedule": "pearl", "gamma": "auto", "head_start": 0, "stop": ()}
     return combinations(
         decoding_settings(given | rest),
-        tuple(ScheduleName),
+        tuple(SCHEDULES),
         whole_numbers("gamma", given["gammas"], 1),
         whole_numbers("head-start", given["head_starts"], 0),
     )

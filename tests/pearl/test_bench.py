@@ -16,8 +16,7 @@ from actors.runners.reference import Assistance
 from analysis.benchmark import Run
 from decoding.messages import Device
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
-from decoding.verification import VerifierName
+from decoding.settings import Settings
 from pearl.__main__ import run
 from pearl.harness import engines
 from pearl.harness.competitors import Competitor, Contest, Family, candidates
@@ -29,7 +28,7 @@ from pearl.verbs import bench as verb
 from tests.actors.pairs import SavedPair
 
 CONTEST: Final = Contest(
-    settings=Settings(schedule=ScheduleName.AR),
+    settings=Settings(schedule="ar"),
     gammas=(2, 4),
     head_starts=(0, 1),
     assistant_tokens=(3,),
@@ -251,7 +250,7 @@ def test_texts_must_be_the_same_where_the_coins_are() -> None:
     """Greedy everybody's; coupled ours; by rejection, or sampled by the library, nobody's."""
 
     def same(**more: Any) -> list[bool]:
-        settings = Settings(schedule=ScheduleName.AR, **more)
+        settings = Settings(schedule="ar", **more)
         contest = dataclasses.replace(CONTEST, settings=settings)
         families = (Family.AR, Family.SD, Family.PLAIN)
         compared = [candidates(contest)[family][0] for family in families]
@@ -260,7 +259,7 @@ def test_texts_must_be_the_same_where_the_coins_are() -> None:
     warm = Sampling(temperature=1.0)
     assert same() == [True, True, True]
     assert same(sampling=warm) == [True, True, False]
-    assert same(sampling=warm, verifier=VerifierName.REJECTION) == [True, False, False]
+    assert same(sampling=warm, verifier="rejection") == [True, False, False]
 
 
 def _stage(contest: Contest, fitted: Any = None) -> Stage:

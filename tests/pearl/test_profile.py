@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from decoding.settings import ScheduleName, Settings
+from decoding.kinds import SCHEDULES
+from decoding.settings import Settings
 from pearl.__main__ import run
 from pearl.harness import profiling
 from simulator import profiles
@@ -52,7 +53,7 @@ def test_the_runs_of_a_profile_are_of_every_kind() -> None:
     lucky = [each for each in asked if each.luck]
     assert [each.settings.gamma for each in lucky] == [5, 5]
     assert {each.prompts for each in lucky} == {("a",), ("b",)}
-    assert {each.settings.schedule for each in asked} == set(ScheduleName)
+    assert {each.settings.schedule for each in asked} == set(SCHEDULES)
     assert {each.settings.gamma for each in asked if not each.luck} == {5, *profiling.SIZES}
     assert {len(each.prompts) for each in asked} == {1, *profiling.CROWDS}
 
