@@ -29,10 +29,10 @@ from pearl.showing.sweeps import TABLES, as_text, csv_writer, draw
 
 if TYPE_CHECKING:
     from simulator.profiles import Profile
-    from simulator.sweep import Job, Journal, Row, Sweep
+    from simulator.sweep import GridPoint, Job, Journal, Sweep
 
-    Rows: TypeAlias = Iterable[Row]
-    Solve: TypeAlias = Callable[[Sequence[Job]], Iterator[list[Row]]]
+    Rows: TypeAlias = Iterable[GridPoint]
+    Solve: TypeAlias = Callable[[Sequence[Job]], Iterator[list[GridPoint]]]
 
 MOST_WORKERS: Final = 1024
 WORTH_SPREADING: Final = 20_000  # points: some seconds
@@ -208,7 +208,7 @@ def _print(sweep: Sweep, solve: Solve, figure: pathlib.Path | None) -> None:
 
     stream = sys.stdout  # the bar puts something else in its place
     writer = csv_writer(stream)
-    seen: list[Row] = []
+    seen: list[GridPoint] = []
     with _progress(sweep, 0, shown=not stream.isatty()) as advance:
         for rows in solve(jobs(sweep)):
             writer.writerows(map(as_text, rows))

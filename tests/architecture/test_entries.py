@@ -26,7 +26,7 @@ from pearl.__main__ import run as pearl
 from simulator import answers, twin
 from simulator.acceptance import Independent, Replay
 from simulator.optimise import advise
-from simulator.sweep import COLUMNS, Sweep
+from simulator.sweep import Sweep
 from simulator.sweep import run as swept
 from simulator.twin import Scheme, Times
 from simulator.workload import Fixed, Workload
@@ -121,13 +121,13 @@ def test_a_new_schedule_is_simulated_and_reckoned_with_alike(gamma: int, text: s
 @pytest.mark.usefixtures("_early")
 def test_a_new_schedule_is_swept_and_advised() -> None:
     sweep = Sweep(alphas=(0.8,), speed_ratios=(5.0,), runs=0)
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in swept(sweep)]
-    found = {row["schedule"]: row for row in rows}["early"]
+    points = [row.point for row in swept(sweep)]
+    found = next(point for point in points if point.schedule == "early")
     advised = advise(Independent(0.8), Times(Pair.of(5))).tunings["early"].choice
 
-    assert [row["schedule"] for row in rows] == list(SCHEDULES)
-    assert found["gamma"] == advised.gamma
-    assert found["tokens_per_s"] == pytest.approx(advised.tokens_per_s)
+    assert [point.schedule for point in points] == list(SCHEDULES)
+    assert found.gamma == advised.gamma
+    assert float(found.tokens_per_s) == pytest.approx(advised.tokens_per_s)
 
 
 @pytest.mark.usefixtures("_early")
