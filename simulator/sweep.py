@@ -31,7 +31,7 @@ from simulator.acceptance import Acceptance, Independent
 from simulator.links import DELAYS, Link, Network, is_delay
 from simulator.optimise import best
 from simulator.parallel import spread
-from simulator.twin import RUNS, Point, Scheme, Times, figures, sampled
+from simulator.twin import RUNS, Point, Scheme, Times, answer
 from simulator.world import Pair
 
 CHUNK: Final = 256  # points, about
@@ -238,8 +238,7 @@ def _rows(sweep: Sweep, place: Place) -> Iterator[GridPoint]:
         if isinstance(gamma, str):
             gamma = best(acceptance, schedule, times, head_starts=(k,)).gamma
         scheme = Scheme(schedule, gamma, k)
-        luck = sampled(acceptance, scheme, seed=sweep.seed, runs=sweep.runs)
-        point = figures(luck, scheme, times, alpha=acceptance.mean)
+        point = answer(acceptance, scheme, times, seed=sweep.seed, runs=sweep.runs)
         yield GridPoint(place, point, isinstance(asked, str))
 
 

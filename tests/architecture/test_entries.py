@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from decoding.coins import Array
+from decoding.coins import Array, CounterCoins
 from decoding.kinds import SCHEDULES, Numbers, ScheduleKind
 from decoding.measured import Measured
 from decoding.messages import Drafted, Judged, Proposed
@@ -155,7 +155,7 @@ class Alternating:
         self, kind: ScheduleKind, *, head_start: int, barrier: bool, measured: Measured | None
     ) -> None:
         del barrier, measured
-        self._choices = [kind.numbers(gamma, head_start) for gamma in (2, 5)]
+        self._choices: list[tuple[int, int]] = [kind.numbers(gamma, head_start) for gamma in (2, 5)]
         self._windows = 0
 
     @property
@@ -262,7 +262,7 @@ def test_a_new_verifier_stands_a_hostile_network() -> None:
 def test_a_new_verifier_breaks_ties_in_its_own_way() -> None:
     """It is the one that runs, and not the greedy one under its name."""
     asked = Settings(verifier="last")
-    verifier = asked.verifier_kind.make(asked.sampling, None)  # type: ignore[arg-type] - no coins
+    verifier = asked.verifier_kind.make(asked.sampling, CounterCoins(1))
 
     assert asked.effective_verifier == "last"
     assert verifier.draft(np.array([[1.0, 3.0, 3.0]]), 0).tokens == (2,)
