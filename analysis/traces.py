@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from decoding import exchanges, trace
 from decoding.errors import MalformedTraceError
 from decoding.exchanges import agreement
+from decoding.kinds import SCHEDULES
 from decoding.messages import (
     Device,
     DeviceBack,
@@ -33,7 +34,7 @@ from decoding.messages import (
 )
 from decoding.metrics import Meter, Metrics
 from decoding.schedules import Counts
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.summaries import Figures, over_requests
 from decoding.trace import Received, Record, Sent
 
@@ -337,7 +338,7 @@ def _gamma(request: Request) -> int:
     settings = request.settings
     if settings.gamma != "auto":
         return settings.gamma if settings.widest else 0
-    parallel = settings.schedule is ScheduleName.PEARL
+    parallel = SCHEDULES[settings.schedule].parallel
     window, beside, end = 0, False, len(request.tokens)
     for record in request.records:
         command = record.command if isinstance(record, Sent) else None

@@ -69,7 +69,7 @@ for gamma, outcome in simulated.items():
 
 # %%
 points = [
-    figures.Point(name="SD", gamma=gamma, speedup=outcome.speedup_over_ar)
+    figures.MeasuredSpeed(name="SD", gamma=gamma, speedup=outcome.speedup_over_ar)
     for gamma, outcome in simulated.items()
 ]
 figures.picture(
@@ -137,7 +137,7 @@ border = [
     for alpha in (0.9 / ratio, 1.0 / ratio, 1.1 / ratio)
 ]
 poor = [
-    figures.Point(name=name, gamma=gamma, speedup=point.speedup_over_ar)
+    figures.MeasuredSpeed(name=name, gamma=gamma, speedup=point.speedup_over_ar)
     for name, alpha in (("a = 0.15", 0.15), ("a = 0.2", 0.2), ("a = 0.5", 0.5))
     for gamma in (1, 2, 4, 6)
     for point in [

@@ -57,7 +57,7 @@ for name, system in systems.items():
 
 # %%
 rows = [
-    figures.Row(
+    figures.ThreeAnswers(
         name=name,
         theory=system.theory.tokens_per_s,
         simulation=system.simulation.tokens_per_s.value,

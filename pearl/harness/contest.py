@@ -33,7 +33,7 @@ from pearl.verbs.validate import name_of
 if TYPE_CHECKING:
     from actors.engine import Engine, EngineSettings, Fitted, Pair, Result
     from actors.runners.reference import Assistance, ReferenceProcess, ReferenceSpec
-    from analysis.benchmark import Run, System
+    from analysis.benchmark import System, Trial
     from analysis.traces import Request
 
 _T = TypeVar("_T")
@@ -117,7 +117,7 @@ class Outcome:
     """Everything that was run, for `analysis.benchmark.report`."""
 
     systems: list[System]
-    runs: list[Run]
+    runs: list[Trial]
     traced: dict[str, list[Request]]
     tuned: dict[Family, Tuned]
     others: float
@@ -306,7 +306,7 @@ def _over(found: Speeds, each: Competitor, alone: Competitor) -> float:
 
 async def _measure(
     stage: Stage, chosen: Sequence[Competitor], prompts: Sequence[str], rounds: int
-) -> list[Run]:
+) -> list[Trial]:
     """Every prompt by everybody, in every round."""
     found = []
     with bar(len(chosen) * len(prompts) * rounds, "runs") as advance:
@@ -411,9 +411,9 @@ class Stage:
 
     async def run(
         self, each: Competitor, prompt: str, *, trace: bool = False, limit: int | None = None
-    ) -> tuple[Run, Result | None]:
+    ) -> tuple[Trial, Result | None]:
         """One text, and for ours what the engine says of it; `limit` makes it shorter."""
-        from analysis.benchmark import Run
+        from analysis.benchmark import Trial
 
         most = min(limit or self._plan.settings.max_new_tokens, self._plan.settings.max_new_tokens)
         memory = PeakMemory(self._computing(each))
@@ -426,7 +426,7 @@ class Stage:
             tokens = result.token_ids
         else:
             tokens, arrivals = await self._library(prompt, each.way, most)
-        run = Run(
+        run = Trial(
             system=each.name,
             prompt=0,
             round=0,

@@ -27,7 +27,7 @@ from pearl.verbs.validate import name_of
 if TYPE_CHECKING:
     from actors.engine import Engine, EngineSettings, Result
     from analysis.benchmark import Difference
-    from analysis.crowds import Crowd, Level, Times
+    from analysis.crowds import BatchTimes, Crowd, Level
     from decoding.messages import TokenId
     from pearl.harness.contest import Plan
     from simulator.profiling import Recording
@@ -175,9 +175,9 @@ def _as_crowd(done: Done, eos: tuple[TokenId, ...]) -> Crowd:
     )
 
 
-def _times(done: Sequence[Done]) -> Times | None:
+def _times(done: Sequence[Done]) -> BatchTimes | None:
     """How long passes of so many rows took, in all crowds; None where too little was timed."""
-    from analysis.crowds import Times
+    from analysis.crowds import BatchTimes
     from simulator import profiling
 
     together = [_recordings(each) for each in done]
@@ -186,7 +186,7 @@ def _times(done: Sequence[Done]) -> Times | None:
         draft = profiling.fit([s for crowd in together for s in profiling.windows(crowd)])
     except SettingError:
         return None
-    return Times(draft=draft.measured, target=target.measured)
+    return BatchTimes(draft=draft.measured, target=target.measured)
 
 
 def _recordings(done: Done) -> list[Recording]:
@@ -197,7 +197,7 @@ def _recordings(done: Done) -> list[Recording]:
 
 def _differences(done: Sequence[Done]) -> list[Difference]:
     """Texts that are not AR's, where they must be."""
-    from analysis.benchmark import Run, System, differences
+    from analysis.benchmark import System, Trial, differences
 
     settings = {each.system: each.settings for each in done}
     compared = [
@@ -210,7 +210,7 @@ def _differences(done: Sequence[Done]) -> list[Difference]:
         for name, way in settings.items()
     ]
     runs = [
-        Run(
+        Trial(
             system=each.system,
             prompt=place,
             round=each.in_flight,

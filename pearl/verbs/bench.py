@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from actors.engine import EngineSettings
-    from analysis.benchmark import Difference, Quantiles, Report, Row, Run
+    from analysis.benchmark import Difference, Quantiles, Report, Standing, Trial
     from analysis.crowds import Level
     from pearl.harness.contest import Family, Outcome, Tuned
     from pearl.harness.crowd import Crowds
@@ -266,7 +266,7 @@ def _level(found: Level) -> dict[str, Any]:
     return plain | {"tokens_per_s": speed.value, "interval": {"tokens_per_s": speed.interval}}
 
 
-def _row(row: Row, outcome: Outcome) -> dict[str, Any]:
+def _row(row: Standing, outcome: Outcome) -> dict[str, Any]:
     estimates = {
         name: value
         for name in row.__struct_fields__
@@ -311,7 +311,7 @@ def _how(way: Any) -> dict[str, Any]:
             return {}
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _run(run: Trial) -> dict[str, Any]:
     """A single run, without its text."""
     first, last = run.arrivals[0][0], run.arrivals[-1][0]
     return {

@@ -13,8 +13,8 @@ from analysis.benchmark import (
     Difference,
     Quantiles,
     Report,
-    Run,
     System,
+    Trial,
     allowed,
     differences,
     first_difference,
@@ -43,22 +43,22 @@ LIBRARY: Final = System(name="HF generate", settings=None, devices=1)
 TEXT: Final = tuple(range(8))
 
 
-def one(system: System, prompt: int, seconds: float, **more: Any) -> Run:
+def one(system: System, prompt: int, seconds: float, **more: Any) -> Trial:
     """Eight tokens in so many seconds, the first of them after a quarter of that."""
     given: dict[str, Any] = {
         "round": 1,
         "tokens": TEXT,
         "arrivals": ((seconds / 4, 1), (seconds, 7)),
     }
-    return Run(system=system.name, prompt=prompt, **(given | more))
+    return Trial(system=system.name, prompt=prompt, **(given | more))
 
 
-def runs(system: System, *seconds: float, **more: Any) -> list[Run]:
+def runs(system: System, *seconds: float, **more: Any) -> list[Trial]:
     """One a prompt."""
     return [one(system, prompt, taken, **more) for prompt, taken in enumerate(seconds)]
 
 
-def compared(*groups: list[Run], systems: Sequence[System] = (AR, SD, PEARL)) -> Report:
+def compared(*groups: list[Trial], systems: Sequence[System] = (AR, SD, PEARL)) -> Report:
     return report(systems, [run for group in groups for run in group])
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from analysis import theory
-from analysis.crowds import Crowd, Times, allowed, levels
+from analysis.crowds import BatchTimes, Crowd, allowed, levels
 from analysis.statistics import acceptance
 from analysis.traces import Request
 from decoding.estimates import of_ratio
@@ -29,7 +29,7 @@ def judge(tokens: int, rows: int) -> float:
     return 0.5 + 0.5 * rows + 0.05 * (tokens - 1)
 
 
-TIMES: Final = Times(draft=step, target=judge)
+TIMES: Final = BatchTimes(draft=step, target=judge)
 
 
 def crowd(name: str, requests: list[Request], seconds: float) -> Crowd:
@@ -108,7 +108,7 @@ def test_with_a_draft_the_closed_form_has_passes_and_steps_of_as_many_rows() -> 
 def test_while_one_request_is_drafted_another_is_judged() -> None:
     """Until the slower of the devices never rests; passes of two rows must not cost more."""
     requests = decoded(SD)[:2]
-    dear = Times(draft=step, target=lambda tokens, rows: rows * judge(tokens, 1))
+    dear = BatchTimes(draft=step, target=lambda tokens, rows: rows * judge(tokens, 1))
     drafting, judging = 4 * step(1, 1), judge(5, 1)
 
     found = allowed([crowd("", requests, 1.0)], dear)
