@@ -202,7 +202,7 @@ def _lossless(group: Group, alone: Group | None) -> list[Claim]:
 
 def _same_question(one: Settings, other: Settings) -> bool:
     """Whether both must give the same tokens."""
-    if one.effective_verifier is VerifierName.REJECTION:
+    if one.effective_verifier.carries_law:
         return False
     asked = [(s.sampling, s.seed, s.max_new_tokens, s.stop) for s in (one, other)]
     return asked[0] == asked[1]

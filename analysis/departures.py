@@ -80,9 +80,7 @@ def tokens_in_bursts(assumed: Assumptions, correlation: ArrayLike) -> Numbers:
         correlation: r of neighbouring positions, from 0 to below 1.
     """
     a = assumed.acceptance
-    r = as_array(
-        correlation, "correlation", "from 0 to below 1", lambda x: (x >= 0) & (x < 1)
-    )
+    r = as_array(correlation, "correlation", "from 0 to below 1", lambda x: (x >= 0) & (x < 1))
     stay, begin = a + r * (1 - a), a * (1 - r)
     tokens = sum_of_powers(stay, assumed.later)
     on = begin * stay ** (assumed.first - 1)

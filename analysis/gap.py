@@ -56,7 +56,7 @@ STEPS: Final[Mapping[str, Part]] = {
 """Which part each step of the simulation lets in (`simulator.attribution`)."""
 
 
-def gap(
+def gap_of(
     requests: Sequence[Request],
     seconds: Mapping[str, float | None],
     assumed: Assumptions,
@@ -83,13 +83,13 @@ def gap(
     endless = sum(lengths) * constants.pass_s / float(expected(assumed).speedup)
     let_in = {Part.ENDS: alike, Part.PROMPTS: own} | taken
     steps = itertools.pairwise([endless, *(let_in[part] for part in Part if part in let_in)])
-    parts = (part for part in Part if part in let_in)
-    return {part: math.log(a / b) for part, (a, b) in zip(parts, steps, strict=True)}
+    order = (part for part in Part if part in let_in)
+    return {part: math.log(a / b) for part, (a, b) in zip(order, steps, strict=True)}
 
 
-def few(parts: Mapping[Part, float]) -> dict[str, float]:
+def parts(gap: Mapping[Part, float]) -> dict[str, float]:
     """The gap in the few parts of `PARTS_OF`."""
-    return {name: sum(parts.get(part, 0.0) for part in own) for name, own in PARTS_OF.items()}
+    return {name: sum(gap.get(part, 0.0) for part in own) for name, own in PARTS_OF.items()}
 
 
 def _expected_s(assumed: Assumptions, rate: float, tokens: int, constants: Constants) -> float:

@@ -28,9 +28,7 @@ class Constants(msgspec.Struct, frozen=True, kw_only=True):
         return self.pass_s / self.step_s
 
 
-def assumptions(
-    settings: Settings, gamma: int, rate: float, constants: Constants
-) -> Assumptions:
+def assumptions(settings: Settings, gamma: int, rate: float, constants: Constants) -> Assumptions:
     """What theory is asked for these settings, with passes that take the same whatever they judge.
 
     Args:
@@ -54,8 +52,7 @@ def tokens_per_s(settings: Settings, gamma: int, rate: float, constants: Constan
 
 
 def rate_of(requests: Sequence[Request]) -> float | None:
-    """The acceptance rate of all of them together; 0 without a draft, None if nothing was compared.
-    """
+    """The acceptance rate of all together: 0 without a draft, None where nothing was compared."""
     if requests[0].settings.widest == 0:
         return 0.0
     return acceptance([request.luck for request in requests]).independent.value

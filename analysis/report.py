@@ -189,7 +189,8 @@ def _windows(found: Validation) -> Iterator[Markup]:
     """Speed against gamma: theory, and what was measured."""
     systems = [s for s in found.systems if s.gamma and s.speedup_over_ar.value is not None]
     points = [
-        figures.MeasuredSpeed(name=_kind(s), gamma=s.gamma, speedup=s.speedup_over_ar) for s in systems
+        figures.MeasuredSpeed(name=_kind(s), gamma=s.gamma, speedup=s.speedup_over_ar)
+        for s in systems
     ]
     laws = {_kind(s): _law(s, found.constants) for s in systems}
     if points:

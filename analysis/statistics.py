@@ -346,4 +346,6 @@ def _chi_square(kept: Counts, refused: Counts) -> Significance:
     if (table.sum(axis=1) == 0).any():
         return Significance(statistic=None, p=None)
     found = stats.chi2_contingency(table, correction=False)
-    return Significance(statistic=float(found.statistic), degrees=int(found.dof), p=float(found.pvalue))
+    return Significance(
+        statistic=float(found.statistic), degrees=int(found.dof), p=float(found.pvalue)
+    )

@@ -101,7 +101,9 @@ class Assumptions:
                 lambda c: (c >= 1 / MOST) & (c <= MOST),
             ),
             "head_start": as_whole(self.head_start, "head_start", 0),
-            **{name: _as_cost(getattr(self, name), name) for name in ("overhead", "growth", "link")},
+            **{
+                name: _as_cost(getattr(self, name), name) for name in ("overhead", "growth", "link")
+            },
         }
         for name, value in arrays.items():
             object.__setattr__(self, name, value)

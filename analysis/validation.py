@@ -26,7 +26,7 @@ import msgspec
 from analysis import traces
 from analysis.claims import claims
 from analysis.comparison import Claim, Comparison, Group, Theory
-from analysis.gap import Part, gap
+from analysis.gap import Part, gap_of
 from analysis.parameters import Constants, assumptions, rate_of, window
 from analysis.statistics import acceptance, independence, run_length
 from analysis.theory import Assumptions, expected
@@ -140,9 +140,9 @@ def _compared(group: Group, alone: Group | None, constants: Constants) -> Compar
     lucks = [request.luck for request in requests] if settings.widest else []
     rate, gamma = rate_of(requests), window(requests)
     assumed = None if rate is None else assumptions(settings, gamma, rate, constants)
-    parts = {}
+    parts: dict[Part, float] = {}
     if assumed is not None and not traces.overlap(requests):
-        parts = gap(requests, group.seconds, assumed, constants)
+        parts = gap_of(requests, group.seconds, assumed, constants)
     found = Comparison(
         name=group.name,
         settings=settings,

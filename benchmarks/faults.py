@@ -38,7 +38,7 @@ import psutil
 from actors.engine import Engine
 from decoding.errors import PearlError
 from decoding.settings import ScheduleName, Settings
-from pearl.asking.prompts import PROMPTS
+from pearl.harness.prompts import PROMPTS
 
 ACTORS: Final = {"draft": "DraftActor", "target": "TargetActor", "scheduler": "SchedulerActor"}
 CLUSTER: Final = {"raylet": "raylet/raylet", "gcs": "gcs_server"}

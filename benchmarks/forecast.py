@@ -28,9 +28,9 @@ from decoding.metrics import Metrics
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.summaries import over_requests
 from pearl.asking.options import PROMPTS, options
-from pearl.asking.prompts import read_prompts
 from pearl.harness.contest import rotated
 from pearl.harness.meters import Others
+from pearl.harness.prompts import read_prompts
 from simulator import profiles
 from simulator.forecast import Gap, explain, forecast
 from simulator.profiles import Profile

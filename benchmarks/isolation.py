@@ -25,7 +25,7 @@ from actors.engine import Devices, Engine, EngineSettings
 from actors.transcripts import Transcript
 from decoding.errors import PeerError
 from decoding.settings import ScheduleName, Settings
-from pearl.asking.prompts import PROMPTS
+from pearl.harness.prompts import PROMPTS
 
 ERRORS: Final = (
     RuntimeError, ValueError, MemoryError, KeyError, RecursionError, OSError, AssertionError,

@@ -124,7 +124,7 @@ idle = {c: traces.metrics(request) for c, request in what_if.items()}
 print("         draft waits            target waits")
 print("    c    simulated  1 - g/c     simulated  1 - c/g")
 for c, found in idle.items():
-    law = theory.pearl_idle(A, 5, c)
+    law = expected(Assumptions("pearl", A, 5, c))
     print(
         f"{c:5}{found.draft_idle:13.3f}{law.draft:9.3f}{found.target_idle:14.3f}{law.target:9.3f}"
     )

@@ -11,7 +11,8 @@ from pathlib import Path
 from analysis import figures, published, statistics, theory, traces
 from analysis.validation import PARTS_OF, parts
 from decoding.settings import ScheduleName
-from pearl.verbs.validate import name_of, validate
+from pearl.harness.systems import name_of
+from pearl.harness.validation import validate
 from simulator.recording import replay_file
 
 # %% [markdown]
@@ -218,4 +219,7 @@ if outside is not None:
     assert unseen.worst < 0.07
     assert unseen.median < 0.025
     row = outside.rows[0]
-    assert row.predicted == theory.pearl_tokens_per_pass(row.row.acceptance_rate, row.gamma)
+    assert (
+        row.predicted
+        == expected(Assumptions("pearl", row.row.acceptance_rate, row.gamma)).tokens_per_pass
+    )

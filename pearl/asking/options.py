@@ -17,10 +17,9 @@ from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.verification import VerifierName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from actors.engine import EngineSettings, Result
-    from decoding.messages import TokenId
+    from actors.engine import EngineSettings
 
 ENGINE = [
     click.option("--target", metavar="MODEL", help="Folder or hub name; default: embedded pair."),
@@ -140,33 +139,3 @@ def check_writable(file: str) -> pathlib.Path:
     path = pathlib.Path(file)
     files.check_writable(path)
     return path
-
-
-def write_trace(
-    path: pathlib.Path, result: Result, settings: Settings, eos: tuple[TokenId, ...]
-) -> None:
-    """A request of an engine, with all that is needed to replay or measure it."""
-    import msgspec
-
-    from decoding import trace
-
-    about = trace.About(
-        settings=settings,
-        eos=eos,
-        finish_reason=result.finish_reason,
-        prompts=(result.prompt_tokens,),
-    )
-    trace.write(path, result.trace, **msgspec.to_builtins(about))
-
-
-@contextlib.contextmanager
-def bar(total: int, what: str) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error where somebody is looking; called once a step."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), what, TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as p:
-        task = p.add_task(what, total=total)
-        yield lambda: p.advance(task)

@@ -1,37 +1,28 @@
-"""The options of what-if questions, and the scenario they describe together.
-
-A kind with its numbers is written `kind:number,number`: `bursts:0.8,0.3`, `uniform:64,256`.
-"""
+"""The options of what-if questions, and the scenario they describe together."""
 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
-from decoding import files
 from decoding.errors import SettingError
-from decoding.messages import Device
 from decoding.settings import ScheduleName, Settings, parse_gamma
+from pearl.asking.loads import fault, workload
+from pearl.asking.values import Kinds, check_number, of_kind, refuse
 
 if TYPE_CHECKING:
     from simulator.acceptance import Acceptance
     from simulator.costs import AnyCost
-    from simulator.faults import Fault
     from simulator.links import Network
     from simulator.profiles import Profile
-    from simulator.workload import Arrivals, Lengths, Workload
     from simulator.world import Pair, Scenario
-
-Made = TypeVar("Made")
-Kinds: TypeAlias = Mapping[str, Callable[..., Made]]
 
 ALPHA: Final = 0.8
 SPEED_RATIO: Final = 5.0
-TOKENS: Final = 20_000
 TARGET_MS: Final = 31.25  # a power of two in seconds, so that sums of it are exact
 
 SCHEDULE = [
@@ -86,33 +77,12 @@ CHANCE = [
 
 PAIR = [*CERTAIN, *CHANCE]
 
-LOAD = [
-    click.option("--tokens", metavar="N|KIND",
-                 help="Tokens of an answer: N · uniform:LOW,HIGH · geometric:MEAN · "
-                 f"lognormal:MEAN,VARIATION [default: {TOKENS}, or the profile's]"),
-    click.option("--prompt-tokens", metavar="N|KIND",
-                 help="Tokens of a prompt, in the same way. [default: 1, or the profile's]"),
-    click.option("--requests", type=int, metavar="N",
-                 help="Requests in a replication. [default: 1, or the profile's]"),
-    click.option("--arrivals", metavar="KIND", default="closed:1", show_default=True,
-                 help="closed:USERS · poisson:PER_SECOND · file:SECONDS.txt"),
-    click.option("--slots", type=int, metavar="N",
-                 help="Requests that run at once; others queue. Default: all."),
-    click.option("--fault", "faults", multiple=True, metavar="DEVICE:KIND:AT:SECONDS[:FACTOR]",
-                 help="draft or target; stall, crash, or slow with a factor. More than once."),
-]  # fmt: skip
-
 REPLICATIONS = [
     click.option("--replications", type=int, default=5, show_default=True, metavar="N",
                  help="Independent repetitions; intervals are over them."),
     click.option("--seed", type=int, default=0, show_default=True,
                  help="Of all luck; the same seed gives the same answer."),
 ]  # fmt: skip
-
-
-def refuse(option: str, value: object, allowed: str) -> SettingError:
-    """The one line for a value that cannot be."""
-    return SettingError(f"{option} is {value}; it must be {allowed}")
 
 
 def scenario(given: Mapping[str, Any]) -> Scenario:
@@ -130,7 +100,7 @@ def scenario(given: Mapping[str, Any]) -> Scenario:
         acceptance=acceptance(given, profile),
         network=network(given, profile),
         workload=workload(given, profile),
-        faults=tuple(map(_fault, given["faults"])),
+        faults=tuple(map(fault, given["faults"])),
     )
 
 
@@ -307,125 +277,7 @@ def _replay(file: str) -> Acceptance:
     return found
 
 
-# -- the workload ------------------------------------------------------------------------------
-
-
-def workload(given: Mapping[str, Any], profile: Profile | None) -> Workload:
-    """Which requests come, when, and how long they are."""
-    from simulator.workload import Fixed, Workload
-
-    measured = None if profile is None else profile.scenario(Settings()).workload
-    asked = given["requests"]
-    requests = asked if asked is not None else measured.requests if measured else 1
-    prompt, output = given["prompt_tokens"], given["tokens"]
-    return Workload(
-        requests=requests,
-        arrivals=_arrivals(given["arrivals"]),
-        prompt=lengths("prompt-tokens", prompt, measured.prompt if measured else Fixed(1)),
-        output=lengths("tokens", output, measured.output if measured else Fixed(TOKENS)),
-        slots=given["slots"],
-    )
-
-
-def lengths(option: str, text: str | None, default: Lengths) -> Lengths:
-    """A number, or a distribution of them."""
-    from simulator.workload import Fixed, Geometric, LogNormal, Uniform
-
-    if text is None:
-        return default
-    if ":" not in text:
-        return Fixed(_number_of_tokens(option, text))
-    kinds: Kinds[Lengths] = {
-        "uniform": lambda low, high: Uniform(_whole(option, low), _whole(option, high)),
-        "geometric": Geometric,
-        "lognormal": LogNormal,
-    }
-    return of_kind(option, text, kinds)
-
-
-def _number_of_tokens(option: str, text: str) -> int:
-    try:
-        tokens = int(text)
-    except ValueError:
-        raise refuse(option, text, "one of N, uniform, geometric, lognormal") from None
-    check_number(tokens, option, "1 or more", lambda tokens: tokens >= 1)
-    return tokens
-
-
-def _arrivals(text: str) -> Arrivals:
-    from simulator.workload import ClosedLoop, Poisson
-
-    kind, _, rest = text.partition(":")
-    if kind == "file":
-        return _arrival_times(rest)
-    kinds: Kinds[Arrivals] = {
-        "closed": lambda users: ClosedLoop(_whole("arrivals", users)),
-        "poisson": Poisson,
-    }
-    return of_kind("arrivals", text, kinds, others=("file",))
-
-
-def _arrival_times(file: str) -> Arrivals:
-    from simulator.workload import Times
-
-    try:
-        lines = files.text(files.read(pathlib.Path(file))).split()
-        return Times(tuple(map(float, lines)))
-    except (OSError, ValueError) as error:
-        why = files.reason(error) if isinstance(error, OSError) else error
-        message = f"arrivals cannot be read from {file}: {why}; one number of seconds a line"
-        raise SettingError(message) from None
-
-
-def _fault(text: str) -> Fault:
-    from simulator.faults import Fault, FaultKind
-
-    allowed = "DEVICE:KIND:AT:SECONDS[:FACTOR], such as draft:crash:2:5 or target:slow:0:10:3"
-    try:
-        device, kind, *numbers = text.split(":")
-        at, seconds, *factor = map(float, numbers)
-        (slower,) = factor or (1.0,)
-        named = Device(device), FaultKind(kind)
-    except ValueError:
-        raise refuse("fault", text, allowed) from None
-    return Fault(device=named[0], kind=named[1], at=at, seconds=seconds, factor=slower)
-
-
-# -- values ------------------------------------------------------------------------------------
-
-
-def check_number(
-    value: float | None, option: str, allowed: str, fine: Callable[[float], bool]
-) -> None:
-    """Refuse a number outside its range, not-a-number and infinity; None was not given."""
-    if value is not None and not (fine(value) and abs(value) < float("inf")):
-        raise refuse(option, value, allowed)
-
-
-def check_seed(seed: int) -> None:
-    """Of simulations; as large as that of a real run can be."""
-    check_number(seed, "seed", "0 or more, of 64 bits", lambda n: 0 <= n < 2**63)
-
-
-def of_kind(option: str, text: str, kinds: Kinds[Made], others: Sequence[str] = ()) -> Made:
-    """`kind:number,number` as what it stands for."""
-    kind, _, rest = text.partition(":")
-    if kind not in kinds:
-        raise refuse(option, text, f"one of {', '.join([*others, *kinds])}")
-    try:
-        numbers = [float(number) for number in rest.split(",")]
-    except ValueError:
-        raise refuse(option, text, f"{kind}: and numbers between commas") from None
-    try:
-        return kinds[kind](*numbers)
-    except TypeError:
-        raise refuse(option, text, f"{kind} with another count of numbers") from None
-    except SettingError as error:
-        message = f"{option} is {text}: {error}"
-        raise SettingError(message) from None
-
-
-def _whole(option: str, number: float) -> int:
-    if not number.is_integer():
-        raise refuse(option, number, "a whole number")
-    return int(number)
+def halfway(profile: Profile) -> int:
+    """Tokens behind a pass halfway through a request of the profile."""
+    count = max(1, len(profile.prompts))
+    return round((sum(profile.prompts) + sum(profile.outputs) / 2) / count)

@@ -26,9 +26,9 @@ from msgspec.structs import replace
 from decoding.errors import PlacementError
 from decoding.messages import Device
 from decoding.settings import ScheduleName, Settings
-from pearl.asking.options import bar
 from pearl.harness.meters import Energy, Others, PeakMemory
-from pearl.verbs.validate import name_of
+from pearl.harness.systems import name_of
+from pearl.progress import bar
 
 if TYPE_CHECKING:
     from actors.engine import Engine, EngineSettings, Fitted, Pair, Result

@@ -19,10 +19,10 @@ from msgspec.structs import replace
 
 from decoding.errors import SettingError
 from decoding.settings import Settings
-from pearl.asking.options import bar
 from pearl.harness.contest import Family, Stage, Tuned, candidates, fit, rotated, tune
 from pearl.harness.meters import Others
-from pearl.verbs.validate import name_of
+from pearl.harness.systems import name_of
+from pearl.progress import bar
 
 if TYPE_CHECKING:
     from actors.engine import Engine, EngineSettings, Result

@@ -21,8 +21,9 @@ from rich.text import Text
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from pearl import signals
-from pearl.asking import prompts
-from pearl.asking.options import ENGINE, check_writable, engine_settings, options, write_trace
+from pearl.asking.options import ENGINE, check_writable, engine_settings, options
+from pearl.harness import prompts
+from pearl.harness.records import write_trace
 from pearl.showing.terminal import shows
 from pearl.showing.timeline import PLAIN, SHADES, timeline
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -13,16 +10,11 @@ from rich.table import Table
 
 from decoding.errors import UsageError
 from pearl.asking.options import ENGINE, engine_settings, options
+from pearl.harness.machines import machine, packages
 from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:
     from actors.runners.vocabulary import Vocabulary
-
-PACKAGES: Final = (
-    "pearl-decoding", "torch", "transformers", "tokenizers", "safetensors",
-    "ray", "simpy", "numpy", "msgspec", "array-api-compat",
-    "accelerate", "gguf", "pyarrow",
-)  # fmt: skip
 
 
 @click.command(name="doctor")
@@ -36,45 +28,6 @@ def command(*, as_json: bool, **given: Any) -> int:
     else:
         _show(report)
     return 2 if "problem" in report["pair"] else 0
-
-
-def machine() -> dict[str, Any]:
-    """What it runs on."""
-    from actors.threads import available_cores
-
-    return {
-        "system": platform.platform(),
-        "python": sys.version.split()[0],
-        "cores": len(available_cores()),
-        **_hardware(),
-    }
-
-
-def _hardware() -> dict[str, Any]:
-    """Memory and GPUs; what cannot be asked is left out."""
-    try:
-        import psutil
-
-        from actors.runners import loading
-    except ModuleNotFoundError as error:
-        return {"missing": f"{error.name} is not installed; pip install 'pearl-decoding[run]'"}
-    memory = psutil.virtual_memory()
-    return {
-        "memory_gb": round(memory.total / 1e9, 1),
-        "free_memory_gb": round(memory.available / 1e9, 1),
-        "gpus": loading.gpu_names(),
-    }
-
-
-def packages() -> dict[str, str]:
-    """Versions of what matters."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _pair(given: dict[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from pearl.asking.options import (
     decoding_settings,
     engine_settings,
     options,
-    write_trace,
 )
+from pearl.harness.records import write_trace
 from pearl.showing import terminal
 
 if TYPE_CHECKING:

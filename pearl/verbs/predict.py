@@ -14,8 +14,10 @@ from rich.table import Table
 
 from decoding.errors import SettingError
 from decoding.settings import ScheduleName, Settings, parse_gamma
-from pearl.asking.options import bar, options
-from pearl.asking.what_if import TOLD, check_number, check_seed, measured_network
+from pearl.asking.options import options
+from pearl.asking.values import check_number, check_seed
+from pearl.asking.what_if import TOLD, measured_network
+from pearl.progress import bar
 from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:

@@ -25,15 +25,15 @@ from pearl.asking.options import (
     ENGINE,
     PROMPTS,
     SAMPLING,
-    bar,
     check_writable,
     decoding_settings,
     engine_settings,
     options,
 )
-from pearl.asking.prompts import read_prompts
+from pearl.harness.machines import machine, packages
+from pearl.harness.prompts import read_prompts
+from pearl.progress import bar
 from pearl.showing.terminal import said
-from pearl.verbs.doctor import machine, packages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,10 @@ from rich.table import Table
 
 from decoding.stopping import FinishReason
 from pearl.asking import what_if
-from pearl.asking.options import bar, check_writable, options
+from pearl.asking.loads import LOAD
+from pearl.asking.options import check_writable, options
+from pearl.asking.values import check_number, check_seed
+from pearl.progress import bar
 from pearl.showing.terminal import said
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ FIGURE_TOKENS: Final = 400  # enough for the rounds that a figure shows
 
 
 @click.command(name="simulate")
-@options(what_if.SCHEDULE, what_if.PAIR, what_if.LOAD, what_if.REPLICATIONS)
+@options(what_if.SCHEDULE, what_if.PAIR, LOAD, what_if.REPLICATIONS)
 @click.option("--trace", "trace_file", metavar="FILE",
               help="Write the first replication as a Chrome trace.")  # fmt: skip
 @click.option("--figure", "figure_file", metavar="FILE",
@@ -44,9 +47,9 @@ def command(
     from simulator.answers import check_work
 
     scenario = what_if.scenario(given)
-    what_if.check_number(given["replications"], "replications", "1 or more", lambda n: n >= 1)
+    check_number(given["replications"], "replications", "1 or more", lambda n: n >= 1)
     check_work(scenario, given["replications"])
-    what_if.check_seed(given["seed"])
+    check_seed(given["seed"])
     trace_path = None if trace_file is None else check_writable(trace_file)
     figure_path = None if figure_file is None else _figure_path(figure_file)
     answer = _answer(scenario, given)

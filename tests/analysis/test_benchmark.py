@@ -8,7 +8,6 @@ from typing import Any, Final
 import pytest
 from msgspec.structs import replace
 
-from analysis import theory
 from analysis.benchmark import (
     Difference,
     Quantiles,
@@ -18,11 +17,11 @@ from analysis.benchmark import (
     allowed,
     differences,
     first_difference,
-    own_constants,
     quantiles,
     report,
     token_times,
 )
+from analysis.parameters import own_constants
 from analysis.statistics import acceptance
 from analysis.traces import Request
 from decoding.estimates import Estimate, of_median, of_ratio
@@ -33,6 +32,7 @@ from simulator.costs import Affine
 from simulator.links import Network
 from simulator.workload import ClosedLoop, Fixed, Workload
 from simulator.world import Pair, Scenario
+from tests.analysis.forms import pearl
 from tests.decoding.test_summaries import LONG, SHORT
 from tests.simulator.measuring import PASS_S
 
@@ -302,7 +302,7 @@ def test_theory_is_asked_at_each_requests_own_acceptance() -> None:
 
     assert found is not None
     assert found.tokens_per_s == pytest.approx(
-        of_median([theory.pearl_speedup(rate, 5, 5) / PASS_S for rate in rates]).value
+        of_median([pearl(rate, 5, 5).speedup / PASS_S for rate in rates]).value
     )
 
 

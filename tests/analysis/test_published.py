@@ -9,8 +9,7 @@ from typing import Final
 import numpy as np
 import pytest
 
-from analysis.published import PublishedRun, best_gamma, fit, read, without
-from analysis.theory import pearl_tokens_per_pass
+from analysis.published import PublishedRun, best_gamma, fit, read, tau, without
 from decoding.errors import SettingError
 from decoding.settings import Settings
 from simulator.acceptance import Independent
@@ -29,7 +28,7 @@ def said(pair: str, gamma: int, rate: float, benchmark: str = "") -> PublishedRu
         pair=pair,
         benchmark=benchmark,
         mean_accepted_tokens=1 / (1 - rate),
-        tokens_per_round=float(pearl_tokens_per_pass(rate, gamma)),
+        tokens_per_round=float(tau(rate, gamma)),
     )
 
 
@@ -65,7 +64,7 @@ def test_another_window_describes_the_rows_worse() -> None:
         own = [row for row in rows if row.pair == pair]
         errors = {
             g: max(
-                abs(np.log(pearl_tokens_per_pass(r.acceptance_rate, g) / r.tokens_per_round))
+                abs(np.log(tau(r.acceptance_rate, g) / r.tokens_per_round))
                 for r in own
             )
             for g in (gamma - 1, gamma, gamma + 1)

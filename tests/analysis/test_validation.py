@@ -8,29 +8,23 @@ from typing import Any, Final
 import pytest
 from msgspec.structs import replace
 
-from analysis import theory
+from analysis.comparison import Claim, Comparison, Relation
+from analysis.gap import PARTS_OF, Part, parts
 from analysis.traces import Request
-from analysis.validation import (
-    PARTS_OF,
-    BestWindow,
-    Claim,
-    Part,
-    Relation,
-    System,
-    Validation,
-    parts,
-)
+from analysis.validation import BestWindow, Validation
 from decoding.errors import MalformedTraceError
 from decoding.estimates import Estimate
 from decoding.settings import ScheduleName, Settings
 from decoding.trace import Received, Record
-from pearl.verbs.validate import name_of, validate
+from pearl.harness.systems import name_of
+from pearl.harness.validation import validate
 from simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions
 from simulator.answers import run
 from simulator.costs import Affine
 from simulator.links import Link, Network
 from simulator.workload import ClosedLoop, Fixed, Workload
 from simulator.world import Pair, Scenario
+from tests.analysis.forms import pearl
 
 REQUESTS, TOKENS, PROMPT = 8, 400, 30
 AR: Final = Settings(schedule=ScheduleName.AR)
@@ -78,11 +72,11 @@ def compared(acceptance: Acceptance, *systems: Settings, real: bool = False) -> 
     return validate({name_of(s): requests(s, acceptance, **times) for s in systems})
 
 
-def only(found: Validation, name: str) -> System:
+def only(found: Validation, name: str) -> Comparison:
     return next(system for system in found.systems if system.name == name)
 
 
-def claim(system: System, name: str) -> Claim:
+def claim(system: Comparison, name: str) -> Claim:
     return next(claim for claim in system.claims if claim.name == name)
 
 
@@ -109,7 +103,7 @@ def test_theory_is_asked_at_what_was_measured() -> None:
     rate = float(system.acceptance.independent)
 
     assert found.constants.speed_ratio == pytest.approx(5)
-    assert system.theory.speedup_over_ar == pytest.approx(theory.pearl_speedup(rate, 5, 5))
+    assert system.theory.speedup_over_ar == pytest.approx(pearl(rate, 5, 5).speedup)
     run = 1 / (1 - rate)
     assert system.theory.run_length == pytest.approx((run - 1, run, run + 1))
 

@@ -16,7 +16,7 @@ from pyarrow import parquet
 import simulator.sweep
 from decoding.settings import ScheduleName, Settings
 from pearl.__main__ import run
-from pearl.verbs.sweep import values
+from pearl.asking.values import values
 from simulator import profiles
 from simulator.acceptance import Independent
 from simulator.costs import Constant
