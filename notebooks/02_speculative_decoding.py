@@ -9,7 +9,8 @@
 # %%
 import numpy as np
 
-from analysis import figures, theory, traces
+from analysis import figures, traces
+from analysis.theory import Assumptions, best_gamma, expected
 from decoding.settings import ScheduleName, Settings
 from simulator import Fixed, Independent, Pair, Scenario, Workload, run, simulate
 from simulator.optimise import best
@@ -105,9 +106,7 @@ def first_that_does_not_pay(alpha, ratio):
 
 
 by_rule = {(a, c): first_that_does_not_pay(a, c) for a in ALPHAS for c in RATIOS}
-by_search = {
-    (a, c): int(theory.best_gamma(Assumptions("sd", a, speed_ratio=c))) for a, c in by_rule
-}
+by_search = {(a, c): int(best_gamma(Assumptions("sd", a, speed_ratio=c))) for a, c in by_rule}
 speeds = {(a, c): expected(Assumptions("sd", a, g, c)).speedup for (a, c), g in by_search.items()}
 missed_by_one = {
     (a, c): 1
@@ -195,14 +194,11 @@ figures.picture(
 # %%
 print("gamma   draft waits  c/(g+c)   target waits  g/(g+c)   wasted  derived")
 for gamma, outcome in simulated.items():
-    idle, wasted = (
-        expected(Assumptions("sd", 0.5, gamma, C)),
-        expected(Assumptions("sd", A, gamma)).wasted,
-    )
+    derived = expected(Assumptions("sd", A, gamma, C))
     print(
-        f"{gamma:5}   {float(outcome.draft_idle):11.3f}  {idle.draft:7.3f}"
-        f"   {float(outcome.target_idle):12.3f}  {idle.target:7.3f}"
-        f"   {float(outcome.wasted):6.3f}  {wasted:7.3f}"
+        f"{gamma:5}   {float(outcome.draft_idle):11.3f}  {derived.draft_idle:7.3f}"
+        f"   {float(outcome.target_idle):12.3f}  {derived.target_idle:7.3f}"
+        f"   {float(outcome.wasted):6.3f}  {derived.wasted:7.3f}"
     )
 
 # %% [markdown]

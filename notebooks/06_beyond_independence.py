@@ -9,8 +9,9 @@
 # %%
 import numpy as np
 
-from analysis import figures, theory
+from analysis import departures, figures
 from analysis.statistics import acceptance, independence, run_length, survival
+from analysis.theory import Assumptions, expected
 from decoding.exchanges import agreement
 from decoding.settings import ScheduleName, Settings
 from simulator import (
@@ -209,7 +210,7 @@ def pearl(a):
     return expected(Assumptions("pearl", a, WIDE)).tokens_per_pass
 
 
-mixed = theory.mixture([HARD, EASY], [1, 1], pearl)
+mixed = departures.mixed_prompts(Assumptions("pearl", A, WIDE), [HARD, EASY], [1, 1])
 
 print(f"hard prompts {pearl(HARD):.3f}, easy prompts {pearl(EASY):.3f}")
 print(f"all their passes together  {mixed.tokens_per_pass:.3f}")
