@@ -25,7 +25,6 @@ from analysis import traces
 from analysis.parameters import own_constants, rate_of, tokens_per_s, window
 from analysis.traces import Request
 from decoding.estimates import Estimate, of_median, of_ratio
-from decoding.kinds import SCHEDULES
 from decoding.metrics import Metrics
 from decoding.settings import Settings
 from decoding.summaries import over_requests
@@ -49,7 +48,7 @@ class System(msgspec.Struct, frozen=True, kw_only=True):
     same_text: bool = True
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
+class BenchmarkRun(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt by one system, once.
 
     Args:
@@ -163,7 +162,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 def report(
     systems: Sequence[System],
-    runs: Sequence[Trial],
+    runs: Sequence[BenchmarkRun],
     traced: Mapping[str, Sequence[Request]] | None = None,
 ) -> Report:
     """Compare.
@@ -197,14 +196,14 @@ def report(
 
 def _takes_turns(system: System) -> bool:
     """Whether it is speculative decoding of ours."""
-    kind = None if system.settings is None else SCHEDULES[system.settings.schedule]
+    kind = None if system.settings is None else system.settings.kind
     return kind is not None and kind.drafts and not kind.parallel
 
 
-ByPrompt = dict[int, list[Trial]]  # by prompt
+ByPrompt = dict[int, list[BenchmarkRun]]  # by prompt
 
 
-def _by_prompt(runs: Sequence[Trial], system: str) -> ByPrompt:
+def _by_prompt(runs: Sequence[BenchmarkRun], system: str) -> ByPrompt:
     own = sorted((r for r in runs if r.system == system), key=lambda r: (r.prompt, r.round))
     return {prompt: list(found) for prompt, found in itertools.groupby(own, lambda r: r.prompt)}
 
@@ -237,12 +236,12 @@ def _row(system: System, own: ByPrompt, alone: ByPrompt, sd: ByPrompt | None) ->
     return msgspec.structs.replace(row, **shared)
 
 
-def _speed(rounds: Sequence[Trial]) -> float:
+def _speed(rounds: Sequence[BenchmarkRun]) -> float:
     """Tokens a second on one prompt: the median of its rounds."""
     return statistics.median(run.tokens_per_s for run in rounds)
 
 
-def _middle(rounds: Sequence[Trial]) -> Trial:
+def _middle(rounds: Sequence[BenchmarkRun]) -> BenchmarkRun:
     """The round of median speed, or the one below."""
     return sorted(rounds, key=lambda run: run.tokens_per_s)[(len(rounds) - 1) // 2]
 
@@ -262,7 +261,7 @@ def _of_totals(own: ByPrompt, alone: ByPrompt) -> Estimate:
     )
 
 
-def _joules_per_token(runs: Sequence[Trial]) -> float | None:
+def _joules_per_token(runs: Sequence[BenchmarkRun]) -> float | None:
     taken = [run.joules for run in runs if run.joules is not None]
     tokens = sum(len(run.tokens) for run in runs)
     return sum(taken) / tokens if len(taken) == len(runs) else None
@@ -279,7 +278,7 @@ def quantiles(values: Sequence[float]) -> Quantiles | None:
     return Quantiles(p50=p50, p95=p95, p99=p99)
 
 
-def token_times(run: Trial) -> list[float]:
+def token_times(run: BenchmarkRun) -> list[float]:
     """Seconds of each token behind the first arrival."""
     return [
         (at - before) / count
@@ -291,7 +290,7 @@ def token_times(run: Trial) -> list[float]:
 # -- texts -------------------------------------------------------------------------------------
 
 
-def differences(systems: Sequence[System], runs: Sequence[Trial]) -> Iterator[Difference]:
+def differences(systems: Sequence[System], runs: Sequence[BenchmarkRun]) -> Iterator[Difference]:
     """Of every system and prompt the first round in which the text was not AR's."""
     first = {run.prompt: run.tokens for run in reversed(runs) if run.system == systems[0].name}
     checked = {system.name for system in systems if system.same_text}

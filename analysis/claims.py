@@ -36,7 +36,7 @@ def claims(
         group, alone: its requests, and those of the target alone, if it was run.
         assumed: what theory was asked; None where nothing was compared.
     """
-    if not found.settings.widest:
+    if not found.settings.kind.drafts:
         return ()
     stated = [_most_tokens(found), *_lossless(group, alone)]
     if assumed is not None:
@@ -149,7 +149,7 @@ def _tokens_in_bursts(found: Comparison, group: Group, assumed: Assumptions) -> 
 def _most_tokens(found: Comparison) -> Claim:
     """A pass settles what it judges, and a token of its own where that was kept to the end."""
     settings = found.settings
-    widest = settings.widest if settings.gamma == "auto" else found.gamma
+    widest = found.gamma if isinstance(settings.gamma, int) else settings.widest
     most = Assumptions(settings.schedule, 1, widest, head_start=settings.head_start)
     return Claim(
         name="no pass settles more than it judges",
@@ -202,7 +202,7 @@ def _lossless(group: Group, alone: Group | None) -> list[Claim]:
 
 def _same_question(one: Settings, other: Settings) -> bool:
     """Whether both must give the same tokens."""
-    if one.effective_verifier.carries_law:
+    if not one.verifier_kind.same_text:
         return False
     asked = [(s.sampling, s.seed, s.max_new_tokens, s.stop) for s in (one, other)]
     return asked[0] == asked[1]

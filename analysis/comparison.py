@@ -112,7 +112,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """One system, three ways.
 
     Args:
-        gamma: of the closed forms: for `auto` the median of the windows that were asked for.
+        gamma: of the closed forms: of automatic ones the median of the windows that were asked for.
         tokens: of all requests.
         speedup_over_ar: measured on the same prompts, where AR was run on them.
         simulated_over_ar: the same in the simulation.

@@ -83,7 +83,7 @@ def levels(crowds: Sequence[Crowd], times: BatchTimes | None) -> list[Level]:
     fewest = min(sizes, default=0)
     speeds = {key: of_ratio(*_sums(own)) for key, own in found.items()}
     said = {} if times is None else {key: allowed(own, times) for key, own in found.items()}
-    alone = next((name for (name, _), own in found.items() if _settings(own).widest == 0), "")
+    alone = next((name for (name, _), own in found.items() if not _settings(own).kind.drafts), "")
     return [
         Level(
             system=system,

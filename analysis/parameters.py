@@ -53,7 +53,7 @@ def tokens_per_s(settings: Settings, gamma: int, rate: float, constants: Constan
 
 def rate_of(requests: Sequence[Request]) -> float | None:
     """The acceptance rate of all together: 0 without a draft, None where nothing was compared."""
-    if requests[0].settings.widest == 0:
+    if not requests[0].settings.kind.drafts:
         return 0.0
     return acceptance([request.luck for request in requests]).independent.value
 
@@ -72,9 +72,9 @@ def window(requests: Sequence[Request]) -> int:
         SettingError: the windows are automatic, and the draft was never asked for one.
     """
     settings = requests[0].settings
-    if settings.widest == 0:
+    if not settings.kind.drafts:
         return 0
-    if settings.gamma != "auto":
+    if isinstance(settings.gamma, int):
         return settings.gamma
     counts = [
         record.command.count

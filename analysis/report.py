@@ -59,7 +59,7 @@ def html(found: Validation, requests: Mapping[str, Sequence[Request]]) -> str:
         gap_rows=[(s.name, _gap_cells(s, shown_parts)) for s in found.systems if s.gap],
         claims=[(s.name, _claim(claim)) for s in found.systems for claim in s.claims],
         window=None if found.best_window is None else found.best_window.sentence,
-        luck=[_luck(system) for system in found.systems if system.settings.widest],
+        luck=[_luck(system) for system in found.systems if system.settings.kind.drafts],
         figures={
             "speeds": [*_speeds(found)],
             "gaps": [*_gaps(found)],
@@ -77,7 +77,8 @@ def _made(found: Validation) -> str:
     drawn = "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}"
     tokens = sum(system.tokens for system in found.systems)
     clock = "simulated" if all(s.simulated_clock for s in found.systems) else "real"
-    verifier = {str(s.settings.effective_verifier) for s in found.systems} - {"greedy"}
+    sampled = (s.settings for s in found.systems if s.settings.verifier_kind.samples)
+    verifier = {settings.effective_verifier for settings in sampled}
     judged = f", {' and '.join(sorted(verifier))} verifier" if verifier else ""
     names = ", ".join(system.name for system in found.systems)
     return f"{names}; {tokens} tokens of {clock} runs, {drawn}{judged}"
@@ -204,7 +205,7 @@ def _windows(found: Validation) -> Iterator[Markup]:
 
 def _kind(system: Comparison) -> str:
     k = system.settings.head_start
-    return SCHEDULES[system.settings.schedule].title + (f", head start {k}" if k else "")
+    return system.settings.kind.title + (f", head start {k}" if k else "")
 
 
 def _law(system: Comparison, constants: Constants) -> Callable[[int], float]:
@@ -223,7 +224,7 @@ def _runs(found: Validation, requests: Mapping[str, Sequence[Request]]) -> Itera
     systems = [s for s in found.systems if s.acceptance.independent.value is not None]
     if not systems:
         return
-    system = min(systems, key=lambda s: not SCHEDULES[s.settings.schedule].parallel)
+    system = min(systems, key=lambda s: not s.settings.kind.parallel)
     shares = statistics.survival([request.luck for request in requests[system.name]])
     alpha, title = float(system.acceptance.independent), f"Runs of {system.name}"
     yield _drawn(lambda axes: figures.run_lengths(axes, shares, alpha=alpha, title=title))

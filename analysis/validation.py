@@ -126,7 +126,7 @@ def validate(
         constants: of the pair, for the closed forms of all of them.
         best_window, notes: to be reported with it.
     """
-    alone = next((group for group in groups if not group.settings.widest), None)
+    alone = next((group for group in groups if not group.settings.kind.drafts), None)
     return Validation(
         constants=constants,
         systems=tuple(_compared(group, alone, constants) for group in groups),
@@ -137,7 +137,7 @@ def validate(
 
 def _compared(group: Group, alone: Group | None, constants: Constants) -> Comparison:
     requests, settings = group.requests, group.settings
-    lucks = [request.luck for request in requests] if settings.widest else []
+    lucks = [request.luck for request in requests] if settings.kind.drafts else []
     rate, gamma = rate_of(requests), window(requests)
     assumed = None if rate is None else assumptions(settings, gamma, rate, constants)
     parts: dict[Part, float] = {}

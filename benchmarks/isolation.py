@@ -24,7 +24,7 @@ import psutil
 from actors.engine import Devices, Engine, EngineSettings
 from actors.transcripts import Transcript
 from decoding.errors import PeerError
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from pearl.harness.prompts import PROMPTS
 
 ERRORS: Final = (
@@ -96,7 +96,7 @@ async def _round(engine: Engine, known: dict[str, tuple[int, ...]], guilty: list
 
 async def _campaign(rounds: int) -> int:
     settings = EngineSettings(devices=Devices.LOCAL)
-    alone = Settings(schedule=ScheduleName.AR, max_new_tokens=TOKENS)
+    alone = Settings(schedule="ar", max_new_tokens=TOKENS)
     process, seconds, memory = psutil.Process(), [], []
     async with await Engine.start(settings) as engine:
         known = {p: (await engine.generate(p, alone).wait()).token_ids for p in PROMPTS[:7]}

@@ -61,10 +61,10 @@ class Rounds:
 
     tokens: Numbers
     first: Numbers
-    later: Numbers
-    steps: Numbers
-    kept: Numbers
-    rejections: Numbers
+    later: Numbers = 0.0
+    steps: Numbers = 0.0
+    kept: Numbers = 0.0
+    rejections: Numbers = 0.0
     doomed: Numbers | None = None
 
     @property
@@ -93,19 +93,9 @@ def of_run(length: Numbers, before: Numbers, beside: Numbers, *, barrier: bool =
         barrier: whether every pass waits for the window beside the last one, also after a
             rejection among the tokens that were judged.
     """
-    if _in_turns(beside):
-        whole, rest = np.divmod(length, before + 1)
-        first = whole + 1.0
-        return Rounds(
-            tokens=length + 1.0,
-            first=first,
-            later=0.0,
-            steps=first * before,
-            kept=length - whole,
-            rejections=rest < before,  # else a bonus token ends the run
-        )
-    beyond = length - before
-    later = np.maximum(-(-beyond // beside), 0)
+    if _is_none(beside):
+        return _in_turns(length, before)
+    later = np.maximum((length + (beside - 1 - before)) // beside, 0)
     return Rounds(
         tokens=length + 1.0,
         first=1.0,
@@ -113,27 +103,42 @@ def of_run(length: Numbers, before: Numbers, beside: Numbers, *, barrier: bool =
         steps=(later + 1.0) * beside + before,
         kept=length,
         rejections=1.0,
-        # At the first token of a window the verdict waits for it, to compare the two.
-        doomed=None if barrier else (beyond < 0) | (beyond % beside != 0),
+        doomed=None if barrier else _doomed(length - before, beside),
     )
+
+
+def _in_turns(length: Numbers, before: Numbers) -> Rounds:
+    tokens = length + 1.0
+    if _is_none(before):
+        return Rounds(tokens=tokens, first=tokens)
+    whole = length // (before + 1)
+    rest = length - whole * (before + 1)
+    return Rounds(
+        tokens=tokens,
+        first=whole + 1.0,
+        steps=(whole + 1.0) * before,
+        kept=length - whole,
+        rejections=rest < before,  # else a bonus token ends the run
+    )
+
+
+def _doomed(beyond: Numbers, beside: Numbers) -> Numbers:
+    # At the first token of a window the verdict waits for it, to compare the two.
+    return (beyond < 0) | (beyond % beside != 0)
 
 
 def of_part(kept: Numbers, before: Numbers, beside: Numbers) -> Rounds:
     """So many kept tokens from within longer runs, whose ends were not seen: means."""
-    if _in_turns(beside):
+    if _is_none(beside):
         whole = kept / before
-        return Rounds(
-            tokens=kept + whole, first=whole, later=0.0, steps=kept, kept=kept, rejections=0.0
-        )
-    return Rounds(
-        tokens=kept, first=0.0, later=kept / beside, steps=kept, kept=kept, rejections=0.0
-    )
+        return Rounds(tokens=kept + whole, first=whole, steps=kept, kept=kept)
+    return Rounds(tokens=kept, first=0.0, later=kept / beside, steps=kept, kept=kept)
 
 
 def places(kept: Numbers, before: Numbers, beside: Numbers) -> Numbers:
     """Places of the text in a run of so many kept tokens: those of bonus tokens as well."""
-    return kept + kept // before if _in_turns(beside) else kept
+    return kept + kept // before if _is_none(beside) else kept
 
 
-def _in_turns(beside: Numbers) -> bool:
-    return not isinstance(beside, np.ndarray) and beside == 0
+def _is_none(count: Numbers) -> bool:
+    return not isinstance(count, np.ndarray) and count == 0

@@ -50,7 +50,7 @@ from decoding.messages import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from decoding.plans import Plan
+    from decoding.policies import Policy
     from decoding.stopping import FinishReason, StopRules
 
 NOTHING: Final = Drafted()
@@ -107,7 +107,7 @@ class Schedule(Protocol):
 
 @final
 class TwoModelSchedule:
-    """The rule at the top of this file; `decoding.plans` has the numbers for each schedule.
+    """The rule at the top of this file; `decoding.kinds` has the numbers for each schedule.
 
     Args:
         plan: how many tokens to write before and beside a pass.
@@ -122,7 +122,7 @@ class TwoModelSchedule:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Policy,
         stop: StopRules,
         *,
         hold: bool = False,
@@ -154,7 +154,7 @@ class TwoModelSchedule:
         return self._committed
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> Policy:
         """The two numbers it goes by."""
         return self._plan
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from analysis import figures, traces
 from analysis.theory import Assumptions, best_gamma, expected
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator import Fixed, Independent, Pair, Scenario, Workload, run, simulate
 from simulator.optimise import best
 from simulator.twin import Scheme, Times, answer
@@ -34,7 +34,7 @@ from simulator.twin import Scheme, Times, answer
 # real devices.
 
 # %%
-SD = ScheduleName.SD
+SD = "sd"
 A, C = 0.8, 5.0
 
 

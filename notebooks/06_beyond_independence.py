@@ -13,7 +13,7 @@ from analysis import departures, figures
 from analysis.statistics import acceptance, independence, run_length, survival
 from analysis.theory import Assumptions, expected
 from decoding.exchanges import agreement
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator import (
     Bursts,
     Fixed,
@@ -34,7 +34,7 @@ from simulator import (
 
 # %%
 A, G, TOKENS = 0.8, 5, 400
-SD, PEARL = ScheduleName.SD, ScheduleName.PEARL
+SD, PEARL = "sd", "pearl"
 
 
 def drawn(law, requests=60, tokens=TOKENS, seed=6):

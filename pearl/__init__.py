@@ -22,27 +22,31 @@ from pearl.names import claim
 
 if TYPE_CHECKING:
     from actors.engine import Devices, Engine, EngineSettings, Piece, Result
+    from decoding.kinds import SCHEDULES
+    from decoding.policies import POLICIES
     from decoding.sampling import Sampling
-    from decoding.settings import ScheduleName, Settings
-    from decoding.verification import VerifierName
+    from decoding.settings import Settings
+    from decoding.verification import VERIFIERS
 
 __all__ = [
+    "POLICIES",
+    "SCHEDULES",
+    "VERIFIERS",
     "Devices",
     "Engine",
     "EngineSettings",
     "Piece",
     "Result",
     "Sampling",
-    "ScheduleName",
     "Settings",
-    "VerifierName",
 ]
 
 HOMES = {
+    "POLICIES": "decoding.policies",
+    "SCHEDULES": "decoding.kinds",
     "Sampling": "decoding.sampling",
-    "ScheduleName": "decoding.settings",
     "Settings": "decoding.settings",
-    "VerifierName": "decoding.verification",
+    "VERIFIERS": "decoding.verification",
 }
 
 claim()

@@ -12,9 +12,11 @@ import click
 
 from decoding import files
 from decoding.errors import SettingError
+from decoding.kinds import SCHEDULES
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings, parse_gamma
-from decoding.verification import VerifierName
+from decoding.settings import Settings, parse_gamma
+from decoding.verification import VERIFIERS
+from pearl.asking.values import NameIn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +37,7 @@ ENGINE = [
 ]  # fmt: skip
 
 SAMPLING = [
-    click.option("--verifier", type=click.Choice([str(name) for name in VerifierName]),
+    click.option("--verifier", type=NameIn(VERIFIERS),
                  help="Default: greedy at temperature 0, coupled above."),
     click.option("--temperature", type=float, default=0.0, show_default=True, metavar="T",
                  help="0 takes the most likely token."),
@@ -51,7 +53,7 @@ SAMPLING = [
 ]  # fmt: skip
 
 DECODING = [
-    click.option("--schedule", type=click.Choice([str(name) for name in ScheduleName]),
+    click.option("--schedule", type=NameIn(SCHEDULES),
                  default="pearl", show_default=True, help="Who works when."),
     click.option("--gamma", default="auto", show_default=True, metavar="N|auto",
                  help="Tokens in a draft window; auto follows what is measured."),
@@ -86,11 +88,11 @@ def decoding_settings(given: dict[str, Any]) -> Settings:
         SettingError: one of them is outside its range.
     """
     return Settings(
-        schedule=ScheduleName(given["schedule"]),
+        schedule=given["schedule"],
         gamma=parse_gamma(given["gamma"]),
         head_start=given["head_start"],
         strict=given["strict"],
-        verifier=VerifierName(given["verifier"]) if given["verifier"] else None,
+        verifier=given["verifier"],
         sampling=Sampling(**{k: given[k] for k in ("temperature", "top_k", "top_p", "min_p")}),
         seed=given["seed"],
         max_new_tokens=given["max_new_tokens"],

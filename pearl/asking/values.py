@@ -1,4 +1,4 @@
-"""Numbers as they are typed: one, several, a range, or a kind with its numbers.
+"""Values as they are typed: a name, a number, several, a range, or a kind with its numbers.
 
 Wherever one value is meant, there can be several: `0.5`, `0.5,0.6,0.7` or `0.5:0.7:0.1`. A kind
 with its numbers is written `kind:number,number`: `bursts:0.8,0.3`, `uniform:64,256`.
@@ -9,9 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar, final
+
+import click
 
 from decoding.errors import SettingError
+from decoding.kinds import SCHEDULES
+from decoding.policies import POLICIES, Gamma
 from decoding.settings import WIDEST_GAMMA
 
 Made = TypeVar("Made")
@@ -19,6 +23,24 @@ Kinds: TypeAlias = Mapping[str, Callable[..., Made]]
 
 ROUNDING: Final = Decimal("1e-9")  # of a step, by which a range may fall short of its end
 AXES: Final = "one value, A,B,C or START:STOP:STEP"
+
+
+@final
+class NameIn(click.ParamType):
+    """A name of a table, which is read when it is needed: entries may come later."""
+
+    name = "name"
+
+    def __init__(self, table: Mapping[str, object]) -> None:
+        self._table = table
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002 - click's
+        """All of them, for the help."""
+        return f"[{'|'.join(self._table)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """One of them, or click's own complaint."""
+        return click.Choice(list(self._table)).convert(value, param, ctx)
 
 
 def refuse(option: str, value: object, allowed: str) -> SettingError:
@@ -63,17 +85,29 @@ def whole(option: str, number: float) -> int:
     return int(number)
 
 
-def gammas(text: str) -> tuple[Any, ...]:
-    """Whole numbers, and `auto` where it was named."""
-    parts = text.split(",")
-    fixed = [part for part in parts if part != "auto"]
-    numbers = whole_numbers("gamma", ",".join(fixed), 1, ", or auto") if fixed else ()
-    return (*(("auto",) if "auto" in parts else ()), *numbers)
+def schedules(text: str) -> tuple[str, ...]:
+    """Names of schedules between commas, each once."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not set(names) <= set(SCHEDULES):
+        raise refuse("schedules", text, f"some of {','.join(SCHEDULES)}")
+    return names
 
 
-def whole_numbers(option: str, text: str, least: int, also: str = "") -> tuple[int, ...]:
-    allowed = f"whole, from {least} to {WIDEST_GAMMA}{also}"
-    fine: Callable[[float], bool] = lambda n: n.is_integer() and least <= n <= WIDEST_GAMMA  # noqa: E731
+def gammas(text: str) -> tuple[Gamma, ...]:
+    """Windows: whole numbers, and policies that were named, in the order of the text."""
+    found: list[Gamma] = []
+    also = f", or {', '.join(POLICIES)}"
+    for part in text.split(","):
+        found += [part] if part in POLICIES else whole_numbers("gamma", part, 1, also=also)
+    return tuple(dict.fromkeys(found))
+
+
+def whole_numbers(
+    option: str, text: str, least: int, most: int = WIDEST_GAMMA, *, also: str = ""
+) -> tuple[int, ...]:
+    """Whole numbers in a range, each once."""
+    allowed = f"whole, from {least} to {most}{also}"
+    fine: Callable[[float], bool] = lambda n: n.is_integer() and least <= n <= most  # noqa: E731
     return tuple(map(int, values(option, text, allowed, fine)))
 
 

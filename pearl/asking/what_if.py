@@ -10,9 +10,10 @@ import click
 import msgspec
 
 from decoding.errors import SettingError
-from decoding.settings import ScheduleName, Settings, parse_gamma
+from decoding.kinds import SCHEDULES, who_take
+from decoding.settings import Settings, parse_gamma
 from pearl.asking.loads import fault, workload
-from pearl.asking.values import Kinds, check_number, of_kind, refuse
+from pearl.asking.values import Kinds, NameIn, check_number, of_kind, refuse
 
 if TYPE_CHECKING:
     from simulator.acceptance import Acceptance
@@ -26,7 +27,7 @@ SPEED_RATIO: Final = 5.0
 TARGET_MS: Final = 31.25  # a power of two in seconds, so that sums of it are exact
 
 SCHEDULE = [
-    click.option("--schedule", type=click.Choice([str(name) for name in ScheduleName]),
+    click.option("--schedule", type=NameIn(SCHEDULES),
                  default="pearl", show_default=True, help="Who works when."),
     click.option("--gamma", default="auto", show_default=True, metavar="N|auto",
                  help="Tokens in a draft window; auto follows what it sees, as the engine does."),
@@ -106,15 +107,15 @@ def scenario(given: Mapping[str, Any]) -> Scenario:
 
 def schedule_settings(given: Mapping[str, Any]) -> Settings:
     """The schedule with its numbers."""
-    name = ScheduleName(given["schedule"])
-    parallel = name is ScheduleName.PEARL
-    if given["cancel"] and not parallel:
-        raise refuse("cancel", "set", f"left out with schedule {name}: PEARL only")
+    name: str = given["schedule"]
+    barrier = SCHEDULES[name].takes("strict")
+    if given["cancel"] and not barrier:
+        raise refuse("cancel", "set", f"left out with schedule {name}: {who_take('strict')} only")
     return Settings(
         schedule=name,
         gamma=parse_gamma(given["gamma"]),
         head_start=given["head_start"],
-        strict=parallel and not given["cancel"],
+        strict=barrier and not given["cancel"],
     )
 
 

@@ -19,9 +19,14 @@ from msgspec.structs import replace
 
 from decoding.errors import SettingError
 from decoding.settings import Settings
-from pearl.harness.contest import Family, Stage, Tuned, candidates, fit, rotated, tune
+from pearl.harness.competitors import Family, candidates
+from pearl.harness.contest import Tuned, pair_for, tune
+from pearl.harness.engines import warmed
 from pearl.harness.meters import Others
+from pearl.harness.records import recording, request_of
+from pearl.harness.stage import Stage
 from pearl.harness.systems import name_of
+from pearl.harness.turns import rotated
 from pearl.progress import bar
 
 if TYPE_CHECKING:
@@ -29,8 +34,7 @@ if TYPE_CHECKING:
     from analysis.benchmark import Difference
     from analysis.crowds import BatchTimes, Crowd, Level
     from decoding.messages import TokenId
-    from pearl.harness.contest import Plan
-    from simulator.profiling import Recording
+    from pearl.harness.competitors import Contest
 
 
 LAPS: Final = 3  # requests of each user, about
@@ -65,7 +69,7 @@ class Done:
 
 
 async def gather(
-    plan: Plan, engine_settings: EngineSettings, prompts: Sequence[str], sizes: Sequence[int]
+    contest: Contest, engine_settings: EngineSettings, prompts: Sequence[str], sizes: Sequence[int]
 ) -> Crowds:
     """Tune, then run every system with every number of requests at once.
 
@@ -73,22 +77,20 @@ async def gather(
         UsageError: the pair, a prompt or the machine does not do.
         PeerError: a device failed.
     """
-    from actors.engine import Engine
     from analysis import crowds
 
-    fitted = await asyncio.to_thread(fit, plan, engine_settings, prompts)
-    every = candidates(plan)
+    pair = await asyncio.to_thread(pair_for, contest, engine_settings, prompts)
+    every = candidates(contest)
     few = {family: every[family] for family in (Family.AR, Family.SD, Family.PEARL)}
-    async with await Engine.start_fitted(fitted) as engine:
-        stage = await Stage.open(plan, fitted, engine, None)
-        for competitors in few.values():
-            await stage.warm(competitors[0], prompts[0])
+    ways = [way for (first, *_) in few.values() if isinstance(way := first.way, Settings)]
+    async with warmed(pair, ways, prompts[0]) as engine:
+        stage = await Stage.open(contest, pair, engine)
         with Others() as others:
-            tuned = await tune(stage, few, prompts, plan.tuning_prompts)
+            tuned = await tune(stage, few, prompts, contest.tuning_prompts)
             done = await _run(engine, systems(tuned), prompts, sizes)
-    crowds_run = [_as_crowd(each, fitted.eos) for each in done]
+    crowds_run = [_as_crowd(each, pair.eos) for each in done]
     return Crowds(
-        levels=crowds.levels(crowds_run, _times(done)),
+        levels=crowds.levels(crowds_run, _times(crowds_run)),
         differences=_differences(done),
         tuned=tuned,
         others=others.share,
@@ -155,7 +157,6 @@ async def _crowd(
 
 def _as_crowd(done: Done, eos: tuple[TokenId, ...]) -> Crowd:
     from analysis.crowds import Crowd
-    from analysis.traces import Request
 
     return Crowd(
         system=done.system,
@@ -163,24 +164,17 @@ def _as_crowd(done: Done, eos: tuple[TokenId, ...]) -> Crowd:
         seconds=done.seconds,
         tokens=done.tokens,
         requests=tuple(
-            Request(
-                name=done.system,
-                settings=done.settings,
-                prompt=result.prompt_tokens,
-                records=result.trace,
-                eos=eos,
-            )
-            for result in done.results
+            request_of(done.system, done.settings, result, eos) for result in done.results
         ),
     )
 
 
-def _times(done: Sequence[Done]) -> BatchTimes | None:
+def _times(crowds: Sequence[Crowd]) -> BatchTimes | None:
     """How long passes of so many rows took, in all crowds; None where too little was timed."""
     from analysis.crowds import BatchTimes
     from simulator import profiling
 
-    together = [_recordings(each) for each in done]
+    together = [[recording(request) for request in crowd.requests] for crowd in crowds]
     try:
         target = profiling.fit([s for crowd in together for s in profiling.passes(crowd)])
         draft = profiling.fit([s for crowd in together for s in profiling.windows(crowd)])
@@ -189,15 +183,9 @@ def _times(done: Sequence[Done]) -> BatchTimes | None:
     return BatchTimes(draft=draft.measured, target=target.measured)
 
 
-def _recordings(done: Done) -> list[Recording]:
-    from simulator.profiling import Recording
-
-    return [Recording(prompt=r.prompt_tokens, records=r.trace) for r in done.results]
-
-
 def _differences(done: Sequence[Done]) -> list[Difference]:
     """Texts that are not AR's, where they must be."""
-    from analysis.benchmark import System, Trial, differences
+    from analysis.benchmark import BenchmarkRun, System, differences
 
     settings = {each.system: each.settings for each in done}
     compared = [
@@ -205,12 +193,12 @@ def _differences(done: Sequence[Done]) -> list[Difference]:
             name=name,
             settings=way,
             devices=1,
-            same_text=way.widest == 0 or not way.effective_verifier.carries_law,
+            same_text=way.widest == 0 or way.verifier_kind.same_text,
         )
         for name, way in settings.items()
     ]
     runs = [
-        Trial(
+        BenchmarkRun(
             system=each.system,
             prompt=place,
             round=each.in_flight,

@@ -1,11 +1,14 @@
-"""What figures were measured on: the machine, and the versions of what matters."""
+"""What figures were measured on: the machine, the models, and the versions of what matters."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from actors.engine import EngineSettings
 
 PACKAGES: Final = (
     "pearl-decoding", "torch", "transformers", "tokenizers", "safetensors",
@@ -51,3 +54,9 @@ def packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def models(engine_settings: EngineSettings) -> dict[str, str]:
+    """Draft and target as they were asked for."""
+    own = "the embedded pair"
+    return {"draft": engine_settings.draft or own, "target": engine_settings.target or own}

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from decoding.errors import MalformedTraceError, SettingError
-from decoding.kinds import SCHEDULES
-from decoding.stopping import StopRules
+from pearl.harness.records import recording
 from pearl.progress import bar
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def validate(requests: dict[str, list[Request]]) -> Validation:
     from analysis.parameters import Constants
     from simulator import attribution
 
-    recorded = {name: _recordings(found) for name, found in requests.items()}
+    recorded = {name: [recording(r) for r in found] for name, found in requests.items()}
     pair = _pair(requests, recorded)
     groups = []
     with bar(len(recorded) + 1, "simulations") as advance:
@@ -59,19 +58,6 @@ def validate(requests: dict[str, list[Request]]) -> Validation:
     return validation.validate(groups, constants, best_window=best, notes=list(_notes(groups)))
 
 
-def _recordings(requests: Sequence[Request]) -> list[Recording]:
-    from simulator.profiling import Recording
-
-    return [Recording(prompt=r.prompt or 1, records=r.records, stop=_stop(r)) for r in requests]
-
-
-def _stop(request: Request) -> StopRules | None:
-    """When a real request had to end; a simulated one had to end where it did."""
-    if request.simulated:
-        return None
-    return StopRules(limit=request.settings.max_new_tokens, eos=frozenset(request.eos))
-
-
 def _pair(requests: dict[str, list[Request]], recorded: dict[str, list[Recording]]) -> Pair:
     """The two times: of all windows, and of AR's passes where AR was run."""
     from simulator import attribution
@@ -80,7 +66,7 @@ def _pair(requests: dict[str, list[Request]], recorded: dict[str, list[Recording
     alone = [
         recording
         for name, found in requests.items()
-        if not found[0].settings.widest
+        if not found[0].settings.kind.drafts
         for recording in recorded[name]
     ]
     try:
@@ -97,7 +83,7 @@ def _best_window(
     from analysis.parameters import assumptions, rate_of, window
     from simulator import attribution
 
-    group = next((g for g in groups if SCHEDULES[g.settings.schedule].parallel), None)
+    group = next((g for g in groups if g.settings.kind.parallel), None)
     if group is None or traces.overlap(group.requests):
         return None
     gamma, rate, c = window(group.requests), rate_of(group.requests), constants.speed_ratio
@@ -105,7 +91,7 @@ def _best_window(
     speeds = attribution.speeds(recorded[group.name], group.settings, tried)
     if not speeds or rate is None:
         return None
-    alone = next((g for g in groups if not g.settings.widest), None)
+    alone = next((g for g in groups if not g.settings.kind.drafts), None)
     passes = constants.pass_s if alone is None else _seconds_per_token(alone)
     return validation.BestWindow(
         speed_ratio=c,
@@ -134,10 +120,9 @@ def _notes(groups: Sequence[Group]) -> Iterator[str]:
                 "with theory, which knows one request."
             )
         elif group.simulated is None:
-            auto = group.settings.gamma == "auto" and group.settings.widest > 0
             yield f"{group.name}: not simulated; " + (
                 "automatic windows follow the times, so the parts of times stand together."
-                if auto
+                if group.settings.adapts
                 else "too little was recorded, or a device was lost meanwhile."
             )
         if any(request.prompt is None for request in group.requests):

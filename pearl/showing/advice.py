@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from rich import box
 from rich.console import Console
-from rich.table import Table
+
+from decoding.kinds import SCHEDULES
+from pearl.harness.systems import title
+from pearl.showing.tables import table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from simulator.optimise import Advice, Choice, Means, Placement, Tuning
 
 
@@ -23,6 +28,17 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     advice: Advice
 
 
+def as_object(found: Found) -> dict[str, Any]:
+    """For machines: what is advised of each schedule, under its name."""
+    whole: dict[str, Any] = msgspec.to_builtins(found)
+    for name, tuning in whole["advice"].pop("tunings").items():
+        plain = tuning.pop("plain")
+        if SCHEDULES[name].takes("head_start"):
+            whole["advice"][f"{name}_plain"] = plain
+        whole["advice"][name] = tuning if tuning["windows"] else tuning["choice"]
+    return whole
+
+
 def show(found: Found, means: Means) -> None:
     """The choices, what each takes, and the two curves."""
     console, advice = Console(highlight=False), found.advice
@@ -32,24 +48,25 @@ def show(found: Found, means: Means) -> None:
     console.print(_verdict(found.best, means))
     for line in _others(found):
         console.print(line)
-    console.print(_curves(found.advice.sd, found.advice.pearl))
+    tunings = [tuning for tuning in advice.tunings.values() if tuning.windows]
+    console.print(_curves(tunings))
 
 
 def _choices(found: Found) -> Table:
     """How fast each one is, and how far its gamma may be off."""
-    table = _table("", "speed over AR", "tokens/s", "gamma within 5 %")
-    near = {tuning.choice: tuning.plateau for tuning in (found.advice.sd, found.advice.pearl)}
+    shown = table("schedule, gamma", "speed over AR", "tokens/s", "gamma within 5 %")
+    near = {tuning.choice: tuning.plateau for tuning in found.advice.tunings.values()}
     for placement in found.placements:
         choice = placement.choice
         plateau = near.get(choice)
-        table.add_row(
+        shown.add_row(
             _name(choice),
             f"{choice.speedup_over_ar:.3f}",
             f"{choice.tokens_per_s:.4g}",
             "" if plateau is None else f"{plateau.first} to {plateau.last}",
             style="bold" if placement == found.best else "",
         )
-    return table
+    return shown
 
 
 def _takings(placements: Mapping[str, Placement], best: Placement, means: Means) -> Table:
@@ -57,11 +74,11 @@ def _takings(placements: Mapping[str, Placement], best: Placement, means: Means)
     names = ["devices", "speed per device"]
     names += ["copies", "tokens/s of all"] if means.devices is not None else []
     names += ["tokens per price"] if means.target_price is not None else []
-    table = _table("", *names)
+    shown = table("", *names)
     for name, placement in placements.items():
         cells = [TAKINGS[column](placement) for column in names]
-        table.add_row(name, *cells, style="bold" if placement == best else "")
-    return table
+        shown.add_row(name, *cells, style="bold" if placement == best else "")
+    return shown
 
 
 TAKINGS: Final[Mapping[str, Callable[[Placement], str]]] = {
@@ -94,21 +111,18 @@ def _others(found: Found) -> Iterator[str]:
 
 
 def _name(choice: Choice) -> str:
-    gamma = f", gamma {choice.gamma}" if choice.gamma else ""
-    ahead = f", head start {choice.head_start}" if choice.head_start else ""
-    return f"{choice.schedule.upper()}{gamma}{ahead}"
+    return title(choice.schedule, choice.gamma, choice.head_start)
 
 
-def _curves(sd: Tuning, pearl: Tuning) -> Table:
+def _curves(tunings: Sequence[Tuning]) -> Table:
     """Speed over AR against gamma, and what is lost to the best."""
-    ahead = pearl.choice.head_start
-    pearl_head = f"PEARL, head start {ahead}" if ahead else "PEARL"
-    table = _table("gamma", "SD", "lost", pearl_head, "lost")
-    for one, other in zip(sd.windows, pearl.windows, strict=True):
-        cells = [f"{one.speedup_over_ar:.3f}", _loss(one.loss)]
-        cells += [f"{other.speedup_over_ar:.3f}", _loss(other.loss)]
-        table.add_row(str(one.gamma), *cells)
-    return table
+    choices = [tuning.choice for tuning in tunings]
+    heads = [(title(choice.schedule, 0, choice.head_start), "lost") for choice in choices]
+    shown = table("gamma", *itertools.chain(*heads))
+    for windows in zip(*(tuning.windows for tuning in tunings), strict=True):
+        cells = [(f"{each.speedup_over_ar:.3f}", _loss(each.loss)) for each in windows]
+        shown.add_row(str(windows[0].gamma), *itertools.chain(*cells))
+    return shown
 
 
 def _loss(loss: float) -> str:
@@ -117,9 +131,9 @@ def _loss(loss: float) -> str:
 
 def show_candidates(found: Sequence[Found], means: Means) -> None:
     """A row a draft, the winner first."""
-    table = _table("draft", "best schedule", "speed over AR", "alpha", "speed ratio")
+    shown = table("draft", "best schedule", "speed over AR", "alpha", "speed ratio", words=2)
     for place, one in enumerate(found):
-        table.add_row(
+        shown.add_row(
             one.name,
             _name(one.best.choice),
             f"{one.best.choice.speedup_over_ar:.3f}",
@@ -128,15 +142,6 @@ def show_candidates(found: Sequence[Found], means: Means) -> None:
             style="" if place else "bold",
         )
     console, winner = Console(highlight=False), found[0]
-    console.print(table)
+    console.print(shown)
     console.print(_takings({str(one.name): one.best for one in found}, winner.best, means))
     console.print(f"{winner.name} is the best draft; {_verdict(winner.best, means)}")
-
-
-def _table(*heads: str) -> Table:
-    """Words to the left, numbers to the right."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for head in heads:
-        words = head in {"", "draft", "best schedule"}
-        table.add_column(head, justify="left" if words else "right", no_wrap=words)
-    return table

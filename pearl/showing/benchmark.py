@@ -5,22 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from decoding.estimates import Estimate
-from decoding.settings import ScheduleName
-from pearl.harness.machines import machine, packages
+from pearl.harness.machines import machine, models, packages
+from pearl.showing.tables import as_object, digits, share, table, with_ends
 
 if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable, Mapping, Sequence
 
+    from rich.table import Table
+
     from actors.engine import EngineSettings
-    from analysis.benchmark import Difference, Quantiles, Report, Standing, Trial
+    from analysis.benchmark import BenchmarkRun, Difference, Quantiles, Report, Standing
     from analysis.crowds import Level
-    from pearl.harness.contest import Family, Outcome, Plan, Tuned
+    from pearl.harness.competitors import Contest, Family
+    from pearl.harness.contest import Outcome, Tuned
     from pearl.harness.crowd import Crowds
 
 WIDTH: Final = 110
@@ -28,27 +29,24 @@ QUIET: Final = 0.05  # share of the cores that others may take
 
 
 def about(
-    plan: Plan,
+    contest: Contest,
     prompts: Sequence[str],
     engine: EngineSettings,
     found: Outcome | Crowds,
     differences: Sequence[Difference],
 ) -> dict[str, Any]:
     """How it was run, what was tuned, whether the texts are right."""
-    own = "the embedded pair"
     return {
         "prompts": len(prompts),
-        "tuning_prompts": min(plan.tuning_prompts, len(prompts)),
+        "tuning_prompts": min(contest.tuning_prompts, len(prompts)),
         "settings": {
-            **msgspec.to_builtins(plan.settings.sampling),
-            "verifier": plan.settings.effective_verifier,
-            "seed": plan.settings.seed,
-            "max_new_tokens": plan.settings.max_new_tokens,
+            **msgspec.to_builtins(contest.settings.sampling),
+            "verifier": contest.settings.effective_verifier,
+            "seed": contest.settings.seed,
+            "max_new_tokens": contest.settings.max_new_tokens,
         },
-        "models": {"draft": engine.draft or own, "target": engine.target or own}
-        if plan.timed is None
-        else None,
-        "timed": msgspec.to_builtins(plan.timed),
+        "models": models(engine) if contest.timed is None else None,
+        "timed": msgspec.to_builtins(contest.timed),
         "devices": engine.devices,
         "dtype": engine.dtype,
         "identical": not differences,
@@ -70,29 +68,26 @@ def as_builtins(found: Report, outcome: Outcome) -> dict[str, Any]:
 
 
 def level_as_builtins(found: Level) -> dict[str, Any]:
-    speed = found.tokens_per_s
     plain: dict[str, Any] = msgspec.to_builtins(found)
-    return plain | {"tokens_per_s": speed.value, "interval": {"tokens_per_s": speed.interval}}
+    return plain | as_object({"tokens_per_s": found.tokens_per_s})
 
 
 def _row(row: Standing, outcome: Outcome) -> dict[str, Any]:
-    estimates = {
+    figures = {
         name: value
         for name in row.__struct_fields__
         if isinstance(value := getattr(row, name), Estimate)
     }
     family = next(f for f, t in outcome.tuned.items() if t.best.name == row.system.name)
     limits = row.allowed
+    efficiency = Estimate(None) if limits is None else limits.efficiency
     return {
         "name": row.system.name,
         "family": family,
         **_how(outcome.tuned[family].best.way),
         "devices": row.system.devices,
-        **{name: estimate.value for name, estimate in estimates.items()},
-        "interval": {name: estimate.interval for name, estimate in estimates.items()}
-        | ({} if limits is None else {"overlap_efficiency": limits.efficiency.interval}),
+        **as_object(figures | {"overlap_efficiency": efficiency}),
         "time_per_token_s": msgspec.to_builtins(row.time_per_token_s),
-        "overlap_efficiency": None if limits is None else limits.efficiency.value,
         "theory": None
         if limits is None
         else {"tokens_per_s": limits.tokens_per_s, "speed_over_ar": limits.speed_over_ar},
@@ -109,8 +104,8 @@ def _how(way: Any) -> dict[str, Any]:
     from decoding.settings import Settings
 
     match way:
-        case Settings(schedule=ScheduleName.AR):
-            return {"schedule": "ar"}
+        case Settings() if not way.kind.drafts:
+            return {"schedule": way.schedule}
         case Settings():
             names = ("schedule", "gamma", "head_start", "strict")
             return {name: getattr(way, name) for name in names}
@@ -120,7 +115,7 @@ def _how(way: Any) -> dict[str, Any]:
             return {}
 
 
-def run_as_builtins(run: Trial) -> dict[str, Any]:
+def run_as_builtins(run: BenchmarkRun) -> dict[str, Any]:
     """A single run, without its text."""
     first, last = run.arrivals[0][0], run.arrivals[-1][0]
     return {
@@ -137,8 +132,8 @@ def run_as_builtins(run: Trial) -> dict[str, Any]:
 
 def show(found: Report, outcome: Outcome, answer: dict[str, Any]) -> None:
     console = Console(width=WIDTH, highlight=False)
-    for table in (_speeds(found), _times(found), _work(found)):
-        console.print(table)
+    for one in (_speeds(found), _times(found), _work(found)):
+        console.print(one)
     console.print(
         f"Medians over {found.prompts} prompts with 95 % intervals; rounds: {found.rounds}."
     )
@@ -149,7 +144,7 @@ def show_crowds(found: Crowds, answer: dict[str, Any]) -> None:
     console = Console(width=WIDTH, highlight=False)
     fewest = min(level.in_flight for level in found.levels)
     console.print(_crowds(found.levels, f"at once: speed over that of {fewest}", _grown))
-    over_ar = _crowds(found.levels, "at once: speed over AR", lambda n: _digits(n.over_ar, 2))
+    over_ar = _crowds(found.levels, "at once: speed over AR", lambda n: digits(n.over_ar, 2))
     console.print(over_ar)
     console.print(
         f"{answer['prompts']} prompts in a cycle, the next one when a text has ended; speed is "
@@ -179,104 +174,77 @@ def _show_how(console: Console, tuned: Mapping[Family, Tuned], answer: dict[str,
 
 def _crowds(levels: Sequence[Level], title: str, cell: Callable[[Level], str]) -> Table:
     """A line a number of requests, a column a system."""
-    table = _table(title, *dict.fromkeys(level.system for level in levels))
+    shown = table("", *dict.fromkeys(level.system for level in levels), title=title)
     for number in dict.fromkeys(level.in_flight for level in levels):
         row = [cell(level) for level in levels if level.in_flight == number]
-        table.add_row(str(number), *row)
-    return table
+        shown.add_row(str(number), *row)
+    return shown
 
 
 def _grown(level: Level) -> str:
-    return f"{_digits(level.growth, 2)} ({_digits(level.growth_in_theory, 2)})"
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    table.add_column("", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
+    return f"{digits(level.growth, 2)} ({digits(level.growth_in_theory, 2)})"
 
 
 def _speeds(found: Report) -> Table:
-    table = _table(
-        "speed", "tokens/s", "over AR", "of totals", "over SD", "per device", "text of AR"
+    shown = table(
+        "", "tokens/s", "over AR", "of totals", "over SD", "per device", "text of AR", title="speed"
     )
     for row in found.rows:
         same = {True: "yes", False: "NO", None: "other coins"}[row.same_text]
-        table.add_row(
+        shown.add_row(
             row.system.name,
-            _digits(row.tokens_per_s.value, 0),
-            _with_ends(row.speed_over_ar),
-            _digits(row.of_totals.value, 2),
-            _with_ends(row.speed_over_sd),
-            _digits(row.speed_per_device.value, 2),
+            digits(row.tokens_per_s.value, 0),
+            with_ends(row.speed_over_ar),
+            digits(row.of_totals.value, 2),
+            with_ends(row.speed_over_sd),
+            digits(row.speed_per_device.value, 2),
             same,
         )
-    return table
+    return shown
 
 
 def _times(found: Report) -> Table:
-    table = _table(
-        "time", "first token ms", "per token ms: p50", "p95", "p99", "control µs: p50", "p99",
-        "theory over AR", "of it achieved",
+    shown = table(
+        "", "first token ms", "per token ms: p50", "p95", "p99", "control µs: p50", "p99",
+        "theory over AR", "of it achieved", title="time",
     )  # fmt: skip
     for row in found.rows:
         times, limits = row.time_per_token_s, row.allowed
         control = None if limits is None else limits.control_us
-        table.add_row(
+        shown.add_row(
             row.system.name,
-            _scaled(row.time_to_first_token_s.value, 1e3, 1),
-            *(_scaled(value, 1e3, 2) for value in _three(times)),
-            _digits(None if control is None else control.p50, 0),
-            _digits(None if control is None else control.p99, 0),
-            _digits(None if limits is None else limits.speed_over_ar, 2),
-            "–" if limits is None else _share(limits.efficiency.value),
+            digits(row.time_to_first_token_s.value, 1, scale=1e3),
+            *(digits(value, 2, scale=1e3) for value in _three(times)),
+            digits(None if control is None else control.p50, 0),
+            digits(None if control is None else control.p99, 0),
+            digits(None if limits is None else limits.speed_over_ar, 2),
+            share(None if limits is None else limits.efficiency.value),
         )
-    return table
+    return shown
 
 
 def _work(found: Report) -> Table:
     energy = any(row.joules_per_token is not None for row in found.rows)
-    table = _table(
-        "work", "accepted", "tokens per pass", "draft idle", "target idle", "wasted", "memory MB",
-        *(["J per token"] if energy else []),
+    shown = table(
+        "", "accepted", "tokens per pass", "draft idle", "target idle", "wasted", "memory MB",
+        *(["J per token"] if energy else []), title="work",
     )  # fmt: skip
     for row in found.rows:
-        shares = [_share(e.value) for e in (row.draft_idle, row.target_idle, row.wasted)]
-        joules = [_digits(row.joules_per_token, 3)] if energy else []
-        table.add_row(
+        shares = [share(e.value) for e in (row.draft_idle, row.target_idle, row.wasted)]
+        joules = [digits(row.joules_per_token, 3)] if energy else []
+        shown.add_row(
             row.system.name,
-            _share(row.acceptance_rate.value, 1),
-            _digits(row.tokens_per_target_pass.value, 2),
+            share(row.acceptance_rate.value, 1),
+            digits(row.tokens_per_target_pass.value, 2),
             *shares,
-            _scaled(row.memory_bytes, 1e-6, 0),
+            digits(row.memory_bytes, 0, scale=1e-6),
             *joules,
         )
-    return table
+    return shown
 
 
 def _three(found: Quantiles | None) -> Sequence[float | None]:
     return (None,) * 3 if found is None else (found.p50, found.p95, found.p99)
-
-
-def _digits(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _scaled(value: float | None, by: float, digits: int) -> str:
-    return _digits(None if value is None else value * by, digits)
-
-
-def _share(value: float | None, digits: int = 0) -> str:
-    return "–" if value is None else f"{value:.{digits}%}"
-
-
-def _with_ends(found: Estimate) -> str:
-    if found.interval is None:
-        return _digits(found.value, 2)
-    low, high = found.interval
-    return f"{_digits(found.value, 2)} ({low:.2f}–{high:.2f})"
 
 
 def draw(path: pathlib.Path, found: Report) -> None:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 
 from decoding import files
-from decoding.settings import ScheduleName
+from decoding.kinds import SCHEDULES
 
 if TYPE_CHECKING:
     import pathlib
@@ -107,9 +107,9 @@ def draw(path: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
     from simulator.sweep import COLUMNS
 
     alphas, ratios = sorted(sweep.alphas), sorted(sweep.speed_ratios)
-    names = [str(name) for name in sweep.schedules]
     several = len(sweep.head_starts) > 1
-    names += [figures.HEAD_START] if several and ScheduleName.PEARL in sweep.schedules else []
+    ahead = [n for n in sweep.schedules if several and SCHEDULES[n].takes("head_start")]
+    names = [*sweep.schedules, *([figures.HEAD_START] if ahead else [])]
     speeds = {name: np.full((len(ratios), len(alphas)), np.nan) for name in names}
     for row in rows:
         named: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
@@ -118,7 +118,7 @@ def draw(path: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
         # Of several head starts the first one is drawn as PEARL, and the best one beside it.
         if not several or named["head_start"] in {0, sweep.head_starts[0]}:
             speeds[schedule][place] = speed
-        if several and schedule == ScheduleName.PEARL:
+        if schedule in ahead:
             speeds[figures.HEAD_START][place] = np.fmax(speeds[figures.HEAD_START][place], speed)
     figures.save(
         path,
@@ -130,7 +130,7 @@ def draw(path: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
 def _title(sweep: Sweep) -> str:
     """What the axes do not say."""
     (gamma,), ahead = sweep.gammas, sweep.head_starts
-    words = ["the best gamma of each point" if gamma == "auto" else f"gamma {gamma}"]
+    words = [f"gamma {gamma}" if isinstance(gamma, int) else "the best gamma of each point"]
     words += [f"head start {', '.join(map(str, ahead))}"] if any(ahead) else []
     named = ("growth", sweep.growths, ""), ("link", sweep.links_ms, " ms")
     for name, (value,), unit in (*named, ("control", sweep.controls_ms, " ms")):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from rich import box
 from rich.console import Console
-from rich.table import Table
+
+from pearl.showing.tables import NONE, as_object, digits, share, table, with_ends
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from analysis.comparison import Comparison
     from analysis.validation import Validation
     from decoding.estimates import Estimate
@@ -45,8 +47,9 @@ def as_builtins(found: Validation) -> dict[str, Any]:
 def _system(system: Comparison) -> dict[str, Any]:
     from analysis.gap import parts
 
-    measured = {**_estimates(system.measured), "speedup_over_ar": system.speedup_over_ar}
-    lengths = _estimates(system.run_length)
+    figures = {**_estimates(system.measured), "speedup_over_ar": system.speedup_over_ar}
+    measured, lengths = as_object(figures), as_object(_estimates(system.run_length))
+    interval = measured.pop("interval") | lengths.pop("interval")
     simulated = {} if system.simulation is None else _estimates(system.simulation)
     rate = system.acceptance
     return {
@@ -66,8 +69,8 @@ def _system(system: Comparison) -> dict[str, Any]:
             **{name: estimate.value for name, estimate in simulated.items()},
             "speedup_over_ar": system.simulated_over_ar,
         },
-        "measured": {name: estimate.value for name, estimate in measured.items()},
-        "run_length": {name: estimate.value for name, estimate in lengths.items()},
+        "measured": measured,
+        "run_length": lengths,
         "acceptance": {
             "kept": rate.kept,
             "rejections": rate.rejections,
@@ -75,7 +78,7 @@ def _system(system: Comparison) -> dict[str, Any]:
             "interval_if_independent": rate.independent.interval,
             "interval_over_requests": rate.over_requests.interval,
         },
-        "interval": {name: estimate.interval for name, estimate in {**measured, **lengths}.items()},
+        "interval": interval,
         "independence": {
             **msgspec.to_builtins(system.independence),
             "holds": system.independence.holds,
@@ -126,17 +129,16 @@ def show(found: Validation) -> None:
 
 def _speeds(found: Validation) -> Table:
     """Theory, simulation and measurement, side by side."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="theory · simulation · measurement")
-    table.add_column("")
-    for name in ("tokens/s", "speed over AR", "tokens per pass"):
-        table.add_column(name, justify="right")
-    table.add_column("accepted", justify="right")
+    shown = table(
+        "", "tokens/s", "speed over AR", "tokens per pass", "accepted",
+        title="theory · simulation · measurement",
+    )  # fmt: skip
     for system in found.systems:
         said, real = system.theory, system.measured
         made = {} if system.simulation is None else _estimates(system.simulation)
         simulated = {name: estimate.value for name, estimate in made.items()}
         rate = system.acceptance.independent.value
-        table.add_row(
+        shown.add_row(
             system.name,
             _three(said.tokens_per_s, simulated.get("tokens_per_s"), real.tokens_per_s, 0),
             _three(said.speedup_over_ar, system.simulated_over_ar, system.speedup_over_ar, 2),
@@ -146,53 +148,43 @@ def _speeds(found: Validation) -> Table:
                 real.tokens_per_target_pass,
                 2,
             ),
-            "–" if rate is None else f"{rate:.1%}",
+            share(rate, 1),
         )
-    return table
+    return shown
 
 
-def _three(theory: float, simulation: float | None, measured: Estimate, digits: int) -> str:
+def _three(theory: float, simulation: float | None, measured: Estimate, places: int) -> str:
     """Three numbers, the last with its interval."""
-    shown = [_digits(value, digits) for value in (theory, simulation, measured.value)]
-    if measured.interval is not None:
-        low, high = (_digits(end, digits) for end in measured.interval)
-        shown[-1] += f" ({low}–{high})"
-    return " · ".join(shown)
-
-
-def _digits(value: float | None, digits: int) -> str:
-    return "–" if value is None or value != value else f"{value:.{digits}f}"  # noqa: PLR0124 - nan
+    return " · ".join(
+        (digits(theory, places), digits(simulation, places), with_ends(measured, places))
+    )
 
 
 def _gaps(found: Validation) -> Table:
     """From theory to the run."""
     from analysis.gap import PARTS_OF, parts
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="from theory to the run")
-    table.add_column("")
-    for name in PARTS_OF:
-        table.add_column(name.replace("_", " "), justify="right")
-    table.add_column("speed", justify="right")
+    heads = [name.replace("_", " ") for name in PARTS_OF]
+    shown = table("", *heads, "speed", title="from theory to the run")
     for system in found.systems:
         if system.gap:
             shares = [*parts(system.gap).values(), sum(system.gap.values())]
-            table.add_row(system.name, *(f"{100 * share:+.1f} %" for share in shares))
-    return table
+            shown.add_row(system.name, *(f"{100 * share:+.1f} %" for share in shares))
+    return shown
 
 
 def _claims(found: Validation) -> Table:
     """What theory states, and whether it is so."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="what theory states")
-    for name in ("", "statement", "stated", "measured", "holds"):
-        table.add_column(name, justify="right" if name in {"stated", "measured"} else "left")
+    heads = ("", "statement", "holds", "stated", "measured")
+    shown = table(*heads, title="what theory states", words=3)
     for system in found.systems:
         for claim in system.claims:
             sign = {"equal to": "", "at least": "≥ ", "at most": "≤ "}[claim.relation]
-            table.add_row(
+            shown.add_row(
                 system.name,
                 claim.name,
+                {True: "yes", None: NONE, False: "no" if claim.needs else "VIOLATED"}[claim.holds],
                 f"{sign}{claim.stated:.4g}",
                 str(claim.measured),
-                {True: "yes", None: "–", False: "no" if claim.needs else "VIOLATED"}[claim.holds],
             )
-    return table
+    return shown

@@ -21,7 +21,9 @@ from pearl.asking.options import (
     engine_settings,
     options,
 )
-from pearl.harness.contest import Plan, Timed, candidates, compete
+from pearl.asking.values import whole_numbers
+from pearl.harness.competitors import Contest, Timed
+from pearl.harness.contest import compete
 from pearl.harness.crowd import gather
 from pearl.harness.prompts import read_prompts
 from pearl.showing.benchmark import (
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from actors.engine import EngineSettings
     from analysis.benchmark import Difference
 
-MOST: Final = 4096  # requests at once; tokens of a window have a limit of their own
+MOST: Final = 4096  # requests at once
 MOST_TIMED_TOKENS: Final = 100_000
 
 CANDIDATES = [
@@ -90,18 +92,20 @@ def command(
     Speeds are medians over prompts of ratios to AR on the same prompt. Exit code 1 where a text
     that must be AR's is not.
     """
-    plan = _plan(given)
-    sizes = None if in_flight is None else _numbers("in-flight", in_flight, least=1)
+    contest = _contest(given)
+    sizes = None if in_flight is None else whole_numbers("in-flight", in_flight, 1, MOST)
     figure = None if figure_file is None else _figure_path(figure_file, sizes)
     file = None if output is None else check_writable(output)
     prompts, engine = read_prompts(given), engine_settings(given)
     if sizes is not None:
-        return _together(plan, engine, prompts, sorted(sizes), file, as_json=as_json)
-    outcome = signals.run(compete(plan, engine, prompts))
+        return _together(contest, engine, prompts, sorted(sizes), file, as_json=as_json)
+    outcome = signals.run(compete(contest, engine, prompts))
     from analysis import benchmark
 
     found = benchmark.report(outcome.systems, outcome.runs, outcome.traced)
-    answer = about(plan, prompts, engine, outcome, found.differences) | as_builtins(found, outcome)
+    answer = about(contest, prompts, engine, outcome, found.differences) | as_builtins(
+        found, outcome
+    )
     with said(answer if as_json else None, lambda: show(found, outcome, answer)):
         _write(file, answer | {"runs": [run_as_builtins(run) for run in outcome.runs]})
         if figure is not None:
@@ -110,7 +114,7 @@ def command(
 
 
 def _together(
-    plan: Plan,
+    contest: Contest,
     engine: EngineSettings,
     prompts: Sequence[str],
     sizes: Sequence[int],
@@ -119,15 +123,15 @@ def _together(
     as_json: bool,
 ) -> int:
     """Several requests at once."""
-    found = signals.run(gather(plan, engine, prompts, sizes))
-    answer = about(plan, prompts, engine, found, found.differences)
+    found = signals.run(gather(contest, engine, prompts, sizes))
+    answer = about(contest, prompts, engine, found, found.differences)
     answer["in_flight"] = [level_as_builtins(level) for level in found.levels]
     with said(answer if as_json else None, lambda: show_crowds(found, answer)):
         _write(file, answer)
     return _complain(found.differences, "requests at once:")
 
 
-def _plan(given: dict[str, Any]) -> Plan:
+def _contest(given: dict[str, Any]) -> Contest:
     """What the options describe.
 
     Raises:
@@ -135,22 +139,21 @@ def _plan(given: dict[str, Any]) -> Plan:
     """
     rest = {"schedule": "ar", "gamma": "auto", "head_start": 0, "strict": False, "stop": ()}
     timed = _timed(given["timed"], given["acceptance"])
-    plan = Plan(
+    contest = Contest(
         reference=False,
         settings=decoding_settings(given | rest),
-        gammas=_numbers("gammas", given["gammas"], least=1),
-        head_starts=_numbers("head-starts", given["head_starts"], least=0),
-        assistant_tokens=_numbers("assistant-tokens", given["assistant_tokens"], least=1),
+        gammas=whole_numbers("gammas", given["gammas"], 1),
+        head_starts=whole_numbers("head-starts", given["head_starts"], 0),
+        assistant_tokens=whole_numbers("assistant-tokens", given["assistant_tokens"], 1),
         rounds=given["rounds"],
         tuning_prompts=given["tuning_prompts"],
         timed=timed,
     )
-    if timed is not None and plan.settings.max_new_tokens > MOST_TIMED_TOKENS:
+    if timed is not None and contest.settings.max_new_tokens > MOST_TIMED_TOKENS:
         allowed = f"at most {MOST_TIMED_TOKENS} with --timed, which has no models to end it"
-        message = f"max-new-tokens is {plan.settings.max_new_tokens}; it must be {allowed}"
+        message = f"max-new-tokens is {contest.settings.max_new_tokens}; it must be {allowed}"
         raise SettingError(message)
-    candidates(plan)  # ours refuse windows that are out of range
-    return dataclasses.replace(plan, reference=timed is None and not given["no_reference"])
+    return dataclasses.replace(contest, reference=timed is None and not given["no_reference"])
 
 
 def _timed(text: str | None, acceptance: float | None) -> Timed | None:
@@ -168,19 +171,6 @@ def _timed(text: str | None, acceptance: float | None) -> Timed | None:
     return Timed(
         draft_s=draft, target_s=target, acceptance=0.8 if acceptance is None else acceptance
     )
-
-
-def _numbers(name: str, text: str, *, least: int) -> tuple[int, ...]:
-    """Whole numbers between commas, each once."""
-    try:
-        found = tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        found = ()
-    if not found or min(found) < least or max(found) > MOST:
-        allowed = f"whole numbers from {least} on between commas, at most {MOST}"
-        message = f"{name} is {text!r}; it must be {allowed}"
-        raise SettingError(message)
-    return found
 
 
 def _figure_path(file: str, sizes: tuple[int, ...] | None) -> pathlib.Path:

@@ -13,34 +13,33 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 from msgspec.structs import replace
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from decoding.kinds import SCHEDULES
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings, parse_gamma
+from decoding.settings import Settings, parse_gamma
 from pearl import signals
 from pearl.asking.options import ENGINE, check_writable, engine_settings, options
 from pearl.harness import prompts
+from pearl.harness.engines import warmed
 from pearl.harness.records import write_trace
+from pearl.harness.turns import turns
+from pearl.showing.tables import NONE, table
 from pearl.showing.terminal import shows
 from pearl.showing.timeline import PLAIN, SHADES, timeline
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from actors.engine import Engine, EngineSettings, Result
     from decoding.messages import TokenId
     from decoding.metrics import Metrics
 
-    Runs: TypeAlias = dict[ScheduleName, list[Result]]
+    Runs: TypeAlias = dict[str, list[Result]]
 
 # None ends in a line break: the pair's tokens join a break with the indentation behind it.
 PROMPTS: Final = prompts.PROMPTS[:5]  # a minute is enough for a demonstration
-TITLES: Final = {
-    ScheduleName.AR: "AR      the target alone",
-    ScheduleName.SD: "SD      the draft writes, then the target judges",
-    ScheduleName.PEARL: "PEARL   both at once",
-}
 
 
 @click.command(name="demo")
@@ -73,10 +72,10 @@ def command(
     runs, eos = signals.run(_run(engine_settings(given), settings, console))
     console.print(_table({name: [run.metrics for run in found] for name, found in runs.items()}))
     same = _identical(runs, console)
-    shown = runs[ScheduleName.PEARL][0]
+    shown = runs["pearl"][0]
     shades = SHADES if shows(console.file, SHADES) else PLAIN
     console.print(timeline(shown.trace, console.width, shades), markup=False)
-    write_trace(path, shown, replace(settings, schedule=ScheduleName.PEARL), eos)
+    write_trace(path, shown, replace(settings, schedule="pearl"), eos)
     console.print(f"\nThe PEARL run is in {path}; open it in https://ui.perfetto.dev")
     return 0 if same else 1
 
@@ -85,38 +84,28 @@ async def _run(
     engine_settings: EngineSettings, settings: Settings, console: Console
 ) -> tuple[Runs, tuple[TokenId, ...]]:
     """The results, and the tokens that end a text."""
-    from actors.engine import Engine, Fitted
+    from actors.engine import Fitted
 
     console.print("[dim]starting the draft and the target …[/dim]")
-    runs: Runs = {name: [] for name in ScheduleName}
-    fitted = await asyncio.to_thread(Fitted, engine_settings)
-    async with await Engine.start_fitted(fitted) as engine:
-        for name in ScheduleName:  # the first passes of a process are slow: not measured
-            await _generate(engine, PROMPTS[-1], settings, name)
-        for number, prompt in enumerate(PROMPTS):
-            for name in _rotated(number):
-                shown = console if number == 0 else None
-                runs[name].append(await _generate(engine, prompt, settings, name, shown))
-    return runs, fitted.eos
-
-
-def _rotated(by: int) -> list[ScheduleName]:
-    """AR, SD and PEARL in another order for each prompt."""
-    names = list(ScheduleName)
-    return names[by % 3 :] + names[: by % 3]
+    runs: Runs = {name: [] for name in SCHEDULES}
+    pair = await asyncio.to_thread(Fitted, engine_settings)
+    ways = [replace(settings, schedule=name) for name in SCHEDULES]
+    async with warmed(pair, ways, PROMPTS[-1]) as engine:
+        for turn in turns(ways, PROMPTS):
+            shown = console if turn.number == 0 else None
+            found = await _generate(engine, turn.prompt, turn.system, shown)
+            runs[turn.system.schedule].append(found)
+    return runs, pair.eos
 
 
 async def _generate(
-    engine: Engine,
-    prompt: str,
-    settings: Settings,
-    name: ScheduleName,
-    console: Console | None = None,
+    engine: Engine, prompt: str, settings: Settings, console: Console | None
 ) -> Result:
-    generation = engine.generate(prompt, replace(settings, schedule=name), trace=True)
+    generation = engine.generate(prompt, settings, trace=True)
     if console is None:
         return await generation.wait()
-    console.rule(f"[bold]{TITLES[name]}", align="left")
+    kind = settings.kind
+    console.rule(f"[bold]{kind.title:<8}{kind.summary}", align="left")
     console.print(Text(prompt, style="dim"), end="")
     async for piece in generation:
         click.echo(piece.text, nl=False)
@@ -124,45 +113,39 @@ async def _generate(
     return generation.result
 
 
-def _table(runs: dict[ScheduleName, list[Metrics]]) -> Table:
-    alone = runs[ScheduleName.AR]
-    table = Table(box=box.SIMPLE_HEAD, title=f"medians over {len(alone)} prompts", pad_edge=False)
-    table.add_column("")
-    table.add_column("tokens/s", justify="right")
-    table.add_column("speed over AR", justify="right", no_wrap=True)
-    for column in ("accepted", "tokens per pass", "draft idle", "target idle"):
-        table.add_column(column, justify="right")
+def _table(runs: dict[str, list[Metrics]]) -> Table:
+    alone = runs["ar"]
+    shown = table(
+        "", "tokens/s", "speed over AR", "accepted", "tokens per pass", "draft idle", "target idle",
+        title=f"medians over {len(alone)} prompts",
+    )  # fmt: skip
     for name, found in runs.items():
         ratios = [m.tokens_per_s / a.tokens_per_s for m, a in zip(found, alone, strict=True)]
-        drafts = name is not ScheduleName.AR
-        table.add_row(
-            str(name).upper(),
+        drafts = SCHEDULES[name].drafts
+        shown.add_row(
+            SCHEDULES[name].title,
             f"{_median([m.tokens_per_s for m in found]):.0f}",
             f"{_median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})" if drafts else "1",
-            f"{_median([m.acceptance_rate or 0 for m in found]):.0%}" if drafts else "–",
+            f"{_median([m.acceptance_rate or 0 for m in found]):.0%}" if drafts else NONE,
             f"{_median([m.tokens_per_target_pass for m in found]):.2f}",
-            f"{_median([m.draft_idle for m in found]):.0%}" if drafts else "–",
+            f"{_median([m.draft_idle for m in found]):.0%}" if drafts else NONE,
             f"{_median([m.target_idle for m in found]):.0%}",
         )
-    return table
+    return shown
 
 
 def _identical(runs: Runs, console: Console) -> bool:
     """Say whether the three texts are the same, for every prompt."""
-    for number, alone in enumerate(runs[ScheduleName.AR]):
-        for name in (ScheduleName.SD, ScheduleName.PEARL):
+    from analysis.benchmark import first_difference
+
+    for number, alone in enumerate(runs["ar"]):
+        for name in runs:
             other = runs[name][number].token_ids
             if other != alone.token_ids:
-                where = _first_difference(alone.token_ids, other)
+                where = first_difference(alone.token_ids, other)
                 console.print(
                     f"[red]{name} differs from ar on prompt {number + 1} at token {where}[/red]"
                 )
                 return False
     console.print("[green]The three texts are identical, token for token, on every prompt.[/green]")
     return True
-
-
-def _first_difference(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """Where two texts that differ part."""
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((index for index, (x, y) in pairs if x != y), min(len(a), len(b)))

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from pearl.asking import what_if
 from pearl.asking.candidates import Candidate, read_candidates
 from pearl.asking.options import options
 from pearl.asking.values import check_number, refuse
-from pearl.showing.advice import Found, show, show_candidates
+from pearl.showing.advice import Found, as_object, show, show_candidates
 from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ MEANS = [
 ]  # fmt: skip
 
 NO_CHANCE: Final = {"jitter": 0.0, "link_jitter_ms": 0.0}
-RESTING: Final = Settings(schedule=ScheduleName.AR)  # a profile's times while the draft rests
+RESTING: Final = Settings(schedule="ar")  # a profile's times while the draft rests
 
 
 @click.command(name="optimise")
@@ -55,9 +55,9 @@ def command(*, as_json: bool, candidates_file: str | None, **given: Any) -> None
     else:
         found = _of_candidates(candidates_file, given, means)
     if as_json:
+        each = list(map(as_object, found))
         several = candidates_file is not None
-        answer = {"winner": found[0].name, "candidates": found} if several else found[0]
-        print_json(answer)
+        print_json({"winner": found[0].name, "candidates": each} if several else each[0])
     elif candidates_file is None:
         show(found[0], means)
     else:

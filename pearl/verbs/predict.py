@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import pathlib
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from decoding.errors import SettingError
-from decoding.settings import ScheduleName, Settings, parse_gamma
+from decoding.settings import Settings
 from pearl.asking.options import options
-from pearl.asking.values import check_number, check_seed
+from pearl.asking.values import check_number, check_seed, gammas, schedules, whole_numbers
 from pearl.asking.what_if import TOLD, measured_network
+from pearl.harness.systems import combinations
 from pearl.progress import bar
+from pearl.showing.tables import NONE, as_object, share, table
 from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from decoding.summaries import Figures
 
 WIDTH: Final = 88
@@ -54,11 +50,16 @@ def command(
 
     check_number(users, "users", "1 or more", lambda n: n >= 1)
     check_seed(seed)
-    asked = list(_settings(given))
+    asked = combinations(
+        Settings(strict=given["strict"]),
+        schedules(given["schedules"]),
+        gammas(given["gammas"]),
+        whole_numbers("head-start", given["head_starts"], 0),
+    )
     measured = profiles.read(pathlib.Path(profile_file))
     network = measured_network(measured, told=told)
     profile = msgspec.structs.replace(measured, network=network)
-    alone = forecast(profile, Settings(schedule=ScheduleName.AR), users=users, seed=seed)
+    alone = forecast(profile, Settings(schedule="ar"), users=users, seed=seed)
     with bar(len(asked), "settings") as advance:
         rows = []
         for settings in asked:
@@ -71,56 +72,24 @@ def command(
         _show(rows, alone)
 
 
-def _settings(given: dict[str, Any]) -> Iterator[Settings]:
-    """Every combination that means something, once."""
-    gammas = [parse_gamma(text) for text in given["gammas"].split(",")]
-    head_starts = [_whole(text) for text in given["head_starts"].split(",")]
-    for name in given["schedules"].split(","):
-        match _schedule(name):
-            case ScheduleName.AR:
-                yield Settings(schedule=ScheduleName.AR)
-            case ScheduleName.SD:
-                yield from (Settings(schedule=ScheduleName.SD, gamma=gamma) for gamma in gammas)
-            case ScheduleName.PEARL:
-                for gamma, k in itertools.product(gammas, head_starts):
-                    yield Settings(gamma=gamma, head_start=k, strict=given["strict"])
-
-
-def _schedule(name: str) -> ScheduleName:
-    if name not in set(ScheduleName):
-        message = f"schedules has {name!r}; it must be names of {', '.join(ScheduleName)}"
-        raise SettingError(message)
-    return ScheduleName(name)
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        message = f"head-start is {text!r}; it must be whole numbers between commas"
-        raise SettingError(message) from None
-
-
 def _row(settings: Settings, figures: Figures, alone: Figures) -> dict[str, Any]:
-    estimates = {name: getattr(figures, name) for name in FIGURES}
     return {
         "schedule": settings.schedule,
         "gamma": settings.gamma if settings.widest else 0,
         "head_start": settings.head_start,
         "speedup_over_ar": float(figures.tokens_per_s) / float(alone.tokens_per_s),
-        **{name: estimate.value for name, estimate in estimates.items()},
-        "interval": {name: estimate.interval for name, estimate in estimates.items()},
+        **as_object({name: getattr(figures, name) for name in FIGURES}),
     }
 
 
 def _show(rows: list[tuple[Settings, Figures]], alone: Figures) -> None:
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("", "gamma", "ahead", "tokens/s", "over AR", "accepted", "per pass",
-                 "idle: draft", "target", "wasted"):  # fmt: skip
-        table.add_column(name, justify="right" if name else "left")
+    shown = table(
+        "", "gamma", "ahead", "tokens/s", "over AR", "accepted", "per pass",
+        "idle: draft", "target", "wasted",
+    )  # fmt: skip
     for settings, figures in rows:
-        table.add_row(*_cells(settings, figures, alone))
-    Console(width=WIDTH).print(table)
+        shown.add_row(*_cells(settings, figures, alone))
+    Console(width=WIDTH).print(shown)
 
 
 def _cells(settings: Settings, f: Figures, alone: Figures) -> list[str]:
@@ -132,9 +101,9 @@ def _cells(settings: Settings, f: Figures, alone: Figures) -> list[str]:
         str(settings.head_start or ""),
         f"{float(f.tokens_per_s):.0f}",
         f"{float(f.tokens_per_s) / float(alone.tokens_per_s):.2f}",
-        f"{float(f.acceptance_rate):.0%}" if drafts else "–",
+        share(f.acceptance_rate.value) if drafts else NONE,
         f"{float(f.tokens_per_target_pass):.2f}",
         f"{float(f.draft_idle):.0%}",
         f"{float(f.target_idle):.0%}",
-        f"{float(f.wasted):.0%}" if drafts else "–",
+        share(f.wasted.value) if drafts else NONE,
     ]

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from decoding.stopping import FinishReason
 from pearl.asking import what_if
 from pearl.asking.loads import LOAD
 from pearl.asking.options import check_writable, options
 from pearl.asking.values import check_number, check_seed
+from pearl.harness.systems import name_of, title
 from pearl.progress import bar
+from pearl.showing.tables import NONE, table
 from pearl.showing.terminal import said
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from decoding.estimates import Estimate
     from simulator.answers import Answer, Waiting
     from simulator.world import Scenario
@@ -124,11 +126,8 @@ def _draw(path: pathlib.Path, scenario: Scenario, seed: int) -> None:
 
 
 def _title(scenario: Scenario) -> str:
-    settings = scenario.settings
-    gamma = f", gamma {settings.gamma}" if settings.widest else ""
-    ahead = f", head start {settings.head_start}" if settings.head_start else ""
     ratio, rate = scenario.pair.speed_ratio, scenario.acceptance.mean
-    return f"{settings.schedule.upper()}{gamma}{ahead}: speed ratio {ratio:.3g}, alpha {rate:.3g}"
+    return f"{name_of(scenario.settings)}: speed ratio {ratio:.3g}, alpha {rate:.3g}"
 
 
 # -- the readable answer -----------------------------------------------------------------------
@@ -137,15 +136,11 @@ def _title(scenario: Scenario) -> str:
 def _show(answer: Answer) -> None:
     """Two tables: the figures with their intervals, and who waited for whom."""
     console = Console()
-    head_start = f", head start {answer.head_start}" if answer.head_start else ""
-    gamma = f", gamma {answer.gamma}{head_start}" if answer.gamma else ""
     console.print(
-        f"{answer.schedule.upper()}{gamma}: alpha {answer.alpha:.4g}, "
+        f"{title(answer.schedule, answer.gamma, answer.head_start)}: alpha {answer.alpha:.4g}, "
         f"speed ratio {answer.speed_ratio:.4g}, {answer.replications} replications"
     )
-    figures = Table(box=box.SIMPLE_HEAD)
-    for name in ("", "mean", "95 % interval"):
-        figures.add_column(name, justify="left" if not name else "right")
+    figures = table("", "mean", "95 % interval")
     for name, estimate in _figures(answer):
         figures.add_row(name, *_cells(estimate))
     console.print(figures)
@@ -180,7 +175,7 @@ def _figures(answer: Answer) -> list[tuple[str, Estimate]]:
 
 def _cells(estimate: Estimate) -> tuple[str, str]:
     if estimate.value is None:
-        return "–", ""
+        return NONE, ""
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.4g}", ""
     return f"{estimate.value:.4g}", f"{estimate.low:.4g} to {estimate.high:.4g}"
@@ -188,12 +183,9 @@ def _cells(estimate: Estimate) -> tuple[str, str]:
 
 def _waiting(answer: Answer) -> Table:
     """Shares of the run, a column a device."""
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("share of the time")
-    table.add_column("draft", justify="right")
-    table.add_column("target", justify="right")
+    shown = table("share of the time", "draft", "target")
     for part in answer.target.__struct_fields__:
         accounts: list[Waiting] = [answer.draft, answer.target]
         shares = [float(getattr(a, part)) / float(answer.seconds) for a in accounts]
-        table.add_row(part.replace("_", " "), *(f"{share:.1%}" for share in shares))
-    return table
+        shown.add_row(part.replace("_", " "), *(f"{share:.1%}" for share in shares))
+    return shown

@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import click
 
 from decoding.errors import SettingError
-from decoding.settings import ScheduleName
 from pearl.asking import what_if
 from pearl.asking.options import check_writable, options
-from pearl.asking.values import check_number, check_seed, gammas, refuse, values, whole_numbers
+from pearl.asking.values import (
+    check_number,
+    check_seed,
+    gammas,
+    refuse,
+    schedules,
+    values,
+    whole_numbers,
+)
 from pearl.progress import bar
 from pearl.showing.sweeps import TABLES, as_text, csv_writer, draw
 
@@ -124,7 +131,7 @@ def question(given: Mapping[str, Any]) -> Sweep:
         **_luck(given, profile),
         **_times(given, profile),
         **_messages(given, profile),
-        schedules=_schedules(given["schedules"]),
+        schedules=schedules(given["schedules"]),
         gammas=gammas(given["gamma"]),
         head_starts=whole_numbers("head-start", given["head_start"], 0),
         runs=RUNS if given["runs"] is None else given["runs"],
@@ -168,13 +175,6 @@ def _messages(given: Mapping[str, Any], profile: Profile | None) -> dict[str, An
         "links_ms": values("link-ms", link, "0 or more", lambda ms: ms >= 0),
         "controls_ms": values("control-ms", control, "0 or more", lambda ms: ms >= 0),
     }
-
-
-def _schedules(text: str) -> tuple[ScheduleName, ...]:
-    try:
-        return tuple(dict.fromkeys(ScheduleName(name.strip()) for name in text.split(",")))
-    except ValueError:
-        raise refuse("schedules", text, f"some of {','.join(ScheduleName)}") from None
 
 
 # -- the work ----------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def _numbers(given: dict[str, Any]) -> tuple[int | None, int]:
     check(given["alpha"], "alpha", "from 0 to 1", lambda a: 0 <= a <= 1)
     check(given["speed_ratio"], "speed-ratio", "more than 0", lambda c: c > 0)
     gamma = parse_gamma(given["gamma"])
-    number = None if isinstance(gamma, str) else gamma
+    number = gamma if isinstance(gamma, int) else None
     allowed = f"a whole number from 1 to {WIDEST_GAMMA}, or auto"
     check(number, "gamma", allowed, lambda g: 1 <= g <= WIDEST_GAMMA)
     head_start: int = given["head_start"]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
-from msgspec.structs import replace
 
-from decoding.errors import PlacementError, SettingError, StorageError
+from decoding.errors import SettingError, StorageError
 from decoding.files import reason, write
-from decoding.settings import ScheduleName, Settings, parse_gamma
+from decoding.kinds import SCHEDULES
+from decoding.settings import Settings
 from pearl import signals
 from pearl.asking.options import (
     ENGINE,
@@ -23,22 +23,22 @@ from pearl.asking.options import (
     engine_settings,
     options,
 )
+from pearl.asking.values import whole_numbers
+from pearl.harness.engines import check_prompts, fit, warmed
 from pearl.harness.prompts import read_prompts
-from pearl.harness.records import write_trace
-from pearl.harness.systems import name_of
+from pearl.harness.records import recorded_in_turns, write_trace
+from pearl.harness.systems import combinations, name_of
 from pearl.harness.validation import validate
-from pearl.progress import bar
 from pearl.showing.terminal import said
 from pearl.showing.validation import as_builtins, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from actors.engine import EngineSettings, Result
     from analysis.traces import Request
     from decoding.messages import TokenId
-
-WARMING_TOKENS: Final = 32
+    from pearl.harness.turns import Turn
 
 RUNS = [
     click.option("--gamma", "gammas", default="5", show_default=True, metavar="N,…",
@@ -132,37 +132,15 @@ def _run(given: dict[str, Any], record: str | None) -> dict[str, list[Request]]:
     return signals.run(_measure(engine, systems, prompts, folder))
 
 
-def _systems(given: dict[str, Any]) -> Iterator[Settings]:
+def _systems(given: dict[str, Any]) -> list[Settings]:
     """AR, then SD and PEARL with each window."""
-    rest = {"schedule": "ar", "gamma": "auto", "head_start": 0, "strict": False, "stop": ()}
-    alone = decoding_settings(given | rest)
-    yield alone
-    for gamma in map(_gamma, given["gammas"].split(",")):
-        yield replace(alone, schedule=ScheduleName.SD, gamma=gamma)
-        for text in given["head_starts"].split(","):
-            yield replace(
-                alone,
-                schedule=ScheduleName.PEARL,
-                gamma=gamma,
-                head_start=_head_start(text),
-                strict=given["strict"],
-            )
-
-
-def _gamma(text: str) -> int:
-    gamma = parse_gamma(text)
-    if gamma == "auto":
-        message = "gamma is auto; a validation needs whole numbers, for theory has no other"
-        raise SettingError(message)
-    return gamma
-
-
-def _head_start(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        message = f"head-start is {text!r}; it must be whole numbers between commas"
-        raise SettingError(message) from None
+    rest = {"schedule": "pearl", "gamma": "auto", "head_start": 0, "stop": ()}
+    return combinations(
+        decoding_settings(given | rest),
+        tuple(SCHEDULES),
+        whole_numbers("gamma", given["gammas"], 1),
+        whole_numbers("head-start", given["head_starts"], 0),
+    )
 
 
 async def _measure(
@@ -171,41 +149,17 @@ async def _measure(
     prompts: Sequence[str],
     folder: pathlib.Path | None,
 ) -> dict[str, list[Request]]:
-    """Every prompt by every system, in an order that rotates."""
-    from actors.engine import Engine, Fitted
-    from analysis.traces import Request
+    """Every prompt by every system; where there is a folder, the traces are kept there."""
+    pair = await asyncio.to_thread(fit, engine_settings, "a validation")
+    check_prompts(pair, prompts, next(iter(systems.values())))
 
-    fitted = await asyncio.to_thread(Fitted, engine_settings)
-    if len(fitted.models) == 1:
-        message = "a validation needs a draft beside the target; name one"
-        raise PlacementError(message)
-    for prompt in prompts:
-        fitted.encode(prompt, next(iter(systems.values())))
-    names = list(systems)
-    found: dict[str, list[Request]] = {name: [] for name in names}
-    async with await Engine.start_fitted(fitted) as engine:
-        for settings in systems.values():  # the first passes of a process are slow
-            short = replace(settings, max_new_tokens=WARMING_TOKENS)
-            await engine.generate(prompts[0], short).wait()
-        with bar(len(prompts) * len(names), "runs") as advance:
-            for number, prompt in enumerate(prompts):
-                start = number % len(names)
-                for name in names[start:] + names[:start]:
-                    settings = systems[name]
-                    done = await engine.generate(prompt, settings, trace=True).wait()
-                    if folder is not None:
-                        _keep(folder, f"{name}-{number}", done, settings, fitted.eos)
-                    found[name].append(
-                        Request(
-                            name=f"{name}, prompt {number}",
-                            settings=settings,
-                            prompt=done.prompt_tokens,
-                            records=done.trace,
-                            eos=fitted.eos,
-                        )
-                    )
-                    advance()
-    return found
+    def keep(turn: Turn[str], result: Result) -> None:
+        if folder is not None:
+            name = f"{turn.system}-{turn.number}"
+            _keep(folder, name, result, systems[turn.system], pair.eos)
+
+    async with warmed(pair, systems.values(), prompts[0]) as engine:
+        return await recorded_in_turns(engine, systems, prompts, pair.eos, keep)
 
 
 def _keep(

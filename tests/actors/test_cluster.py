@@ -29,7 +29,7 @@ from actors.scheduler import Patience
 from actors.wire import Finished
 from decoding.errors import PeerError, PlacementError, ProtocolError
 from decoding.messages import Device, TokenId
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from tests.actors.pairs import SavedPair
 from tests.actors.requests import AR, PROMPTS, VARIANTS, all_at_once, sampled
 
@@ -371,7 +371,7 @@ async def test_a_killed_scheduler_comes_back_where_it_was(engine: Engine) -> Non
             pass
 
     client = await Client.dial(address)
-    settings = Settings(schedule=ScheduleName.AR, max_new_tokens=4)
+    settings = Settings(schedule="ar", max_new_tokens=4)
     ticket = client.submit((5, 6, 7), settings)
     while not isinstance(packet := await ticket.next(), Finished):
         pass
@@ -389,7 +389,7 @@ async def test_after_closing_nothing_is_left(engine: Engine) -> None:
     """No process, no file, no socket, no shared memory. The last test of this engine."""
     folder = Path(cast("str", _connection(engine).folder))
     port = engine._deployment.address.port
-    generation = engine.generate(PROMPT, Settings(schedule=ScheduleName.AR, max_new_tokens=LONG))
+    generation = engine.generate(PROMPT, Settings(schedule="ar", max_new_tokens=LONG))
     ours = [process for process in psutil.process_iter() if _mentions(process, str(folder))]
     children = psutil.Process().children(recursive=True)
     # Python's own helper, which a test of another module may have started, stays to the end.

@@ -29,9 +29,8 @@ from decoding.errors import (
 )
 from decoding.messages import Device
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.stopping import FinishReason
-from decoding.verification import VerifierName
 from tests.actors.pairs import POSITIONS, SavedPair, with_end, with_short_draft
 from tests.actors.requests import AR, PROMPTS, TOKENS, VARIANTS, all_at_once, sampled
 from tests.decoding.certainty import chi_square_limit
@@ -83,7 +82,7 @@ async def test_greedy_is_what_the_library_itself_generates(
 async def test_greedy_is_the_same_at_every_gamma(engine: Engine, gamma: int) -> None:
     alone = await _tokens(engine, AR)
 
-    for schedule in (ScheduleName.SD, ScheduleName.PEARL):
+    for schedule in ("sd", "pearl"):
         settings = Settings(schedule=schedule, gamma=gamma, max_new_tokens=TOKENS)
         assert await _tokens(engine, settings) == alone
 
@@ -148,7 +147,7 @@ async def letters(letter_pair: SavedPair) -> AsyncIterator[Engine]:
 @pytest.mark.parametrize(
     "settings",
     [
-        Settings(schedule=ScheduleName.SD, gamma=2),
+        Settings(schedule="sd", gamma=2),
         Settings(gamma=1),
         Settings(gamma=2),
         Settings(gamma=3, head_start=1),
@@ -162,7 +161,7 @@ async def test_rejection_draws_from_the_law_of_the_target(
     sampling = Sampling(temperature=HOT)
     asked = [
         msgspec.structs.replace(
-            settings, verifier=VerifierName.REJECTION, sampling=sampling, max_new_tokens=3, seed=s
+            settings, verifier="rejection", sampling=sampling, max_new_tokens=3, seed=s
         )
         for s in range(SEEDS)
     ]

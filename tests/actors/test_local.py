@@ -17,7 +17,7 @@ from actors.local import LocalDeployment
 from actors.stand_ins import PROMPT_TOKENS, Script, StandInPair
 from decoding.errors import PeerError
 from decoding.messages import Device
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 
 DEADLINE_S: Final = 60.0
 PROMPT: Final = "a prompt"
@@ -27,7 +27,7 @@ SCRIPT: Final = Script()
 PLACES: Final = range(PROMPT_TOKENS, PROMPT_TOKENS + LENGTH)
 WHOLE: Final = tuple(SCRIPT.token(SCRIPT.prompt(PROMPT), place) for place in PLACES)
 ENDLESS: Final = Settings(gamma=4, max_new_tokens=60_000)
-ALONE: Final = Settings(schedule=ScheduleName.AR, max_new_tokens=LENGTH)
+ALONE: Final = Settings(schedule="ar", max_new_tokens=LENGTH)
 
 
 @contextlib.asynccontextmanager

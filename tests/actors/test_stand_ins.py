@@ -19,9 +19,8 @@ from actors.stand_ins import LONGEST_PASS_S, POSITIONS, PROMPT_TOKENS, Script, S
 from decoding.errors import PeerError, PlacementError, PromptError, SettingError
 from decoding.messages import Device
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.stopping import FinishReason
-from decoding.verification import VerifierName
 from tests.actors.requests import AR, TOKENS, VARIANTS, all_at_once, sampled
 from tests.decoding.certainty import Z
 
@@ -140,13 +139,13 @@ async def test_every_schedule_writes_the_script(engine: Engine, variant: str) ->
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.parametrize("schedule", [ScheduleName.SD, ScheduleName.PEARL])
-async def test_rejection_writes_it_too(engine: Engine, schedule: ScheduleName) -> None:
+@pytest.mark.parametrize("schedule", ["sd", "pearl"])
+async def test_rejection_writes_it_too(engine: Engine, schedule: str) -> None:
     """The laws are certain, so there is only one sample of them."""
     settings = Settings(
         schedule=schedule,
         gamma=3,
-        verifier=VerifierName.REJECTION,
+        verifier="rejection",
         sampling=Sampling(temperature=1.0),
         max_new_tokens=TOKENS,
     )
@@ -214,7 +213,7 @@ async def test_an_engine_counts_the_luck_that_was_asked_for(acceptance: float) -
 async def test_an_engine_counts_the_luck_of_the_script() -> None:
     """Of the positions that were compared: with a window before each pass, up to each refusal."""
     script, length = Script(acceptance=0.8, seed=5), 2000
-    settings = Settings(schedule=ScheduleName.SD, gamma=1, max_new_tokens=length)
+    settings = Settings(schedule="sd", gamma=1, max_new_tokens=length)
     async with await _start(_pair(script)) as engine:
         result = await engine.generate("a long text", settings).wait()
 

@@ -18,7 +18,6 @@ from actors.engine import Devices, Engine, EngineSettings, Fitted, Result
 from decoding.messages import Device
 from decoding.sampling import Sampling
 from decoding.settings import Settings
-from decoding.verification import VerifierName
 from tests.actors.pairs import SavedPair, save_letter_pair
 from tests.actors.requests import AR, PROMPTS, VARIANTS, all_at_once, sampled
 from tests.decoding.certainty import chi_square_limit
@@ -107,7 +106,7 @@ async def test_rejection_still_draws_from_the_law_of_the_target(tmp_path: Path) 
         save_letter_pair(tmp_path, LETTERS), tmp_path / "other", lambda draft: swap(draft, (3, 4))
     )
     law = Sampling(temperature=2.5)
-    one = Settings(gamma=2, verifier=VerifierName.REJECTION, sampling=law, max_new_tokens=2)
+    one = Settings(gamma=2, verifier="rejection", sampling=law, max_new_tokens=2)
     asked = [("ab", msgspec.structs.replace(one, seed=seed)) for seed in range(SEEDS)]
 
     found: Counter[int] = Counter()

@@ -10,7 +10,7 @@ from analysis.crowds import BatchTimes, Crowd, allowed, levels
 from analysis.statistics import acceptance
 from analysis.traces import Request
 from decoding.estimates import of_ratio
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator.acceptance import Independent
 from simulator.answers import run
 from simulator.costs import Affine
@@ -19,8 +19,8 @@ from simulator.world import Pair, Scenario
 from tests.analysis.forms import pearl, sd
 from tests.analysis.test_benchmark import decoded
 
-AR: Final = Settings(schedule=ScheduleName.AR)
-SD: Final = Settings(schedule=ScheduleName.SD, gamma=4)
+AR: Final = Settings(schedule="ar")
+SD: Final = Settings(schedule="sd", gamma=4)
 PEARL: Final = Settings(gamma=5, strict=True)
 
 

@@ -63,10 +63,7 @@ def test_another_window_describes_the_rows_worse() -> None:
     for pair, gamma in fitted.gammas.items():
         own = [row for row in rows if row.pair == pair]
         errors = {
-            g: max(
-                abs(np.log(tau(r.acceptance_rate, g) / r.tokens_per_round))
-                for r in own
-            )
+            g: max(abs(np.log(tau(r.acceptance_rate, g) / r.tokens_per_round)) for r in own)
             for g in (gamma - 1, gamma, gamma + 1)
         }
         assert errors[gamma] == min(errors.values())

@@ -25,7 +25,7 @@ from analysis.statistics import (
 )
 from decoding.estimates import LEVEL, Estimate, of_share
 from decoding.exchanges import agreement
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator.acceptance import Independent, Positions
 from simulator.answers import run
 from simulator.workload import Fixed, Workload
@@ -151,7 +151,7 @@ def test_runs_of_pearl_are_as_long_as_theory_says(a: float, gamma: int, head_sta
 def test_runs_of_speculative_decoding_are_as_long_as_theory_says(a: float, gamma: int) -> None:
     """Its bonus tokens, which nobody compares, belong to the runs that they stand in."""
     said = sd(a, gamma)
-    lucks = held(Settings(schedule=ScheduleName.SD, gamma=gamma), Independent(a))
+    lucks = held(Settings(schedule="sd", gamma=gamma), Independent(a))
 
     found = run_length(lucks)
 

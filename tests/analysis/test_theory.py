@@ -28,14 +28,14 @@ from scipy.optimize import brentq
 from analysis import departures, theory
 from analysis.distributions import acceptance_from_distributions, coupled_bound
 from analysis.theory import Assumptions, chain
-from decoding import plans
 from decoding.errors import SettingError
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator.acceptance import Bursts, Independent, Positions
 from simulator.answers import simulate
 from simulator.workload import Fixed, Workload
 from simulator.world import Pair, Scenario
 from tests.analysis.forms import pearl, pearl_at, sd, sd_at
+from tests.decoding import policies
 from tests.decoding.certainty import margin, ratio_margin
 from tests.decoding.scripted import run
 
@@ -161,7 +161,7 @@ def test_the_wider_law_of_spread_is_that_of_the_runs() -> None:
 
 @pytest.mark.parametrize(("a", "g", "k"), [(0.3, 2, 0), (0.8, 5, 0), (0.8, 4, 2), (0.95, 8, 5)])
 def test_pearl_driven_by_coins_does_what_theory_says(a: float, g: int, k: int) -> None:
-    tokens, passes = tally_of(plans.pearl(g, k), a, passes=20_000).runs()
+    tokens, passes = tally_of(policies.pearl(g, k), a, passes=20_000).runs()
     said = pearl(a, g, k=k)
     tau = said.tokens_per_pass
     kept = [n for n in tokens if n > 1]
@@ -178,7 +178,7 @@ def test_pearl_driven_by_coins_does_what_theory_says(a: float, g: int, k: int) -
 
 @pytest.mark.parametrize(("a", "g"), [(0.3, 2), (0.8, 5), (0.95, 8)])
 def test_speculative_decoding_driven_by_coins_does_what_theory_says(a: float, g: int) -> None:
-    tally = tally_of(plans.speculative(g), a, passes=20_000)
+    tally = tally_of(policies.speculative(g), a, passes=20_000)
     tokens, _ = tally.runs()
     mean = sd(a, g).tokens_per_pass
     squares = [(n - mean) ** 2 for n in tally.tokens]
@@ -189,9 +189,9 @@ def test_speculative_decoding_driven_by_coins_does_what_theory_says(a: float, g:
 
 
 def test_gamma_one_is_autoregressive_decoding() -> None:
-    played = run(plans.pearl(1), 0.7, passes=500).tokens
+    played = run(policies.pearl(1), 0.7, passes=500).tokens
 
-    assert played == run(plans.AUTOREGRESSIVE, 0.7, passes=500).tokens
+    assert played == run(policies.AUTOREGRESSIVE, 0.7, passes=500).tokens
     assert pearl(np.linspace(0, 1, 101), 1).tokens_per_pass.tolist() == [1.0] * 101
     assert pearl(np.linspace(0, 1, 101), 1, 1).speedup.tolist() == [1.0] * 101
 
@@ -463,14 +463,14 @@ def test_equal_rates_uncorrelated_luck_and_equal_prompts_are_independence() -> N
 
 
 def simulated(
-    schedule: ScheduleName,
+    schedule: str,
     g: int,
     luck: Independent | Bursts | Positions,
     *,
     tokens: int = 2000,
     times: int = 16,
 ) -> Any:
-    settings = Settings(schedule=schedule, gamma=g, strict=schedule is ScheduleName.PEARL)
+    settings = Settings(schedule=schedule, gamma=g, strict=schedule == "pearl")
     scenario = Scenario(
         settings=settings,
         pair=Pair.of(speed_ratio=5),
@@ -491,8 +491,8 @@ RATES: Final = (0.9, 0.7, 0.5)
 
 def test_rates_by_position_give_what_the_simulation_gives() -> None:
     for g in (2, 5):
-        parallel = simulated(ScheduleName.PEARL, g, Positions(RATES)).tokens_per_target_pass
-        in_turns = simulated(ScheduleName.SD, g, Positions(RATES)).tokens_per_target_pass
+        parallel = simulated("pearl", g, Positions(RATES)).tokens_per_target_pass
+        in_turns = simulated("sd", g, Positions(RATES)).tokens_per_target_pass
 
         assert near(parallel, departures.tokens_by_position(pearl_at(1, g), RATES))
         assert near(in_turns, departures.tokens_by_position(sd_at(1, g), RATES))
@@ -500,8 +500,8 @@ def test_rates_by_position_give_what_the_simulation_gives() -> None:
 
 def test_bursts_give_what_the_simulation_gives() -> None:
     a, r, g = 0.8, 0.4, 4
-    parallel = simulated(ScheduleName.PEARL, g, Bursts(a, r)).tokens_per_target_pass
-    in_turns = simulated(ScheduleName.SD, g, Bursts(a, r)).tokens_per_target_pass
+    parallel = simulated("pearl", g, Bursts(a, r)).tokens_per_target_pass
+    in_turns = simulated("sd", g, Bursts(a, r)).tokens_per_target_pass
 
     assert near(parallel, departures.tokens_in_bursts(pearl_at(a, g), r))
     assert near(in_turns, departures.tokens_in_bursts(sd_at(a, g), r))
@@ -539,8 +539,8 @@ def test_a_mean_rate_understates_prompts_that_differ() -> None:
 def test_a_text_that_ends_takes_the_passes_the_simulation_makes(tokens: int) -> None:
     a, g = 0.8, 4
     luck = Independent(a)
-    parallel = simulated(ScheduleName.PEARL, g, luck, tokens=tokens, times=300).target_passes
-    in_turns = simulated(ScheduleName.SD, g, luck, tokens=tokens, times=300).target_passes
+    parallel = simulated("pearl", g, luck, tokens=tokens, times=300).target_passes
+    in_turns = simulated("sd", g, luck, tokens=tokens, times=300).target_passes
 
     assert near(parallel, departures.passes_of(pearl_at(a, g), tokens))
     assert near(in_turns, departures.passes_of(sd_at(a, g), tokens))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from analysis import departures, theory
 from analysis.theory import Assumptions
 from decoding.errors import SettingError
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator import twin
 from simulator.acceptance import Bursts, Independent, Positions
 from simulator.answers import run
@@ -45,7 +45,7 @@ def times(c: float, growth: float, link: float) -> twin.Times:
 @pytest.mark.parametrize("point", POINTS)
 def test_growing_passes_and_slow_links_cost_what_the_schedule_makes_of_them(point: Point) -> None:
     a, g, k, c, growth, link = point
-    scheme = twin.Scheme(ScheduleName.PEARL, g, k)
+    scheme = twin.Scheme("pearl", g, k)
     luck, clock = twin.exact(Independent(a), scheme), times(c, growth, link)
     found = twin.figures(luck, scheme, clock, alpha=a)
 
@@ -59,7 +59,7 @@ def test_growing_passes_and_slow_links_cost_what_the_schedule_makes_of_them(poin
 @pytest.mark.parametrize("point", [point for point in POINTS if point[2] == 0])
 def test_speculative_decoding_pays_for_growth_and_links_in_every_round(point: Point) -> None:
     a, g, _, c, growth, link = point
-    scheme = twin.Scheme(ScheduleName.SD, g)
+    scheme = twin.Scheme("sd", g)
     luck, clock = twin.exact(Independent(a), scheme), times(c, growth, link)
     found = twin.figures(luck, scheme, clock, alpha=a)
 
@@ -135,7 +135,7 @@ LAWS: Final = [(0.9, 0.7, 0.5), (0.3,), (0.0, 0.9), (0.99, 0.6, 0.8, 0.4), (0.8,
 def test_head_starts_by_position_are_those_of_the_law_of_a_run(
     rates: tuple[float, ...], g: int, k: int
 ) -> None:
-    scheme = twin.Scheme(ScheduleName.PEARL, g, k)
+    scheme = twin.Scheme("pearl", g, k)
     luck = twin.exact(Positions(rates), scheme)
     found = twin.figures(luck, scheme, times(5, 0, 0), alpha=rates[0])
 
@@ -151,7 +151,7 @@ def test_head_starts_by_position_are_those_of_the_law_of_a_run(
 def test_head_starts_in_bursts_are_those_of_the_law_of_a_run(
     a: float, r: float, g: int, k: int
 ) -> None:
-    scheme = twin.Scheme(ScheduleName.PEARL, g, k)
+    scheme = twin.Scheme("pearl", g, k)
     luck = twin.exact(Bursts(a, r), scheme)
     found = twin.figures(luck, scheme, times(5, 0, 0), alpha=a)
 
@@ -172,8 +172,8 @@ def test_passes_of_several_texts_are_those_of_each() -> None:
     assert in_turns.tolist() == [departures.passes_of(sd_at(0.8, 5), n) for n in lengths]
 
 
-@pytest.mark.parametrize("schedule", [ScheduleName.SD, ScheduleName.PEARL])
-def test_texts_that_end_by_chance_take_the_passes_of_the_simulation(schedule: ScheduleName) -> None:
+@pytest.mark.parametrize("schedule", ["sd", "pearl"])
+def test_texts_that_end_by_chance_take_the_passes_of_the_simulation(schedule: str) -> None:
     """Texts of 20 tokens on average: each token ends one with chance e = .05."""
     assumed = Assumptions(str(schedule), 0.8, 4)
     lengths = np.arange(1, 600)

@@ -14,7 +14,7 @@ from analysis.traces import Request
 from analysis.validation import BestWindow, Validation
 from decoding.errors import MalformedTraceError
 from decoding.estimates import Estimate
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.trace import Received, Record
 from pearl.harness.systems import name_of
 from pearl.harness.validation import validate
@@ -27,8 +27,8 @@ from simulator.world import Pair, Scenario
 from tests.analysis.forms import pearl
 
 REQUESTS, TOKENS, PROMPT = 8, 400, 30
-AR: Final = Settings(schedule=ScheduleName.AR)
-SD: Final = Settings(schedule=ScheduleName.SD, gamma=4)
+AR: Final = Settings(schedule="ar")
+SD: Final = Settings(schedule="sd", gamma=4)
 PEARL: Final = Settings(gamma=5)
 PLAIN: Final = Pair.of(speed_ratio=5)
 REAL: Final = Pair(

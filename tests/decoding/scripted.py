@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from decoding.messages import Cancel, Drafted, Judge, Judged, Propose, Proposed
-from decoding.plans import Plan
+from decoding.policies import Policy
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
 
@@ -64,7 +64,7 @@ def window(job: Propose) -> Proposed:
 
 
 def run(
-    plan: Plan, alpha: float, *, passes: int, strict: bool = False, verdict_first: bool = False
+    plan: Policy, alpha: float, *, passes: int, strict: bool = False, verdict_first: bool = False
 ) -> Tally:
     """Drive a schedule for so many passes of the target."""
     schedule = TwoModelSchedule(plan, StopRules(limit=ENDLESS), strict=strict)

@@ -17,14 +17,15 @@ from decoding.messages import (
     Proposed,
     TokenId,
 )
-from decoding.plans import AUTOREGRESSIVE, FixedPlan, pearl, speculative
+from decoding.policies import FixedPolicy
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
+from tests.decoding.policies import AUTOREGRESSIVE, pearl, speculative
 from tests.decoding.scripted import run
 
 
 def start(
-    plan: FixedPlan, *, limit: int = 100, hold: bool = False, strict: bool = False
+    plan: FixedPolicy, *, limit: int = 100, hold: bool = False, strict: bool = False
 ) -> TwoModelSchedule:
     return TwoModelSchedule(plan, StopRules(limit=limit), hold=hold, strict=strict)
 
@@ -55,7 +56,7 @@ def judged(epoch: int, base: int, judged: int, kept: int, token: TokenId | None)
     ],
     ids=["AR", "SD", "PEARL", "PEARL with a head start"],
 )
-def test_each_schedule_begins_in_its_own_way(plan: FixedPlan, first: list[Command]) -> None:
+def test_each_schedule_begins_in_its_own_way(plan: FixedPolicy, first: list[Command]) -> None:
     """The table at the top of `decoding.schedules`: two numbers make the difference."""
     assert list(start(plan).commands()) == first
 
@@ -258,7 +259,7 @@ def test_a_loss_that_is_told_twice_counts_once(device: Device) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("plan", [speculative(3), pearl(3), pearl(3, 2)], ids=["SD", "P", "P2"])
-def test_nothing_is_written_that_the_limit_forbids(plan: FixedPlan, limit: int) -> None:
+def test_nothing_is_written_that_the_limit_forbids(plan: FixedPolicy, limit: int) -> None:
     """The target gives the last token itself, so at most limit - 1 are ever written."""
     schedule = start(plan, limit=limit)
     counts = [job.count for job in schedule.commands() if isinstance(job, Propose)]
@@ -288,7 +289,9 @@ def test_after_the_end_nothing_matters() -> None:
 @pytest.mark.parametrize(
     "plan", [speculative(3), pearl(3), pearl(3, 2)], ids=["SD", "PEARL", "PEARL with a head start"]
 )
-def test_a_draft_is_asked_for_nothing_beyond_what_it_can_hold(plan: FixedPlan, reach: int) -> None:
+def test_a_draft_is_asked_for_nothing_beyond_what_it_can_hold(
+    plan: FixedPolicy, reach: int
+) -> None:
     """There it rests, and the target ends the text alone; before, it writes as ever."""
     limit = 12
     schedule = TwoModelSchedule(plan, StopRules(limit=limit), reach=reach)

@@ -17,7 +17,7 @@ from actors.runners.reference import (
 )
 from decoding.errors import ModelError, PeerError
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from tests.actors.pairs import SavedPair, with_end
 from tests.actors.requests import AR, PROMPTS, TOKENS
 
@@ -52,7 +52,7 @@ def _asked(
 ) -> Asked:
     fitted = _fitted(pair)
     return Asked(
-        prompt=fitted.encode(prompt, Settings(schedule=ScheduleName.AR)),
+        prompt=fitted.encode(prompt, Settings(schedule="ar")),
         max_new_tokens=TOKENS,
         eos=fitted.eos,
         sampling=sampling or Sampling(),

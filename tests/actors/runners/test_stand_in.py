@@ -15,7 +15,7 @@ from actors.stand_ins import POSITIONS, PROMPT_TOKENS, Script
 from decoding.errors import PromptError
 from decoding.messages import Device
 from decoding.sampling import Sampling
-from decoding.verification import VerifierName, make_verifier
+from decoding.verification import make_verifier
 from tests.actors.runners.models import feed
 from tests.actors.toys import ToyRunner
 from tests.decoding.toys import table
@@ -146,7 +146,7 @@ def test_at_temperature_1_nothing_but_the_script_is_drawn(seed: int) -> None:
     runner = ScriptedRunner(_toy(), SCRIPT, Device.TARGET)
     (logits,) = runner.forward([feed(runner.allocate(8), 0, PROMPT)])
     sampling = Sampling(temperature=1.0)
-    for name in (VerifierName.COUPLED, VerifierName.REJECTION):
+    for name in ("coupled", "rejection"):
         verifier = make_verifier(name, sampling, seed)
 
         drawn = [

@@ -15,15 +15,16 @@ import pytest
 
 from analysis import theory
 from decoding.errors import SettingError
+from decoding.kinds import SCHEDULES, ScheduleKind
 from decoding.measured import WIDEST, Measured, Wait
 from decoding.messages import Drafted, Judged, Proposed
-from decoding.plans import FIRST_GAMMA, AutoPlan, FixedPlan
-from decoding.settings import ScheduleName
+from decoding.policies import FIRST_GAMMA, AutoPolicy, FixedPolicy
 from simulator.costs import Constant
 from simulator.twin import Scheme, Times, decode
 from simulator.world import Pair
 from tests.analysis.forms import pearl, pearl_at, sd, sd_at
 
+SD, PEARL = SCHEDULES["sd"], SCHEDULES["pearl"]
 CLOSE = 0.985  # of the best speed: a hundredth is not worth a change, and a is an estimate
 
 
@@ -32,7 +33,7 @@ def flat(seconds: float) -> Callable[[float], float]:
 
 
 def learn(
-    plan: AutoPlan,
+    policy: AutoPolicy,
     a: float,
     pass_seconds: Callable[[float], float],
     *,
@@ -46,26 +47,26 @@ def learn(
     """
     dice = random.Random(1)
     for index in range(rounds):
-        gamma = plan.before or plan.beside
+        gamma = policy.before or policy.beside
         kept = next((i for i in range(gamma) if dice.random() >= a), gamma)
         late = first if index == 0 else 1.0
         window, spent = gamma * late, pass_seconds(gamma + 1) * late
         drafted = Drafted(tokens=(0,) * gamma)
-        plan.observe_window(Proposed(epoch=0, start=0, drafted=drafted, ended=window))
-        plan.observe_pass(Judged(epoch=0, base=0, judged=gamma, kept=kept, token=0, ended=spent))
-        plan.observe_comparison(kept=kept, rejected=kept < gamma)
-        yield plan.before or plan.beside
+        policy.observe_window(Proposed(epoch=0, start=0, drafted=drafted, ended=window))
+        policy.observe_pass(Judged(epoch=0, base=0, judged=gamma, kept=kept, token=0, ended=spent))
+        policy.observe_comparison(kept=kept, rejected=kept < gamma)
+        yield policy.before or policy.beside
 
 
-def windows(plan: AutoPlan, a: float, seconds: float) -> list[int]:
-    return list(learn(plan, a, flat(seconds)))
+def windows(policy: AutoPolicy, a: float, seconds: float) -> list[int]:
+    return list(learn(policy, a, flat(seconds)))
 
 
 @pytest.mark.parametrize("c", [2, 5, 10, 20])
 @pytest.mark.parametrize("a", [0.6, 0.8, 0.9])
 def test_parallel_decoding_settles_near_the_speed_ratio(a: float, c: int) -> None:
     """Theorem 1 of the paper: at a flat pass time and a whole c, the best window is c."""
-    found = windows(AutoPlan(parallel=True), a, c)[-1]
+    found = windows(AutoPolicy(PEARL), a, c)[-1]
 
     assert theory.best_gamma(pearl_at(a, c=c)) == c
     assert pearl(a, found, c).speedup > CLOSE * pearl(a, c, c).speedup
@@ -78,7 +79,7 @@ def test_speculative_decoding_settles_near_its_published_optimum(
     a: float, c: int, best: int
 ) -> None:
     """The optima of the table in the theory (at a = .5, c = 5, windows of 1 and 2 are equal)."""
-    found = windows(AutoPlan(parallel=False), a, c)[-1]
+    found = windows(AutoPolicy(SD), a, c)[-1]
 
     assert theory.best_gamma(sd_at(a, c=c)) == best
     assert sd(a, found, c).speedup > CLOSE * sd(a, best, c).speedup
@@ -86,7 +87,7 @@ def test_speculative_decoding_settles_near_its_published_optimum(
 
 def test_pass_times_that_grow_with_the_window_shorten_it() -> None:
     """A line is fitted through the passes, so their growth counts."""
-    growing = list(learn(AutoPlan(parallel=True), 0.8, lambda tokens: 4 + 1.5 * tokens))
+    growing = list(learn(AutoPolicy(PEARL), 0.8, lambda tokens: 4 + 1.5 * tokens))
 
     growth = 1.5 / 5.5  # of a pass over one token
     best = theory.best_gamma(pearl_at(0.8, c=5.5, growth=growth))
@@ -96,24 +97,24 @@ def test_pass_times_that_grow_with_the_window_shorten_it() -> None:
 
 def test_the_first_jobs_are_not_counted() -> None:
     """They read the prompt: a thousand times the usual says nothing about the rest."""
-    usual = list(learn(AutoPlan(parallel=True), 0.8, flat(6)))
-    slow_start = list(learn(AutoPlan(parallel=True), 0.8, flat(6), first=1000.0))
+    usual = list(learn(AutoPolicy(PEARL), 0.8, flat(6)))
+    slow_start = list(learn(AutoPolicy(PEARL), 0.8, flat(6), first=1000.0))
 
     assert slow_start == usual
 
 
 def test_gamma_is_stable_once_it_is_found() -> None:
     """A change must promise a hundredth: in 1500 rounds the window hardly moves."""
-    found = windows(AutoPlan(parallel=True), 0.8, 5)[500:]
+    found = windows(AutoPolicy(PEARL), 0.8, 5)[500:]
 
     assert sum(one != other for one, other in itertools.pairwise(found)) <= 5
 
 
 def test_gamma_follows_what_changes() -> None:
     """Another load, another speed: the old times are forgotten within a few hundred rounds."""
-    plan = AutoPlan(parallel=True)
-    before = list(learn(plan, 0.8, flat(4)))[-1]
-    after = list(learn(plan, 0.8, flat(12)))[-1]
+    policy = AutoPolicy(PEARL)
+    before = list(learn(policy, 0.8, flat(4)))[-1]
+    after = list(learn(policy, 0.8, flat(12)))[-1]
 
     assert before <= 5
     assert after >= 9
@@ -121,13 +122,13 @@ def test_gamma_follows_what_changes() -> None:
 
 def test_a_clock_that_stands_still_teaches_nothing() -> None:
     """Events without times (began = ended = 0) leave gamma where it is instead of dividing by 0."""
-    plan = AutoPlan(parallel=True)
+    policy = AutoPolicy(PEARL)
     for _ in range(9):
-        plan.observe_window(Proposed(epoch=0, start=0, drafted=Drafted(tokens=(1, 2))))
-        plan.observe_pass(Judged(epoch=0, base=0, judged=2, kept=0, token=0))
-        plan.observe_comparison(kept=0, rejected=True)
+        policy.observe_window(Proposed(epoch=0, start=0, drafted=Drafted(tokens=(1, 2))))
+        policy.observe_pass(Judged(epoch=0, base=0, judged=2, kept=0, token=0))
+        policy.observe_comparison(kept=0, rejected=True)
 
-    assert plan.beside == FIRST_GAMMA
+    assert policy.beside == FIRST_GAMMA
 
 
 def timed(step: float = 1.0, judge: float = 4.0) -> Measured:
@@ -141,13 +142,13 @@ def timed(step: float = 1.0, judge: float = 4.0) -> Measured:
 def test_passes_that_compare_nothing_teach_nothing_about_acceptance() -> None:
     """A thousand passes without a draft leave what was seen of it as it was."""
     measured = timed()
-    plan = AutoPlan(parallel=True, measured=measured)
-    before = measured.speeds(parallel=True, head_start=0)
+    policy = AutoPolicy(PEARL, measured=measured)
+    before = measured.speeds(PEARL)
 
     for _ in range(1000):
-        plan.observe_comparison(kept=0, rejected=False)
+        policy.observe_comparison(kept=0, rejected=False)
 
-    assert measured.speeds(parallel=True, head_start=0).tolist() == before.tolist()
+    assert measured.speeds(PEARL).tolist() == before.tolist()
 
 
 @pytest.mark.parametrize("k", [0, 2])
@@ -159,11 +160,12 @@ def test_speeds_are_those_of_the_runs_that_were_seen(k: int) -> None:
         measured.add_run(run)
     times = Times(Pair(draft=Constant(1.0), target=Constant(4.0)))
 
-    found = measured.speeds(parallel=True, head_start=k)
+    found = measured.speeds(PEARL, head_start=k)
 
     for gamma in range(1, WIDEST + 1):
-        rounds = decode(np.array(runs), Scheme(ScheduleName.PEARL, gamma, k), times)
-        assert found[gamma] == pytest.approx(rounds.tokens.sum() / rounds.seconds.sum())
+        decoded = decode(np.array(runs), Scheme("pearl", gamma, k), times)
+        tokens = decoded.rounds.tokens.sum()
+        assert found[gamma] == pytest.approx(tokens / decoded.seconds.sum())
 
 
 def test_speculative_decoding_has_a_bonus_token_for_each_window_that_is_kept() -> None:
@@ -172,7 +174,7 @@ def test_speculative_decoding_has_a_bonus_token_for_each_window_that_is_kept() -
     for _ in range(Measured.RUNS):
         measured.add_run(5)
 
-    found = measured.speeds(parallel=False, head_start=0)
+    found = measured.speeds(SD)
 
     assert found[2] == pytest.approx(8 / (3 * (2 + 4)))
     assert found[5] == pytest.approx(7 / (2 * (5 + 4)))
@@ -187,7 +189,7 @@ def test_runs_that_come_in_bursts_have_the_window_that_is_best_for_them() -> Non
         measured.add_run(0)
         measured.add_run(13)
 
-    found = measured.speeds(parallel=True, head_start=0)
+    found = measured.speeds(PEARL)
 
     assert theory.best_gamma(pearl_at(13 / 15, c=6)) == 6
     assert int(found[1:].argmax()) + 1 == 7
@@ -196,18 +198,18 @@ def test_runs_that_come_in_bursts_have_the_window_that_is_best_for_them() -> Non
 
 def test_a_draft_that_is_always_right_is_given_a_longer_window() -> None:
     """At a = 1 there is no rejection, and the window that pays most must be found all the same."""
-    assert windows(AutoPlan(parallel=True), 1.0, 12)[-1] > FIRST_GAMMA
+    assert windows(AutoPolicy(PEARL), 1.0, 12)[-1] > FIRST_GAMMA
 
 
 def test_requests_of_the_same_kind_share_their_window() -> None:
     """Those that are in a pass together pay for the longest window of all."""
     measured = Measured()
-    plan, other = (AutoPlan(parallel=True, measured=measured) for _ in range(2))
-    with_head_start = AutoPlan(parallel=True, head_start=2, measured=measured)
+    policy, other = (AutoPolicy(PEARL, measured=measured) for _ in range(2))
+    with_head_start = AutoPolicy(PEARL, head_start=2, measured=measured)
 
-    list(learn(plan, 0.9, flat(10)))
+    list(learn(policy, 0.9, flat(10)))
 
-    assert other.beside == plan.beside > FIRST_GAMMA
+    assert other.beside == policy.beside > FIRST_GAMMA
     assert with_head_start.beside == FIRST_GAMMA
 
 
@@ -215,9 +217,9 @@ def test_texts_that_end_within_a_run_do_not_hide_how_long_it_was() -> None:
     """The draft is always right, but no text has more than forty tokens."""
     measured = Measured()
     for _ in range(40):
-        plan = AutoPlan(parallel=True, measured=measured)
-        begins_with, tokens = plan.beside, 0
-        for gamma in learn(plan, 1.0, flat(12)):
+        policy = AutoPolicy(PEARL, measured=measured)
+        begins_with, tokens = policy.beside, 0
+        for gamma in learn(policy, 1.0, flat(12)):
             tokens += gamma
             if tokens > 30:
                 break
@@ -228,53 +230,59 @@ def test_texts_that_end_within_a_run_do_not_hide_how_long_it_was() -> None:
 def test_windows_that_are_late_now_and_then_do_not_make_longer_ones_look_late() -> None:
     """Of a hundred rounds one has a window that something delayed, all others come in time."""
     measured = timed(step=0.01, judge=0.08)
-    at_best = measured.speeds(parallel=True, head_start=0)[8]
+    at_best = measured.speeds(PEARL)[8]
     for _ in range(20):
         measured.add_control(0.05, Wait.BESIDE)
         for _ in range(99):
             measured.add_in_time(0.002)
 
-    assert measured.speeds(parallel=True, head_start=0)[8] > 0.9 * at_best
+    assert measured.speeds(PEARL)[8] > 0.9 * at_best
 
 
-@pytest.mark.parametrize("parallel", [True, False])
-def test_a_plan_writes_before_or_beside_a_pass(*, parallel: bool) -> None:
-    """The two numbers of each schedule; a head start is for PEARL."""
-    plan = AutoPlan(parallel=parallel, head_start=3 if parallel else 0)
+@pytest.mark.parametrize(
+    ("kind", "head_start", "numbers"), [(PEARL, 3, (3, FIRST_GAMMA)), (SD, 0, (0, 1))]
+)
+def test_a_policy_writes_before_or_beside_a_pass(
+    kind: ScheduleKind, head_start: int, numbers: tuple[int, int]
+) -> None:
+    """The two numbers of each schedule; who waits for windows begins at rest."""
+    policy = AutoPolicy(kind, head_start=head_start)
 
-    assert (plan.before, plan.beside) == ((3, FIRST_GAMMA) if parallel else (0, 1))
+    assert (policy.before, policy.beside) == numbers
 
 
-def test_a_plan_cannot_be_negative() -> None:
-    with pytest.raises(SettingError, match=r"a plan of -1 and 2 tokens; neither can be negative"):
-        FixedPlan(before=-1, beside=2)
+def test_a_policy_cannot_be_negative() -> None:
+    with pytest.raises(SettingError, match=r"a policy of -1 and 2 tokens; neither can be negative"):
+        FixedPolicy(before=-1, beside=2)
 
 
-def _in_turns(plan: AutoPlan, a: float, *, step: float, messages: float, rounds: int = 800) -> None:
+def _in_turns(
+    policy: AutoPolicy, a: float, *, step: float, messages: float, rounds: int = 800
+) -> None:
     """Speculative rounds on the target's clock, 10 ms a pass; a pass alone needs no messages."""
     dice, judge, now, base = random.Random(1), 0.01, 0.0, 0
     for _ in range(rounds):
-        gamma, judged = plan.before or plan.beside, plan.before
+        gamma, judged = policy.before or policy.beside, policy.before
         kept = next((i for i in range(gamma) if dice.random() >= a), gamma)
         drafted = Drafted(tokens=(0,) * gamma)
-        plan.observe_window(Proposed(epoch=0, start=base, drafted=drafted, ended=gamma * step))
-        now += messages + gamma * step if plan.before else 0.0
+        policy.observe_window(Proposed(epoch=0, start=base, drafted=drafted, ended=gamma * step))
+        now += messages + gamma * step if policy.before else 0.0
         answer = Judged(
             epoch=0, base=base, judged=judged, kept=min(kept, judged), token=0, began=now
         )
         now += judge
         base += answer.kept + 1
-        plan.observe_pass(msgspec.structs.replace(answer, ended=now))
-        plan.observe_comparison(kept=kept, rejected=kept < gamma)
+        policy.observe_pass(msgspec.structs.replace(answer, ended=now))
+        policy.observe_comparison(kept=kept, rejected=kept < gamma)
 
 
 def test_what_messages_take_is_counted_in_every_round() -> None:
     """Rounds that cost more than their jobs want longer windows."""
     chosen = []
     for messages in (0.0, 0.01):
-        plan = AutoPlan(parallel=False)
-        _in_turns(plan, 0.8, step=0.002, messages=messages)
-        chosen.append(plan.before)
+        policy = AutoPolicy(SD)
+        _in_turns(policy, 0.8, step=0.002, messages=messages)
+        chosen.append(policy.before)
 
     assert 0 < chosen[0] < chosen[1]
 
@@ -282,9 +290,9 @@ def test_what_messages_take_is_counted_in_every_round() -> None:
 def test_speculation_rests_where_its_messages_eat_what_it_gains() -> None:
     chosen = []
     for messages in (0.0, 0.03):
-        plan = AutoPlan(parallel=False)
-        _in_turns(plan, 0.5, step=0.002, messages=messages)
-        chosen.append((plan.before, plan.beside))
+        policy = AutoPolicy(SD)
+        _in_turns(policy, 0.5, step=0.002, messages=messages)
+        chosen.append((policy.before, policy.beside))
 
     assert chosen[0][0] > 0
     assert chosen[1] == (0, 1)
@@ -292,17 +300,17 @@ def test_speculation_rests_where_its_messages_eat_what_it_gains() -> None:
 
 def test_who_rests_remembers_why() -> None:
     """Passes take longer after waiting for a window, which nobody sees who does not try."""
-    plan, dice, waited = AutoPlan(parallel=False), random.Random(1), []
+    policy, dice, waited = AutoPolicy(SD), random.Random(1), []
     for _ in range(4000):
-        gamma = plan.before or plan.beside
-        waited.append(plan.before > 0)
+        gamma = policy.before or policy.beside
+        waited.append(policy.before > 0)
         kept = next((i for i in range(gamma) if dice.random() >= 0.7), gamma)
         drafted = Drafted(tokens=(0,) * gamma)
-        plan.observe_window(Proposed(epoch=0, start=0, drafted=drafted, ended=gamma * 0.002))
-        judged = plan.before
-        seconds = 0.025 if plan.before else 0.01
-        plan.observe_pass(Judged(epoch=0, base=0, judged=judged, kept=0, token=0, ended=seconds))
-        plan.observe_comparison(kept=kept, rejected=kept < gamma)
+        policy.observe_window(Proposed(epoch=0, start=0, drafted=drafted, ended=gamma * 0.002))
+        judged = policy.before
+        seconds = 0.025 if policy.before else 0.01
+        policy.observe_pass(Judged(epoch=0, base=0, judged=judged, kept=0, token=0, ended=seconds))
+        policy.observe_comparison(kept=kept, rejected=kept < gamma)
 
     assert any(waited)
     assert sum(waited[1000:]) <= 16
@@ -319,6 +327,6 @@ def test_in_a_crowd_every_token_is_one_for_each() -> None:
             measured.add_window(1, 0.001)
             measured.add_pass(own * crowd, 0.01 + 0.0005 * own * crowd, own)
             measured.add_run(dice.choice((0, 2, 4, 12)))
-        chosen.append(int(measured.speeds(parallel=True, head_start=0)[1:].argmax()) + 1)
+        chosen.append(int(measured.speeds(PEARL)[1:].argmax()) + 1)
 
     assert chosen[1] < chosen[0]
