@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from simulator.optimise import Advice, Choice, Means, Placement, Tuning
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class PairAdvice(msgspec.Struct, frozen=True, kw_only=True):
     """What came of one pair, with each choice on its devices."""
 
     name: str | None
@@ -28,7 +28,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     advice: Advice
 
 
-def as_object(found: Found) -> dict[str, Any]:
+def as_object(found: PairAdvice) -> dict[str, Any]:
     """For machines: what is advised of each schedule, under its name."""
     whole: dict[str, Any] = msgspec.to_builtins(found)
     for name, tuning in whole["advice"].pop("tunings").items():
@@ -39,7 +39,7 @@ def as_object(found: Found) -> dict[str, Any]:
     return whole
 
 
-def show(found: Found, means: Means) -> None:
+def show(found: PairAdvice, means: Means) -> None:
     """The choices, what each takes, and the two curves."""
     console, advice = Console(highlight=False), found.advice
     console.print(f"alpha {advice.alpha:.4g}, speed ratio {advice.speed_ratio:.4g}")
@@ -52,7 +52,7 @@ def show(found: Found, means: Means) -> None:
     console.print(_curves(tunings))
 
 
-def _choices(found: Found) -> Table:
+def _choices(found: PairAdvice) -> Table:
     """How fast each one is, and how far its gamma may be off."""
     shown = table("schedule, gamma", "speed over AR", "tokens/s", "gamma within 5 %")
     near = {tuning.choice: tuning.plateau for tuning in found.advice.tunings.values()}
@@ -97,7 +97,7 @@ def _verdict(best: Placement, means: Means) -> str:
     return f"fastest{within}: {_name(best.choice)}, {speed:.3g} times AR"
 
 
-def _others(found: Found) -> Iterator[str]:
+def _others(found: PairAdvice) -> Iterator[str]:
     """Whoever is ahead by another measure."""
     measures: dict[str, Callable[[Placement], float]] = {
         "fastest per device": lambda p: p.speedup_per_device,
@@ -129,7 +129,7 @@ def _loss(loss: float) -> str:
     return f"{loss:.1%}" if loss else "best"
 
 
-def show_candidates(found: Sequence[Found], means: Means) -> None:
+def show_candidates(found: Sequence[PairAdvice], means: Means) -> None:
     """A row a draft, the winner first."""
     shown = table("draft", "best schedule", "speed over AR", "alpha", "speed ratio", words=2)
     for place, one in enumerate(found):

@@ -13,7 +13,7 @@ from pearl.asking import what_if
 from pearl.asking.candidates import Candidate, read_candidates
 from pearl.asking.options import options
 from pearl.asking.values import check_number, refuse
-from pearl.showing.advice import Found, as_object, show, show_candidates
+from pearl.showing.advice import PairAdvice, as_object, show, show_candidates
 from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _means(given: Mapping[str, Any]) -> Means:
     return Means(**{name: given[name] for name in Means.__struct_fields__})
 
 
-def _of_pair(given: Mapping[str, Any], means: Means) -> Found:
+def _of_pair(given: Mapping[str, Any], means: Means) -> PairAdvice:
     """One pair, from options or a profile."""
     from simulator.optimise import advise
     from simulator.twin import Times
@@ -94,7 +94,7 @@ def _of_pair(given: Mapping[str, Any], means: Means) -> Found:
     return _found(None, advise(what_if.acceptance(every, profile), times), means)
 
 
-def _of_candidates(file: str, given: Mapping[str, Any], means: Means) -> list[Found]:
+def _of_candidates(file: str, given: Mapping[str, Any], means: Means) -> list[PairAdvice]:
     """One pair for each draft, the fastest first."""
     for name in ("alpha", "acceptance", "speed_ratio", "profile_file"):
         if given[name] is not None:
@@ -106,7 +106,7 @@ def _of_candidates(file: str, given: Mapping[str, Any], means: Means) -> list[Fo
     return sorted(found, key=lambda one: -one.best.choice.tokens_per_s)
 
 
-def _of_candidate(candidate: Candidate, given: Mapping[str, Any], means: Means) -> Found:
+def _of_candidate(candidate: Candidate, given: Mapping[str, Any], means: Means) -> PairAdvice:
     from simulator.acceptance import Independent
     from simulator.optimise import advise
     from simulator.twin import Times
@@ -118,8 +118,8 @@ def _of_candidate(candidate: Candidate, given: Mapping[str, Any], means: Means) 
     return _found(candidate.name, advise(Independent(candidate.alpha), times), means)
 
 
-def _found(name: str | None, advice: Advice, means: Means) -> Found:
+def _found(name: str | None, advice: Advice, means: Means) -> PairAdvice:
     from simulator.optimise import foremost, placed
 
     placements = tuple(placed(choice, means) for choice in advice.choices)
-    return Found(name=name, best=foremost(placements), placements=placements, advice=advice)
+    return PairAdvice(name=name, best=foremost(placements), placements=placements, advice=advice)
