@@ -6,6 +6,15 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.theory import Assumptions, Expected, expected
+from decoding.kinds import ScheduleKind
+
+EAGER = ScheduleKind(
+    title="EAGER",
+    summary="the draft writes before the first pass of a run and beside every pass",
+    numbers=lambda gamma, _: (gamma, gamma),
+    settings=frozenset({"strict"}),
+)
+"""A schedule that no table has."""
 
 
 def pearl_at(a: Any, g: Any = 1, c: Any = 1, k: Any = 0, l: Any = 0, **costs: Any) -> Assumptions:

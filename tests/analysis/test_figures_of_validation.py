@@ -15,7 +15,10 @@ from matplotlib.lines import Line2D
 
 from analysis import figures
 from analysis.figures import HEAD_START, MeasuredSpeed, ThreeAnswers
+from analysis.figures.style import schedule_lines
 from decoding.estimates import Estimate
+from decoding.kinds import SCHEDULES
+from tests.analysis.forms import EAGER
 
 SPEEDS = {
     "SD": lambda gamma: 1 + gamma / 10,
@@ -39,6 +42,16 @@ def line(axes: Axes, label: str) -> Line2D:
 
 
 # -- speed against gamma ---------------------------------------------------------------------------
+
+
+def test_a_schedule_that_is_added_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = schedule_lines()
+    monkeypatch.setitem(SCHEDULES, "eager", EAGER)
+
+    lines = schedule_lines()
+
+    assert {name: lines[name] for name in before} == before
+    assert lines["eager"] not in before.values()
 
 
 def test_a_measured_speed_stands_at_its_window_with_its_interval(axes: Axes) -> None:

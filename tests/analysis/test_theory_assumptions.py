@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis import departures, theory
-from analysis.theory import Assumptions
+from analysis.theory import Assumptions, expected
 from decoding.errors import SettingError
+from decoding.kinds import SCHEDULES
 from decoding.settings import Settings
 from simulator import twin
 from simulator.acceptance import Bursts, Independent, Positions
@@ -26,7 +27,7 @@ from simulator.answers import run
 from simulator.links import Link, Network
 from simulator.workload import Geometric, Workload
 from simulator.world import Pair, Scenario
-from tests.analysis.forms import pearl, pearl_at, sd, sd_at
+from tests.analysis.forms import EAGER, pearl, pearl_at, sd, sd_at
 from tests.decoding.certainty import ratio_margin
 
 Point: TypeAlias = tuple[float, int, int, float, float, float]  # a, g, k, c, growth, link
@@ -68,6 +69,24 @@ def test_speculative_decoding_pays_for_growth_and_links_in_every_round(point: Po
     assert said.speedup == pytest.approx(1 / twin.seconds_per_token(luck, scheme, clock), rel=1e-9)
     assert said.draft_idle == pytest.approx(float(found.draft_idle), abs=1e-9)
     assert said.target_idle == pytest.approx(float(found.target_idle), abs=1e-9)
+
+
+@pytest.mark.parametrize(("a", "g", "c"), [(0.3, 1, 5.0), (0.8, 4, 5.0), (0.97, 9, 5.5)])
+def test_a_schedule_that_is_added_has_its_closed_forms(
+    a: float, g: int, c: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one entry of the table: what the forms ask of a schedule are its two numbers."""
+    monkeypatch.setitem(SCHEDULES, "eager", EAGER)
+    scheme = twin.Scheme("eager", g)
+    luck, clock = twin.exact(Independent(a), scheme), times(c, 0.1, 0.3)
+    found = twin.figures(luck, scheme, clock, alpha=a)
+
+    said = expected(Assumptions("eager", a, g, c, growth=0.1, link=0.3))
+
+    assert said.speedup == pytest.approx(1 / twin.seconds_per_token(luck, scheme, clock), rel=1e-9)
+    assert said.draft_idle == pytest.approx(float(found.draft_idle), abs=1e-9)
+    assert said.wasted == pytest.approx(float(found.wasted), abs=1e-9)
+    assert said.tokens_per_pass == pytest.approx(float(found.tokens_per_target_pass), rel=1e-9)
 
 
 @given(

@@ -14,6 +14,7 @@ from analysis.traces import Request
 from analysis.validation import BestWindow, Validation
 from decoding.errors import MalformedTraceError
 from decoding.estimates import Estimate
+from decoding.kinds import SCHEDULES
 from decoding.settings import Settings
 from decoding.trace import Received, Record
 from pearl.harness.systems import name_of
@@ -24,7 +25,7 @@ from simulator.costs import Affine
 from simulator.links import Link, Network
 from simulator.workload import ClosedLoop, Fixed, Workload
 from simulator.world import Pair, Scenario
-from tests.analysis.forms import pearl
+from tests.analysis.forms import EAGER, pearl
 
 REQUESTS, TOKENS, PROMPT = 8, 400, 30
 AR: Final = Settings(schedule="ar")
@@ -125,6 +126,21 @@ def test_without_ar_there_is_no_speed_over_it_and_nothing_to_be_lossless_against
     assert system.speedup_over_ar == Estimate(None)
     assert {"lossless", "speed over AR is at most tokens per pass"}.isdisjoint(
         claim.name for claim in system.claims
+    )
+
+
+def test_a_schedule_that_is_added_is_held_against_theory_like_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(SCHEDULES, "eager", EAGER)
+    eager = Settings(schedule="eager", gamma=4)
+    found = validate({name_of(s): requests(s, Independent(0.8)) for s in (AR, eager)})
+    system = only(found, "EAGER 4")
+
+    assert found.violated == ()
+    assert all(claim.holds for claim in system.claims)
+    assert system.theory.tokens_per_s == pytest.approx(
+        float(system.measured.tokens_per_s), rel=0.05
     )
 
 
