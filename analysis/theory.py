@@ -101,9 +101,9 @@ class Assumptions:
                 lambda c: (c >= 1 / MOST) & (c <= MOST),
             ),
             "head_start": as_whole(self.head_start, "head_start", 0),
-            **{
-                name: _as_cost(getattr(self, name), name) for name in ("overhead", "growth", "link")
-            },
+            "overhead": _as_cost(self.overhead, "overhead"),
+            "growth": _as_cost(self.growth, "growth"),
+            "link": _as_cost(self.link, "link"),
         }
         for name, value in arrays.items():
             object.__setattr__(self, name, value)
@@ -136,22 +136,22 @@ class Assumptions:
 
 def expected(assumed: Assumptions) -> Expected:
     """What these assumptions come to, in texts without end."""
-    a, kept = assumed.acceptance, sum_of_powers(assumed.acceptance, assumed.later)
-    written = sum_of_powers(a, np.maximum(assumed.before, 1)) * (assumed.before > 0)
+    a, tokens = assumed.acceptance, sum_of_powers(assumed.acceptance, assumed.later)
     if assumed.kind.parallel:
         # A run, times the chance 1 - a^w that a later pass ends it: nothing is infinite at a = 1.
         # 1 - a^w = (1 - a) (1 + a + … + a^(w - 1)).
-        rejections = first = (1 - a) * kept
+        rejections = first = (1 - a) * tokens
         later = a**assumed.first
     else:
         # A pass, with its bonus token, which is compared with nothing.
-        rejections, first, later = (1 - a) * written, np.ones(()), np.zeros(())
+        compared = sum_of_powers(a, np.maximum(assumed.before, 1)) * (assumed.before > 0)
+        rejections, first, later = (1 - a) * compared, np.ones(()), np.zeros(())
     rounds = Rounds(
-        tokens=kept,
+        tokens=tokens,
         first=first,
         later=later,
         steps=first * assumed.before + (first + later) * assumed.beside,
-        kept=kept - first,  # the others are replacements and bonus tokens
+        kept=tokens - first,  # the others are replacements and bonus tokens
         rejections=rejections,
     )
     return Expected(assumed, rounds)
@@ -233,7 +233,7 @@ class Expected:
         and link. With them the first pass of a run takes max(g/c + link, T(k + 1)), each later one
         max(g/c + link, T(g)), and the head start k/c + link, with no l of its own.
         """
-        return (self.rounds.tokens / self._passes)[()]
+        return (self.rounds.tokens / self._time)[()]
 
     @property
     def break_even_overhead(self) -> Numbers:
@@ -250,16 +250,16 @@ class Expected:
         At l = k = 0, whatever a: c/(g + c) in speculative decoding, max(0, 1 - g/c) in PEARL.
         """
         busy = self.rounds.steps / self.assumed.speed_ratio
-        return np.maximum(1 - busy / self._passes, 0)[()]
+        return np.maximum(1 - busy / self._time, 0)[()]
 
     @property
     def target_idle(self) -> Numbers:
         """The same of the target: g/(g + c) in speculative decoding, max(0, 1 - c/g) in PEARL."""
         busy = self.rounds.first * self._times.first + self.rounds.later * self._times.later
-        return np.maximum(1 - busy / self._passes, 0)[()]
+        return np.maximum(1 - busy / self._time, 0)[()]
 
     @property
-    def _passes(self) -> Array:
+    def _time(self) -> Array:
         """All the time that the rounds take, in passes; without a draft none costs l."""
         overhead = self.assumed.overhead if self.assumed.kind.drafts else 0
         return np.asarray(self.rounds.seconds(self._times) + self.rounds.passes * overhead)
