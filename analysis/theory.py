@@ -317,8 +317,8 @@ def _first_best(assumed: Assumptions, name: str, numbers: range) -> Numbers:
     fields = (field.name for field in dataclasses.fields(assumed))
     given = [getattr(assumed, field) for field in fields if field not in {"schedule", name}]
     points = np.broadcast_shapes(*(value.shape for value in given))
-    tried = np.array(numbers).reshape(-1, *[1] * len(points))
-    speeds = expected(dataclasses.replace(assumed, **{name: tried})).speedup
+    tried: dict[str, Any] = {name: np.array(numbers).reshape(-1, *[1] * len(points))}
+    speeds = expected(dataclasses.replace(assumed, **tried)).speedup
     return (speeds >= speeds.max(axis=0) * (1 - SAME)).argmax(axis=0)[()] + numbers.start
 
 

@@ -134,7 +134,7 @@ def _overtakings(speeds: Mapping[str, Numbers]) -> Iterator[Overtaking]:
         contested = np.ma.masked_invalid(np.where(beaten, np.nan, lead))
         if np.any(contested > 0) and np.any(contested < 0):
             yield one, other, contested
-    plain = next((name for name, kind in SCHEDULES.items() if kind.takes("head_start")), None)
+    plain = next((name for name, kind in SCHEDULES.items() if kind.takes("head_start")), "")
     if HEAD_START in speeds and plain in speeds:
         # Never behind PEARL, which is the same without one: the line is where it begins to pay.
         lead = speeds[HEAD_START] - speeds[plain]
