@@ -17,7 +17,7 @@ from pearl.harness.meters import Energy, PeakMemory
 if TYPE_CHECKING:
     from actors.engine import Engine, Fitted, Pair
     from actors.runners.reference import Assistance, ReferenceProcess, ReferenceSpec
-    from analysis.benchmark import Run, System
+    from analysis.benchmark import BenchmarkRun, System
     from pearl.harness.competitors import Competitor, Contest
 
 
@@ -71,9 +71,9 @@ class Stage:
             return len(set(self._places.values()))
         return 1 if each.family is Family.ASSISTED else len(Device)
 
-    async def run(self, each: Competitor, prompt: str, limit: int | None = None) -> Run:
+    async def run(self, each: Competitor, prompt: str, limit: int | None = None) -> BenchmarkRun:
         """One text; `limit` makes it shorter."""
-        from analysis.benchmark import Run
+        from analysis.benchmark import BenchmarkRun
 
         most = min(limit or self._most, self._most)
         memory = PeakMemory(self._computing(each))
@@ -83,7 +83,7 @@ class Stage:
             written = await self._ours(prompt, replace(each.way, max_new_tokens=most))
         else:
             written = await self._library(prompt, each.way, most)
-        return Run(
+        return BenchmarkRun(
             system=each.name,
             prompt=0,
             round=0,
