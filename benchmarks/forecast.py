@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from actors.engine import Devices, Engine, EngineSettings
+from actors.engine import Engine
+from actors.engine_settings import Devices, EngineSettings
 from decoding.metrics import Metrics
 from decoding.settings import ScheduleName, Settings, parse_gamma
 from decoding.summaries import over_requests

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from pearl.names import claim
 
 if TYPE_CHECKING:
-    from actors.engine import Devices, Engine, EngineSettings, Piece, Result
+    from actors.engine import Engine, Piece, Result
+    from actors.engine_settings import Devices, EngineSettings
     from decoding.sampling import Sampling
     from decoding.settings import ScheduleName, Settings
     from decoding.verification import VerifierName
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 HOMES = {
+    "Devices": "actors.engine_settings",
+    "EngineSettings": "actors.engine_settings",
     "Sampling": "decoding.sampling",
     "ScheduleName": "decoding.settings",
     "Settings": "decoding.settings",

@@ -12,12 +12,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from actors.stand_ins import STAND_INS, parse_stand_ins
 from decoding import files
 from decoding.errors import SettingError
 from decoding.estimates import Estimate
 from decoding.settings import ScheduleName
 from pearl import signals
-from pearl.contest import Plan, Timed, candidates, compete
+from pearl.contest import Plan, StandIns, candidates, compete
 from pearl.crowd import gather
 from pearl.doctor import machine, packages
 from pearl.options import (
@@ -35,7 +36,7 @@ from pearl.terminal import said
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from actors.engine import EngineSettings
+    from actors.engine_settings import EngineSettings
     from analysis.benchmark import Difference, Quantiles, Report, Row, Run
     from analysis.crowds import Level
     from pearl.contest import Family, Outcome, Tuned
@@ -60,11 +61,14 @@ CANDIDATES = [
                  help="On how many of the prompts all candidates are tried; then the best three "
                  "of each family on the others."),
     click.option("--no-reference", is_flag=True, help="Leave Hugging Face out."),
+    click.option("--stand-in", metavar="KIND:DRAFT,TARGET",
+                 help="No models, and without Hugging Face: devices that do some work and say a "
+                 "text that is known; shows what the machinery costs. One of "
+                 + ", ".join(f"{k}:DRAFT,TARGET ({it.takes})" for k, it in STAND_INS.items())),
     click.option("--timed", metavar="DRAFT,TARGET",
-                 help="No models: devices whose passes take so many ms; shows what the machinery "
-                 "costs. Without Hugging Face."),
+                 help="The same as --stand-in timed:DRAFT,TARGET: ms of a pass."),
     click.option("--acceptance", type=float, metavar="A",
-                 help="With --timed: how often the draft guesses a token; default: 0.8."),
+                 help="Of stand-ins: how often the draft guesses a token; default: 0.8."),
 ]  # fmt: skip
 
 
@@ -136,7 +140,7 @@ def _plan(given: dict[str, Any]) -> Plan:
         SettingError: one of them is outside its range.
     """
     rest = {"schedule": "ar", "gamma": "auto", "head_start": 0, "strict": False, "stop": ()}
-    timed = _timed(given["timed"], given["acceptance"])
+    stand_ins = _stand_ins(given["stand_in"], given["timed"], given["acceptance"])
     plan = Plan(
         reference=False,
         settings=decoding_settings(given | rest),
@@ -145,30 +149,31 @@ def _plan(given: dict[str, Any]) -> Plan:
         assistant_tokens=_numbers("assistant-tokens", given["assistant_tokens"], least=1),
         rounds=given["rounds"],
         tuning_prompts=given["tuning_prompts"],
-        timed=timed,
+        stand_ins=stand_ins,
     )
-    if timed is not None and plan.settings.max_new_tokens > MOST_TIMED_TOKENS:
-        allowed = f"at most {MOST_TIMED_TOKENS} with --timed, which has no models to end it"
+    if stand_ins is not None and plan.settings.max_new_tokens > MOST_TIMED_TOKENS:
+        allowed = f"at most {MOST_TIMED_TOKENS} with stand-ins, which have no models to end it"
         message = f"max-new-tokens is {plan.settings.max_new_tokens}; it must be {allowed}"
         raise SettingError(message)
     candidates(plan)  # ours refuse windows that are out of range
-    return dataclasses.replace(plan, reference=timed is None and not given["no_reference"])
+    return dataclasses.replace(plan, reference=stand_ins is None and not given["no_reference"])
 
 
-def _timed(text: str | None, acceptance: float | None) -> Timed | None:
-    """Devices without models, as the two options describe them."""
-    if text is None:
+def _stand_ins(text: str | None, timed: str | None, acceptance: float | None) -> StandIns | None:
+    """Devices without models, as the three options describe them."""
+    if text is not None and timed is not None:
+        message = f"stand-in {text!r} and timed {timed!r} are both given; give one"
+        raise SettingError(message)
+    if text is None and timed is None:
         if acceptance is not None:
-            message = f"acceptance is {acceptance:g}; it is for --timed, models have their own"
+            message = f"acceptance is {acceptance:g}; it is for stand-ins, models have their own"
             raise SettingError(message)
         return None
-    try:
-        draft, target = (float(part) / 1e3 for part in text.split(","))
-    except ValueError:
-        message = f"timed is {text!r}; it must be two numbers of ms with a comma between"
-        raise SettingError(message) from None
-    return Timed(
-        draft_s=draft, target_s=target, acceptance=0.8 if acceptance is None else acceptance
+    kind, _, rest = text.partition(":") if text is not None else ("timed", ":", timed or "")
+    return StandIns(
+        kind=kind,
+        devices=parse_stand_ins(kind, rest),
+        acceptance=0.8 if acceptance is None else acceptance,
     )
 
 
@@ -237,9 +242,9 @@ def about(
             "max_new_tokens": plan.settings.max_new_tokens,
         },
         "models": {"draft": engine.draft or own, "target": engine.target or own}
-        if plan.timed is None
+        if plan.stand_ins is None
         else None,
-        "timed": msgspec.to_builtins(plan.timed),
+        "stand_in": None if plan.stand_ins is None else plan.stand_ins.about(),
         "devices": engine.devices,
         "dtype": engine.dtype,
         "identical": not differences,

@@ -18,9 +18,10 @@ import enum
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
+import msgspec
 from msgspec.structs import replace
 
 from decoding.errors import PlacementError
@@ -31,8 +32,11 @@ from pearl.options import bar
 from pearl.validate import name_of
 
 if TYPE_CHECKING:
-    from actors.engine import Engine, EngineSettings, Fitted, Pair, Result
+    from actors.checking import CheckedPair, ModelPair
+    from actors.engine import Engine, Result
+    from actors.engine_settings import EngineSettings
     from actors.runners.reference import Assistance, ReferenceProcess, ReferenceSpec
+    from actors.stand_ins import StandIn
     from analysis.benchmark import Run, System
     from analysis.traces import Request
 
@@ -58,12 +62,17 @@ class Family(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Timed:
-    """Devices without models: seconds of a pass, and how often the draft guesses a token."""
+class StandIns:
+    """Devices without models: what each does, and how often the draft guesses a token."""
 
-    draft_s: float
-    target_s: float
+    kind: str
+    devices: Mapping[Device, StandIn]
     acceptance: float
+
+    def about(self) -> dict[str, Any]:
+        """For machines."""
+        devices = {str(role): msgspec.to_builtins(it) for role, it in self.devices.items()}
+        return {"kind": self.kind, "acceptance": self.acceptance, **devices}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +85,7 @@ class Plan:
         rounds: how often every prompt is decoded by every system that is measured.
         tuning_prompts: on how many of the prompts candidates are tried.
         reference: whether the library competes.
-        timed: what stands in for models; the library has none then.
+        stand_ins: in place of models; the library has none then.
     """
 
     settings: Settings
@@ -86,7 +95,7 @@ class Plan:
     rounds: int
     tuning_prompts: int
     reference: bool
-    timed: Timed | None = None
+    stand_ins: StandIns | None = None
 
     @property
     def widest(self) -> Settings:
@@ -168,11 +177,12 @@ async def compete(plan: Plan, engine_settings: EngineSettings, prompts: Sequence
         UsageError: the pair, a prompt or the machine does not do.
         PeerError: a device, or the library's process, failed.
     """
-    from actors.engine import Engine, Fitted
+    from actors.checking import CheckedPair
+    from actors.engine import Engine
 
     fitted = await asyncio.to_thread(fit, plan, engine_settings, prompts)
-    async with await Engine.start_fitted(fitted) as engine:
-        if not (plan.reference and isinstance(fitted, Fitted)):
+    async with await Engine.start_pair(fitted) as engine:
+        if not (plan.reference and isinstance(fitted, CheckedPair)):
             return await _phases(plan, await Stage.open(plan, fitted, engine, None), prompts)
         from actors.runners.reference import ReferenceProcess
 
@@ -181,7 +191,7 @@ async def compete(plan: Plan, engine_settings: EngineSettings, prompts: Sequence
             return await _phases(plan, stage, prompts)
 
 
-def fit(plan: Plan, engine_settings: EngineSettings, prompts: Sequence[str]) -> Pair:
+def fit(plan: Plan, engine_settings: EngineSettings, prompts: Sequence[str]) -> ModelPair:
     """The pair, when it can do all that is planned.
 
     Raises:
@@ -193,27 +203,24 @@ def fit(plan: Plan, engine_settings: EngineSettings, prompts: Sequence[str]) -> 
     return fitted
 
 
-def _pair(plan: Plan, engine_settings: EngineSettings) -> Pair:
-    if plan.timed is not None:
-        from actors.stand_ins import Script, StandInPair
+def _pair(plan: Plan, engine_settings: EngineSettings) -> ModelPair:
+    if plan.stand_ins is not None:
+        from actors.scripts import Script
+        from actors.stand_ins import StandInPair
 
-        script = Script(acceptance=plan.timed.acceptance, seed=plan.settings.seed)
-        return StandInPair(
-            settings=engine_settings,
-            draft_s=plan.timed.draft_s,
-            target_s=plan.timed.target_s,
-            script=script,
-        )
-    from actors.engine import Fitted
+        script = Script(acceptance=plan.stand_ins.acceptance, seed=plan.settings.seed)
+        devices = plan.stand_ins.devices
+        return StandInPair(settings=engine_settings, devices=devices, script=script)
+    from actors.checking import CheckedPair
 
-    fitted = Fitted(engine_settings)
+    fitted = CheckedPair(engine_settings)
     if len(fitted.models) == 1:
         message = "a benchmark needs a draft beside the target; name one"
         raise PlacementError(message)
     return fitted
 
 
-def reference_spec(fitted: Fitted) -> ReferenceSpec:
+def reference_spec(fitted: CheckedPair) -> ReferenceSpec:
     """The same pair for the library: on the target's device, its cores and as many threads."""
     from actors.runners.reference import ReferenceSpec
     from actors.threads import available_cores, cores_for
@@ -362,7 +369,7 @@ class Stage:
     def __init__(
         self,
         plan: Plan,
-        fitted: Pair,
+        fitted: ModelPair,
         engine: Engine,
         reference: ReferenceProcess | None,
         processes: dict[str, int],
@@ -379,7 +386,7 @@ class Stage:
 
     @classmethod
     async def open(
-        cls, plan: Plan, fitted: Pair, engine: Engine, reference: ReferenceProcess | None
+        cls, plan: Plan, fitted: ModelPair, engine: Engine, reference: ReferenceProcess | None
     ) -> Stage:
         """Find out which processes compute; those of somebody's cluster may be elsewhere."""
         elsewhere = fitted.settings.ray_address is not None

@@ -25,7 +25,8 @@ from pearl.options import bar
 from pearl.validate import name_of
 
 if TYPE_CHECKING:
-    from actors.engine import Engine, EngineSettings, Result
+    from actors.engine import Engine, Result
+    from actors.engine_settings import EngineSettings
     from analysis.benchmark import Difference
     from analysis.crowds import Crowd, Level, Times
     from decoding.messages import TokenId
@@ -79,7 +80,7 @@ async def gather(
     fitted = await asyncio.to_thread(fit, plan, engine_settings, prompts)
     every = candidates(plan)
     few = {family: every[family] for family in (Family.AR, Family.SD, Family.PEARL)}
-    async with await Engine.start_fitted(fitted) as engine:
+    async with await Engine.start_pair(fitted) as engine:
         stage = await Stage.open(plan, fitted, engine, None)
         for competitors in few.values():
             await stage.warm(competitors[0], prompts[0])

@@ -26,7 +26,8 @@ from pearl.terminal import shows
 from pearl.timeline import PLAIN, SHADES, timeline
 
 if TYPE_CHECKING:
-    from actors.engine import Engine, EngineSettings, Result
+    from actors.engine import Engine, Result
+    from actors.engine_settings import EngineSettings
     from decoding.messages import TokenId
     from decoding.metrics import Metrics
 
@@ -83,12 +84,13 @@ async def _run(
     engine_settings: EngineSettings, settings: Settings, console: Console
 ) -> tuple[Runs, tuple[TokenId, ...]]:
     """The results, and the tokens that end a text."""
-    from actors.engine import Engine, Fitted
+    from actors.checking import CheckedPair
+    from actors.engine import Engine
 
     console.print("[dim]starting the draft and the target …[/dim]")
     runs: Runs = {name: [] for name in ScheduleName}
-    fitted = await asyncio.to_thread(Fitted, engine_settings)
-    async with await Engine.start_fitted(fitted) as engine:
+    fitted = await asyncio.to_thread(CheckedPair, engine_settings)
+    async with await Engine.start_pair(fitted) as engine:
         for name in ScheduleName:  # the first passes of a process are slow: not measured
             await _generate(engine, PROMPTS[-1], settings, name)
         for number, prompt in enumerate(PROMPTS):

@@ -19,7 +19,8 @@ from decoding.verification import VerifierName
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from actors.engine import EngineSettings, Result
+    from actors.engine import Result
+    from actors.engine_settings import EngineSettings
     from decoding.messages import TokenId
 
 ENGINE = [
@@ -123,7 +124,7 @@ def as_typed(text: str) -> str:
 
 def engine_settings(given: dict[str, Any]) -> EngineSettings:
     """The engine that the options describe."""
-    from actors.engine import Devices, EngineSettings
+    from actors.engine_settings import Devices, EngineSettings
 
     names = ("target", "draft", "dtype", "gpus", "ray_address", "trust_remote_code")
     return EngineSettings(

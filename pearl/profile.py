@@ -38,7 +38,8 @@ from pearl.terminal import said
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from actors.engine import Engine, EngineSettings
+    from actors.engine import Engine
+    from actors.engine_settings import EngineSettings
     from simulator.profiles import Profile
     from simulator.profiling import Recording
 
@@ -73,17 +74,18 @@ async def _measure(
     engine_settings: EngineSettings, settings: Settings, prompts: list[str]
 ) -> Profile:
     """Run everything, and make a profile of it."""
-    from actors.engine import Engine, Fitted
+    from actors.checking import CheckedPair
+    from actors.engine import Engine
     from simulator import profiling
 
-    fitted = await asyncio.to_thread(Fitted, engine_settings)
+    fitted = await asyncio.to_thread(CheckedPair, engine_settings)
     if len(fitted.models) == 1:
         message = "a profile needs a draft beside the target; name one"
         raise PlacementError(message)
     for prompt in prompts:
         fitted.encode(prompt, settings)
     asked = plan(settings, prompts)
-    async with await Engine.start_fitted(fitted) as engine:
+    async with await Engine.start_pair(fitted) as engine:
         for warming in {each.settings.schedule: each for each in asked}.values():
             short = replace(warming.settings, max_new_tokens=WARMING_TOKENS)
             await engine.generate(prompts[0], short).wait()

@@ -36,7 +36,8 @@ from pearl.terminal import said
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from actors.engine import EngineSettings, Result
+    from actors.engine import Result
+    from actors.engine_settings import EngineSettings
     from analysis.traces import Request
     from analysis.validation import BestWindow, Group, System, Validation
     from decoding.estimates import Estimate
@@ -192,10 +193,11 @@ async def _measure(
     folder: pathlib.Path | None,
 ) -> dict[str, list[Request]]:
     """Every prompt by every system, in an order that rotates."""
-    from actors.engine import Engine, Fitted
+    from actors.checking import CheckedPair
+    from actors.engine import Engine
     from analysis.traces import Request
 
-    fitted = await asyncio.to_thread(Fitted, engine_settings)
+    fitted = await asyncio.to_thread(CheckedPair, engine_settings)
     if len(fitted.models) == 1:
         message = "a validation needs a draft beside the target; name one"
         raise PlacementError(message)
@@ -203,7 +205,7 @@ async def _measure(
         fitted.encode(prompt, next(iter(systems.values())))
     names = list(systems)
     found: dict[str, list[Request]] = {name: [] for name in names}
-    async with await Engine.start_fitted(fitted) as engine:
+    async with await Engine.start_pair(fitted) as engine:
         for settings in systems.values():  # the first passes of a process are slow
             short = replace(settings, max_new_tokens=WARMING_TOKENS)
             await engine.generate(prompts[0], short).wait()

@@ -35,7 +35,7 @@ from actors.runners.library import LibraryForward
 from actors.runners.loading import own_stream
 from actors.runners.shelves import BLOCK
 from actors.runners.stand_in import TimedRunner
-from actors.device import DeviceSpec
+from actors.specs import DeviceSpec
 from actors.wire import Address
 from decoding.errors import PlacementError
 from decoding.messages import Device
@@ -544,7 +544,7 @@ def test_a_device_loads_its_model_and_works_in_a_queue_of_its_own(
 
     def load(*_: object, **__: object) -> DraftHost:
         story.append("load")
-        return DraftHost(TimedRunner(0.0))
+        return DraftHost(TimedRunner(lambda _: 0.0))
 
     def serve(*_: object) -> bool:
         story.append("serve")

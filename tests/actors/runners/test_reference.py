@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from actors.engine import Devices, Engine, EngineSettings, Fitted
+from actors.checking import CheckedPair
+from actors.engine import Engine
+from actors.engine_settings import Devices, EngineSettings
 from actors.runners.reference import (
     Asked,
     Assistance,
@@ -33,8 +35,8 @@ def _spec(pair: SavedPair) -> ReferenceSpec:
     return ReferenceSpec(target=str(pair.target), draft=str(pair.draft))
 
 
-def _fitted(pair: SavedPair) -> Fitted:
-    return Fitted(
+def _fitted(pair: SavedPair) -> CheckedPair:
+    return CheckedPair(
         EngineSettings(
             target=str(pair.target), draft=str(pair.draft), devices=Devices.LOCAL, gpus=0
         )
@@ -43,7 +45,7 @@ def _fitted(pair: SavedPair) -> Fitted:
 
 async def _ours(pair: SavedPair, prompts: tuple[str, ...]) -> list[tuple[int, ...]]:
     """What the target writes alone, by our own schedule."""
-    async with await Engine.start_fitted(_fitted(pair)) as engine:
+    async with await Engine.start_pair(_fitted(pair)) as engine:
         return [(await engine.generate(prompt, AR).wait()).token_ids for prompt in prompts]
 
 
