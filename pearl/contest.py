@@ -29,13 +29,14 @@ from decoding.messages import Device
 from decoding.settings import ScheduleName, Settings
 from pearl.meters import Energy, Others, PeakMemory
 from pearl.options import bar
+from pearl.reference_process import ReferenceProcess
 from pearl.validate import name_of
 
 if TYPE_CHECKING:
     from actors.checking import CheckedPair, ModelPair
     from actors.engine import Engine, Result
     from actors.engine_settings import EngineSettings
-    from actors.runners.reference import Assistance, ReferenceProcess, ReferenceSpec
+    from actors.runners.reference import Assistance, ReferenceSpec
     from actors.stand_ins import StandIn
     from analysis.benchmark import Run, System
     from analysis.traces import Request
@@ -184,8 +185,6 @@ async def compete(plan: Plan, engine_settings: EngineSettings, prompts: Sequence
     async with await Engine.start_pair(fitted) as engine:
         if not (plan.reference and isinstance(fitted, CheckedPair)):
             return await _phases(plan, await Stage.open(plan, fitted, engine, None), prompts)
-        from actors.runners.reference import ReferenceProcess
-
         async with await ReferenceProcess.start(reference_spec(fitted)) as reference:
             stage = await Stage.open(plan, fitted, engine, reference)
             return await _phases(plan, stage, prompts)
@@ -470,13 +469,13 @@ class Stage:
     async def _library(
         self, prompt: str, assistance: Assistance | None, most: int
     ) -> tuple[tuple[int, ...], tuple[tuple[float, int], ...]]:
-        from actors.runners.reference import Asked
+        from actors.runners.reference import ReferenceRequest
 
         assert self._reference is not None
         settings = self._plan.settings
         # It is given tokens and gives tokens; the time of ours includes from text and to text.
         written = await self._reference.generate(
-            Asked(
+            ReferenceRequest(
                 prompt=self._fitted.encode(prompt, settings),
                 max_new_tokens=most,
                 eos=self._fitted.eos,

@@ -5,19 +5,15 @@ from __future__ import annotations
 from itertools import accumulate
 from pathlib import Path
 
-import pytest
-
 from actors.checking import CheckedPair
 from actors.engine import Engine
 from actors.engine_settings import Devices, EngineSettings
 from actors.runners.reference import (
-    Asked,
     Assistance,
     Reference,
-    ReferenceProcess,
+    ReferenceRequest,
     ReferenceSpec,
 )
-from decoding.errors import ModelError, PeerError
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
 from tests.actors.pairs import SavedPair, with_end
@@ -51,9 +47,9 @@ async def _ours(pair: SavedPair, prompts: tuple[str, ...]) -> list[tuple[int, ..
 
 def _asked(
     pair: SavedPair, prompt: str, assistance: Assistance | None, sampling: Sampling | None = None
-) -> Asked:
+) -> ReferenceRequest:
     fitted = _fitted(pair)
-    return Asked(
+    return ReferenceRequest(
         prompt=fitted.encode(prompt, Settings(schedule=ScheduleName.AR)),
         max_new_tokens=TOKENS,
         eos=fitted.eos,
@@ -117,34 +113,3 @@ def test_sampling_is_ours_and_repeats_with_the_seed(letter_pair: SavedPair) -> N
     assert reference.generate(warm) != reference.generate(greedy)
     assert reference.generate(warm).tokens == reference.generate(warm).tokens
     assert reference.generate(narrow).tokens == reference.generate(greedy).tokens
-
-
-async def test_a_process_of_its_own_writes_the_same(text_pair: SavedPair) -> None:
-    asked = _asked(text_pair, PROMPTS[0], Assistance(tokens=3, threshold=0.0))
-
-    async with await ReferenceProcess.start(_spec(text_pair)) as process:
-        there = await process.generate(asked)
-
-    assert there.tokens == Reference(_spec(text_pair)).generate(asked).tokens
-
-
-async def test_what_cannot_be_loaded_is_told_by_the_process() -> None:
-    spec = ReferenceSpec(target="/no/such/model", draft="/no/such/model")
-
-    with pytest.raises(ModelError, match="there is no folder /no/such/model"):
-        await ReferenceProcess.start(spec)
-
-
-async def test_a_process_that_ends_is_an_error_in_one_line(
-    text_pair: SavedPair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with await ReferenceProcess.start(_spec(text_pair)) as process:
-        monkeypatch.setattr("actors.runners.reference._write", _end)
-        with pytest.raises(PeerError, match="the process of the reference ended"):
-            await process.generate(_asked(text_pair, PROMPTS[0], None))
-
-
-def _end(_: Asked) -> None:
-    import os  # noqa: PLC0415
-
-    os._exit(3)
