@@ -113,9 +113,10 @@ async def _generate(
     from actors.engine import Engine
 
     fitted = await asyncio.to_thread(CheckedPair, engine_settings)
-    fitted.encode(prompt, settings)  # what cannot be done is told before anything is started
+    # What cannot be done is told before anything is started.
+    tokens = fitted.encode(prompt, settings)
     async with await Engine.start_pair(fitted) as engine:
-        generation = engine.generate(prompt, settings, trace=trace_file is not None)
+        generation = engine.generate(tokens, settings, trace=trace_file is not None)
         with signals.keeping(generation.abort):
             async for piece in generation:
                 if not as_json:
