@@ -104,7 +104,7 @@ class HuggingFaceRunner:
         self._masks = self._masks_of(library, layers, model)
         self._lengths: LengthBorders | None = None
         with torch.inference_mode():
-            tried = trial.Trial(model, self)
+            tried = trial.RunnerTrial(model, self)
             self._lengths = lengths_of(model, self.positions, self._name, tried.forward)
             if self._lengths:
                 tried.shorten(self._lengths.borders[0])
@@ -354,7 +354,7 @@ class HuggingFaceRunner:
 
     def _choose(
         self,
-        tried: trial.Trial,
+        tried: trial.RunnerTrial,
         recorder: Recorder | None,
         *,
         spare: bool,

@@ -32,7 +32,7 @@ BROKEN: Final = (ValueError, TypeError, RuntimeError, KeyError, IndexError, Attr
 """What a model raises that is read in a way it does not know."""
 
 
-class Tried(Runner, Protocol):
+class NewRunner(Runner, Protocol):
     """A runner that is new."""
 
     @property
@@ -46,10 +46,10 @@ class Tried(Runner, Protocol):
 
 
 @final
-class Trial:
+class RunnerTrial:
     """A model, the runner that is to be made of it, and tokens that both read."""
 
-    def __init__(self, model: Any, runner: Tried) -> None:
+    def __init__(self, model: Any, runner: NewRunner) -> None:
         self.model = model
         self._runner = runner
         self._tokens = self._text(min(TOKENS, runner.positions))
