@@ -1,6 +1,6 @@
 """The schedules against the closed forms of the theory, under independent acceptance.
 
-The forms are written out here again, so that neither `decoding.plans` nor `analysis` is trusted.
+The forms are written out here again, so that neither `decoding.policies` nor `analysis` is trusted.
 Notation: a acceptance rate, g gamma, k head start.
 """
 
