@@ -155,8 +155,7 @@ class Measured:
         before, beside = kind.numbers(WINDOWS, head_start)
         runs = np.array(self._runs, dtype=float)
         ended = runs[:, 1] > 0
-        lengths = rounds.places(runs[ended, :1], before, beside)
-        whole = rounds.of_run(lengths, before, beside, barrier=barrier)
+        whole = rounds.of_kept(runs[ended, :1], before, beside, barrier=barrier)
         part = rounds.of_part(float(runs[~ended, 0].sum()), before, beside)
         times = self._times(before, beside)
         seconds = whole.seconds(times).sum(axis=0) + part.seconds(times)

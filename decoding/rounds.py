@@ -85,7 +85,7 @@ class Rounds:
 def of_run(length: Numbers, before: Numbers, beside: Numbers, *, barrier: bool = True) -> Rounds:
     """Runs of so many places of the text at which the draft agrees, and one at which it does not.
 
-    The place of a bonus token counts, though nothing is compared there (`places`).
+    The place of a bonus token counts, though nothing is compared there.
 
     Args:
         length: of each run.
@@ -95,7 +95,9 @@ def of_run(length: Numbers, before: Numbers, beside: Numbers, *, barrier: bool =
     """
     if _is_none(beside):
         return _in_turns(length, before)
-    later = np.maximum((length + (beside - 1 - before)) // beside, 0)
+    windows = (length - before) / beside
+    started = np.ceil(windows)
+    later = np.maximum(started, 0.0)
     return Rounds(
         tokens=length + 1.0,
         first=1.0,
@@ -103,7 +105,8 @@ def of_run(length: Numbers, before: Numbers, beside: Numbers, *, barrier: bool =
         steps=(later + 1.0) * beside + before,
         kept=length,
         rejections=1.0,
-        doomed=None if barrier else _doomed(length - before, beside),
+        # At the first token of a window the verdict waits for it, to compare the two.
+        doomed=None if barrier else (windows < 0) | (windows != started),
     )
 
 
@@ -111,7 +114,7 @@ def _in_turns(length: Numbers, before: Numbers) -> Rounds:
     tokens = length + 1.0
     if _is_none(before):
         return Rounds(tokens=tokens, first=tokens)
-    whole = length // (before + 1)
+    whole = np.floor(length / (before + 1))
     rest = length - whole * (before + 1)
     return Rounds(
         tokens=tokens,
@@ -122,9 +125,12 @@ def _in_turns(length: Numbers, before: Numbers) -> Rounds:
     )
 
 
-def _doomed(beyond: Numbers, beside: Numbers) -> Numbers:
-    # At the first token of a window the verdict waits for it, to compare the two.
-    return (beyond < 0) | (beyond % beside != 0)
+def of_kept(kept: Numbers, before: Numbers, beside: Numbers, *, barrier: bool = True) -> Rounds:
+    """Runs of so many kept tokens and a rejection, whatever the bonus tokens between them."""
+    if not _is_none(beside):
+        return of_run(kept, before, beside, barrier=barrier)
+    first = np.floor(kept / before) + 1.0
+    return Rounds(tokens=kept + first, first=first, steps=first * before, kept=kept, rejections=1.0)
 
 
 def of_part(kept: Numbers, before: Numbers, beside: Numbers) -> Rounds:
@@ -133,11 +139,6 @@ def of_part(kept: Numbers, before: Numbers, beside: Numbers) -> Rounds:
         whole = kept / before
         return Rounds(tokens=kept + whole, first=whole, steps=kept, kept=kept)
     return Rounds(tokens=kept, first=0.0, later=kept / beside, steps=kept, kept=kept)
-
-
-def places(kept: Numbers, before: Numbers, beside: Numbers) -> Numbers:
-    """Places of the text in a run of so many kept tokens: those of bonus tokens as well."""
-    return kept + kept // before if _is_none(beside) else kept
 
 
 def _is_none(count: Numbers) -> bool:

@@ -49,7 +49,7 @@ class Paces:
 
     def seconds(self, later: Array) -> Array:
         """Of a run with so many rounds behind its first."""
-        behind = self.third * (later // 2) + self.fourth * ((later - 1) // 2)
+        behind = self.third * np.floor(later / 2) + self.fourth * np.floor((later - 1) / 2)
         return np.asarray(self.first + np.where(later > 0, self.second + behind, 0.0))
 
 

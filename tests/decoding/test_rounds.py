@@ -113,7 +113,7 @@ def test_several_windows_are_answered_at_once(before: int, beside: int) -> None:
 def test_a_part_of_a_run_is_what_makes_a_longer_one_longer(before: int, beside: int) -> None:
     """Twelve whole windows more, wherever they begin."""
     kept = 12 * (beside or before)
-    further = rounds.places(np.array(kept), before, beside)
+    further = kept if beside else kept + 12  # a bonus token for each window
     short = rounds.of_run(LENGTHS[before + 1 :], before, beside)
     long = rounds.of_run(LENGTHS[before + 1 :] + further, before, beside)
 
@@ -125,9 +125,15 @@ def test_a_part_of_a_run_is_what_makes_a_longer_one_longer(before: int, beside: 
 
 
 @numbers
-def test_a_bonus_token_has_a_place_but_is_not_kept(before: int, beside: int) -> None:
-    """From kept tokens to places of the text and back."""
-    found = rounds.of_run(rounds.places(LENGTHS, before, beside), before, beside)
+def test_runs_of_kept_tokens_are_those_with_a_place_for_every_bonus_token(
+    before: int, beside: int
+) -> None:
+    found = rounds.of_kept(LENGTHS, before, beside)
 
+    lengths = LENGTHS if beside else LENGTHS + LENGTHS // before
+    same = rounds.of_run(lengths, before, beside)
+    for field in dataclasses.fields(found):
+        one, other = getattr(found, field.name), getattr(same, field.name)
+        assert np.all(np.asarray(one) == np.asarray(other)), field.name
     assert found.kept.tolist() == LENGTHS.tolist()
     assert np.all(found.rejections)
