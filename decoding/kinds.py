@@ -25,7 +25,7 @@ Numbers: TypeAlias = Any  # a whole number, or an array of them
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # an entry is itself alone
 class ScheduleKind:
     """What is true of all schedules of one name.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import collections
 import enum
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias, final
+from typing import Any, Final, NamedTuple, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,14 @@ class Wait(enum.Enum):
     NOTHING = "the window was there, or there was none"
     BESIDE = "the window that was written beside the last pass"
     BEFORE = "a window that was begun after the last pass"
+
+
+class InUse(NamedTuple):
+    """A window, and what it makes of the two numbers of a schedule."""
+
+    gamma: int
+    before: int
+    beside: int
 
 
 @final
@@ -80,14 +88,14 @@ class PassTimes:
 class Measured:
     """What policies have seen of two devices: of the times the last hundred or so weigh most.
 
-    `gammas` are the windows in use, by kind of schedule, head start and barrier. Requests that
+    `in_use` are the windows in use, by kind of schedule, head start and barrier. Requests that
     share a pass share them: each would pay for the longest window of all.
     """
 
     RUNS: Final = 64
 
     def __init__(self) -> None:
-        self.gammas: dict[tuple[ScheduleKind, int, bool], int] = {}
+        self.in_use: dict[tuple[ScheduleKind, int, bool], InUse] = {}
         self._draft_tokens = self._draft_seconds = 0.0
         # A target that waited for its window may take longer than one that did not, so each kind of
         # pass is known for itself; True where windows are written beside.

@@ -16,7 +16,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
 from decoding.errors import SettingError
-from decoding.measured import WIDEST, Measured, Wait
+from decoding.measured import WIDEST, InUse, Measured, Wait
 
 if TYPE_CHECKING:
     from decoding.kinds import ScheduleKind
@@ -105,10 +105,11 @@ class AutoPolicy:
         self._measured = measured or Measured()
         self._run = 0  # tokens kept since the last rejection
         self._shared = kind, head_start, barrier  # policies alike have one window
-        # Who may rest begins at rest: what the target takes alone is then known.
-        self._measured.gammas.setdefault(self._shared, REST if kind.waits else FIRST_GAMMA)
+        if self._shared not in self._measured.in_use:
+            # Who may rest begins at rest: what the target takes alone is then known.
+            self._use(REST if kind.waits else FIRST_GAMMA)
         if self._measured.ready:
-            self._measured.gammas[self._shared] = self._choose()
+            self._use(self._choose())
         self._windows = self._passes = 0
         self._last: Judged | None = None  # the last pass, on the clock of its device
         self._there: float | None = None  # seconds of its window, if that came before the verdict
@@ -116,23 +117,18 @@ class AutoPolicy:
         self._window: Proposed | None = None  # the last that came
 
     @property
-    def _gamma(self) -> int:
-        return self._measured.gammas[self._shared]
-
-    @property
     def before(self) -> int:
         """Tokens to write before a pass that would otherwise judge nothing."""
-        return self._numbers[0]
+        return self._measured.in_use[self._shared].before
 
     @property
     def beside(self) -> int:
         """Tokens to write beside every pass."""
-        return self._numbers[1]
+        return self._measured.in_use[self._shared].beside
 
-    @property
-    def _numbers(self) -> tuple[int, int]:
-        gamma = self._gamma
-        return (0, 1) if gamma == REST else self._kind.numbers(gamma, self._head_start)
+    def _use(self, gamma: int) -> None:
+        numbers = (0, 1) if gamma == REST else self._kind.numbers(gamma, self._head_start)
+        self._measured.in_use[self._shared] = InUse(gamma, *numbers)
 
     def observe_window(self, answer: Proposed) -> None:
         """Learn the time of a draft step, and now and then think again.
@@ -146,7 +142,7 @@ class AutoPolicy:
         if (wait := self._wait_for(answer)) is not None:
             self._awaited = wait, answer.ended - answer.began
         if self._measured.ready and self._is_time():
-            self._measured.gammas[self._shared] = self._choose()
+            self._use(self._choose())
 
     def observe_pass(self, answer: Judged) -> None:
         """Learn the time of a pass, which grows with its tokens; the first reads the prompt."""
@@ -201,7 +197,8 @@ class AutoPolicy:
             self._kind, head_start=self._head_start, barrier=self._barrier
         )
         best = int(speeds.argmax())
-        return best if speeds[best] > WORTH * speeds[self._gamma] else self._gamma
+        gamma = self._measured.in_use[self._shared].gamma
+        return best if speeds[best] > WORTH * speeds[gamma] else gamma
 
 
 def _is_beside(window: Proposed, judged: Judged) -> bool:

@@ -45,7 +45,7 @@ from actors.wire import (
 )
 from decoding.kinds import SCHEDULES
 from decoding.messages import Device, Judge, Judged, TokenId
-from decoding.policies import REST, AutoPolicy
+from decoding.policies import POLICIES, REST, AutoPolicy, Gamma
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from decoding.stopping import FinishReason, StopRules
@@ -431,6 +431,9 @@ def _again(process: Process, packets: Sequence[AnyPacket]) -> None:
 # -- what is drawn ---------------------------------------------------------------------------------
 
 
+WINDOWS: Final[list[Gamma]] = [1, 2, 3, 5, *POLICIES]
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> Settings:
     schedule = draw(st.sampled_from(sorted(SCHEDULES)))
@@ -439,7 +442,7 @@ def requests(draw: st.DrawFn) -> Settings:
     temperature = 0.0 if verifier == "greedy" else draw(st.sampled_from([0.5, 1.0]))
     return Settings(
         schedule=schedule,
-        gamma=draw(st.sampled_from([1, 2, 3, 5, "auto"])),
+        gamma=draw(st.sampled_from(WINDOWS)),
         head_start=draw(st.sampled_from([0, 0, 1, 3])) if parallel else 0,
         strict=parallel and draw(st.booleans()),
         verifier=verifier,
