@@ -34,7 +34,7 @@ from actors.scheduler import Patience, Scheduler, SchedulerStatistics
 from actors.threads import available_cores, cores_for, stay_on
 from actors.wire import Address, Hello
 from decoding.errors import PeerError, PlacementError, ProtocolError
-from decoding.messages import Device
+from decoding.messages import Role
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -70,13 +70,13 @@ class SchedulerActor:
 
     def __init__(
         self,
-        roles: tuple[Device, ...],
+        roles: tuple[Role, ...],
         load_text: Callable[[], Detokenizer],
         patience: Patience,
         address: Address,
     ) -> None:
         # Beside the draft: the target, which everybody waits for, is never interrupted.
-        stay_on(cores_for(Device.DRAFT, available_cores()))
+        stay_on(cores_for(Role.DRAFT, available_cores()))
         self._scheduler = Scheduler(
             roles, load_text=load_text, restarts=True, patience=patience, restart=end_process
         )
@@ -254,7 +254,7 @@ class RayDeployment:
             raise PeerError(_cause(error)) from None
 
     def _start_scheduler(
-        self, roles: tuple[Device, ...], load_text: Callable[[], Detokenizer], patience: Patience
+        self, roles: tuple[Role, ...], load_text: Callable[[], Detokenizer], patience: Patience
     ) -> Any:
         """On this node's own address, or on loopback where all is on one machine."""
         everywhere = len(ray.nodes()) > 1
@@ -273,7 +273,7 @@ class RayDeployment:
         self._actors += [self._device(i, spec) for i, spec in enumerate(specs)]
 
     def _device(self, bundle: int, spec: DeviceSpec) -> Any:
-        actor = DraftActor if spec.role is Device.DRAFT else TargetActor
+        actor = DraftActor if spec.role is Role.DRAFT else TargetActor
         needs = _needs(spec)
         options = {
             "num_cpus": needs["CPU"],
@@ -362,7 +362,7 @@ def _needs(spec: DeviceSpec) -> dict[str, float]:
 
 def _sharing() -> int:
     """On a machine with a single core the two devices share it."""
-    return 2 if len(available_cores()) < len(Device) else 1
+    return 2 if len(available_cores()) < len(Role) else 1
 
 
 def _what_is_missing(bundles: list[dict[str, float]], waited_s: float) -> str:

@@ -21,11 +21,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
-from actors.hosts import DraftHost, TargetHost
+from actors.hosts import draft_host, target_host
 from actors.isolation import complaint
 from actors.threads import available_cores, cores_for, stay_on
 from actors.wire import BEAT_S, Beat, Fault, Hello, Leave, Unframer, frame
-from decoding.messages import Device
+from decoding.messages import Device, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +48,7 @@ KEEPALIVE: Final = {
     "TCP_KEEPCNT": 3,
 }  # seconds, seconds, times
 UNHEARD_MS: Final = 20_000  # what was sent and nobody confirms: the network is gone
+HOSTS: Final = {Role.DRAFT: draft_host, Role.TARGET: target_host}
 LOADING: Final = threading.Lock()  # transformers cannot load two models at a time
 
 
@@ -56,7 +57,7 @@ class DeviceSpec:
     """What a device is to load, and where.
 
     Args:
-        role: draft or target.
+        role, number: draft or target, and which of them.
         model: a folder, or a hub name.
         place: torch's name of the device: `cpu`, `cuda:0`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
@@ -67,7 +68,8 @@ class DeviceSpec:
         stand_in: what to do instead of loading a model; None loads it.
     """
 
-    role: Device
+    role: Role
+    number: int = 0
     model: str
     place: str = "cpu"
     dtype: str = "auto"
@@ -214,7 +216,7 @@ def _dialled(spec: DeviceSpec, address: Address, *, again: bool = False) -> Link
     link = Link.dial(address)
     hello = Hello(
         secret=address.secret,
-        device=spec.role,
+        device=Device(spec.role, spec.number),
         process=os.getpid(),
         machine=socket.gethostname(),
         beats=True,
@@ -248,7 +250,7 @@ def _own_stream(place: str) -> AbstractContextManager[Any]:
 def _load(spec: DeviceSpec, threads: int) -> Host:
     with LOADING:
         runner = _runner(spec, threads)
-    return DraftHost(runner) if spec.role is Device.DRAFT else TargetHost(runner)
+    return HOSTS[spec.role](runner)
 
 
 def _runner(spec: DeviceSpec, threads: int) -> Runner:

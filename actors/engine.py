@@ -28,7 +28,7 @@ from actors.scheduler import Patience, is_time
 from actors.text import TextStream, check_ids, check_stop, check_text, load_detokenizer
 from actors.wire import Finished, Tokens
 from decoding.errors import PlacementError, ProtocolError, SettingError
-from decoding.messages import Device
+from decoding.messages import Role
 from decoding.sampling import refuse_unless
 from decoding.settings import Settings
 
@@ -108,13 +108,13 @@ class EngineSettings:
         refuse_unless(self, name, "a name, not empty, or left out", fine=given)
         object.__setattr__(self, name, plain)
 
-    def models(self) -> dict[Device, str]:
+    def models(self) -> dict[Role, str]:
         """The models by role; the embedded pair where none is named."""
         if self.target is None and self.draft is None:
-            return {Device.DRAFT: str(pair.DRAFT), Device.TARGET: str(pair.TARGET)}
+            return {Role.DRAFT: str(pair.DRAFT), Role.TARGET: str(pair.TARGET)}
         target = local_path(self.target or str(pair.TARGET))
-        named = {} if self.draft is None else {Device.DRAFT: local_path(self.draft)}
-        return named | {Device.TARGET: target}
+        named = {} if self.draft is None else {Role.DRAFT: local_path(self.draft)}
+        return named | {Role.TARGET: target}
 
 
 def is_whole(value: object, *, none: bool = False) -> bool:
@@ -367,11 +367,11 @@ class Fitted:
             role: loading.describe(name, trust_remote_code=trust)
             for role, name in self.models.items()
         }
-        target = found[Device.TARGET]
+        target = found[Role.TARGET]
         tokenizer = loading.load_tokenizer(target.name, trust_remote_code=trust)
         self._encode = functools.partial(encode, tokenizer)
         self.detokenizer = detokenizer_of(tokenizer)
-        draft = found.get(Device.DRAFT)
+        draft = found.get(Role.DRAFT)
         self.shared = loading.check_pair(draft or target, target, tokenizer)
         self.vocabulary = self.shared.size
         self.positions = target.positions
@@ -392,7 +392,7 @@ class Fitted:
             SettingError: there is no draft, a stop text can never come, or the output is too long
                 for the target.
         """
-        if settings.widest > 0 and Device.DRAFT not in self.models:
+        if settings.widest > 0 and Role.DRAFT not in self.models:
             message = f"schedule is {settings.schedule} without a draft; name one, or take ar"
             raise SettingError(message)
         check_stop(settings.stop, self.detokenizer)
@@ -413,7 +413,7 @@ class Fitted:
     def text_loader(self) -> Callable[[], Detokenizer]:
         """The target's tokenizer, loaded where it is needed."""
         trust = self.settings.trust_remote_code
-        name = self.models[Device.TARGET]
+        name = self.models[Role.TARGET]
         return functools.partial(load_detokenizer, name, trust_remote_code=trust)
 
     def specs(self) -> tuple[DeviceSpec, ...]:
@@ -421,28 +421,28 @@ class Fitted:
         specs = device_specs(self.settings, self.models, self.places, self.vocabulary)
         return tuple(
             dataclasses.replace(spec, translation=self.shared)
-            if spec.role is Device.DRAFT and self.shared.foreign
+            if spec.role is Role.DRAFT and self.shared.foreign
             else spec
             for spec in specs
         )
 
 
-def places(roles: tuple[Device, ...], gpus: int | None, present: int) -> dict[Device, str]:
+def places(roles: tuple[Role, ...], gpus: int | None, present: int) -> dict[Role, str]:
     """Torch's device for each role: the target gets a GPU first, a second one goes to the draft.
 
     Raises:
         PlacementError: more GPUs are asked for than there are, or than a pair can use.
     """
-    gpus = min(present, len(Device)) if gpus is None else gpus
-    if gpus < 0 or gpus > len(Device):
-        message = f"gpus is {gpus}; a pair uses 0, 1 (shared) or {len(Device)}"
+    gpus = min(present, len(Role)) if gpus is None else gpus
+    if gpus < 0 or gpus > len(Role):
+        message = f"gpus is {gpus}; a pair uses 0, 1 (shared) or {len(Role)}"
         raise PlacementError(message)
     if gpus > present:
         message = f"{gpus} GPUs asked for, {present} present; use --gpus {present}"
         raise PlacementError(message)
     if gpus == 0:
         return dict.fromkeys(roles, "cpu")
-    return {role: "cuda:1" if role is Device.DRAFT and gpus > 1 else "cuda:0" for role in roles}
+    return {role: "cuda:1" if role is Role.DRAFT and gpus > 1 else "cuda:0" for role in roles}
 
 
 async def _deploy(fitted: Pair) -> Deployment:
@@ -473,7 +473,7 @@ async def _deploy(fitted: Pair) -> Deployment:
 
 
 def device_specs(
-    settings: EngineSettings, models: Mapping[Device, str], at: Mapping[Device, str], tokens: int
+    settings: EngineSettings, models: Mapping[Role, str], at: Mapping[Role, str], tokens: int
 ) -> tuple[DeviceSpec, ...]:
     """Each model on its device; `tokens` is the size of the vocabulary they share."""
     alone = len(set(at.values())) == len(at)
@@ -486,7 +486,7 @@ def device_specs(
             place="cuda:0" if on_ray and at[role].startswith("cuda") else at[role],
             dtype=settings.dtype,
             vocabulary=tokens,
-            gpu_share=1.0 if alone else 1 / len(Device),
+            gpu_share=1.0 if alone else 1 / len(Role),
             trust_remote_code=settings.trust_remote_code,
         )
         for role, model in models.items()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from actors.wire import Address
-    from decoding.messages import Device
+    from decoding.messages import Role
     from decoding.text import Detokenizer
 
 PAUSE_S: Final = 0.2  # before a device that failed is started again
@@ -88,12 +88,12 @@ class LocalDeployment:
         await self._scheduler.close()
         await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in self._threads))
 
-    def _begin(self, role: Device) -> None:
+    def _begin(self, role: Role) -> None:
         thread = threading.Thread(target=self._run, args=(role,), name=f"pearl-{role}", daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _run(self, role: Device) -> None:
+    def _run(self, role: Role) -> None:
         """Work until the scheduler leaves; after a failure, load and work again."""
         while self._wanted() and not self._scheduler.has_given_up(role):
             try:

@@ -23,7 +23,7 @@ from actors.device import DeviceSpec
 from actors.text import Prompt, check_ids, check_text
 from decoding.coins import mix, uniform
 from decoding.errors import SettingError
-from decoding.messages import Device, TokenId
+from decoding.messages import Role, TokenId
 from decoding.text import Detokenizer
 
 if TYPE_CHECKING:
@@ -190,10 +190,10 @@ class StandInPair:
             for spec in found
         )
 
-    def _devices(self) -> dict[Device, tuple[str | None, float | None]]:
+    def _devices(self) -> dict[Role, tuple[str | None, float | None]]:
         return {
-            Device.DRAFT: (self.settings.draft, self.draft_s),
-            Device.TARGET: (self.settings.target, self.target_s),
+            Role.DRAFT: (self.settings.draft, self.draft_s),
+            Role.TARGET: (self.settings.target, self.target_s),
         }
 
 

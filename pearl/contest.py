@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, final
 from msgspec.structs import replace
 
 from decoding.errors import PlacementError
-from decoding.messages import Device
+from decoding.messages import Role
 from decoding.settings import ScheduleName, Settings
 from pearl.meters import Energy, Others, PeakMemory
 from pearl.options import bar
@@ -219,15 +219,15 @@ def reference_spec(fitted: Fitted) -> ReferenceSpec:
     from actors.threads import available_cores, cores_for
 
     settings, places = fitted.settings, fitted.places
-    cores = cores_for(Device.TARGET, available_cores())
+    cores = cores_for(Role.TARGET, available_cores())
     return ReferenceSpec(
-        target=fitted.models[Device.TARGET],
-        draft=fitted.models[Device.DRAFT],
-        target_place=places[Device.TARGET],
-        draft_place=places[Device.DRAFT],
+        target=fitted.models[Role.TARGET],
+        draft=fitted.models[Role.DRAFT],
+        target_place=places[Role.TARGET],
+        draft_place=places[Role.DRAFT],
         dtype=settings.dtype,
         threads=len(cores),
-        cores=tuple(cores) if places[Device.TARGET] == "cpu" else (),
+        cores=tuple(cores) if places[Role.TARGET] == "cpu" else (),
         trust_remote_code=settings.trust_remote_code,
     )
 
@@ -373,7 +373,7 @@ class Stage:
         self._reference = reference
         self._processes = processes
         self._energy = Energy()
-        self._places: dict[Device, str] = getattr(fitted, "places", {})  # stand-ins: on CPUs
+        self._places: dict[Role, str] = getattr(fitted, "places", {})  # stand-ins: on CPUs
         self._on_gpu = "cuda:0" in self._places.values()
         self.eos = fitted.eos
 
@@ -403,7 +403,7 @@ class Stage:
             return 1
         if self._on_gpu:
             return len(set(self._places.values()))
-        return 1 if each.family is Family.ASSISTED else len(Device)
+        return 1 if each.family is Family.ASSISTED else len(Role)
 
     async def warm(self, each: Competitor, prompt: str) -> None:
         """Run a little, for nothing."""
@@ -445,7 +445,7 @@ class Stage:
         if not isinstance(each.way, Settings):
             assert self._reference is not None
             return [self._reference.process]
-        roles = (Device.TARGET,) if each.family is Family.AR else tuple(Device)
+        roles = (Role.TARGET,) if each.family is Family.AR else tuple(Role)
         return [self._processes[role] for role in roles if role in self._processes]
 
     async def _ours(

@@ -14,7 +14,7 @@ import msgspec
 
 from decoding import files
 from decoding.errors import SettingError
-from decoding.messages import Device
+from decoding.messages import Device, Role
 from decoding.settings import ScheduleName, Settings, parse_gamma
 
 if TYPE_CHECKING:
@@ -385,7 +385,7 @@ def _fault(text: str) -> Fault:
         device, kind, *numbers = text.split(":")
         at, seconds, *factor = map(float, numbers)
         (slower,) = factor or (1.0,)
-        named = Device(device), FaultKind(kind)
+        named = Device(Role(device)), FaultKind(kind)
     except ValueError:
         raise refuse("fault", text, allowed) from None
     return Fault(device=named[0], kind=named[1], at=at, seconds=seconds, factor=slower)

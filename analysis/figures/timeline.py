@@ -25,7 +25,7 @@ from analysis.figures.style import (
     plain,
     width_in_points,
 )
-from decoding.messages import Device, Judged, Propose, Proposed, TokenId
+from decoding.messages import DRAFT, TARGET, Device, Judged, Propose, Proposed, TokenId
 from decoding.trace import Received, Record, Sent
 
 SKIP: Final = 2  # passes at the start of a request that may read the prompt
@@ -37,8 +37,8 @@ PIECES: Final[Mapping[str, Paint]] = {
     "wasted": WASTED,
     "waiting": WAITING,
 }
-USEFUL: Final = {Device.TARGET: "target pass", Device.DRAFT: "draft window, kept"}
-ROWS: Final = {Device.TARGET: 1, Device.DRAFT: 0}
+USEFUL: Final = {TARGET: "target pass", DRAFT: "draft window, kept"}
+ROWS: Final = {TARGET: 1, DRAFT: 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ def timeline(
         return
     first = SKIP if len(passes) >= SKIP + rounds else 0
     view = _view(passes, windows, first, rounds)
-    _draw_rows(axes, view, {Device.TARGET: passes, Device.DRAFT: windows})
+    _draw_rows(axes, view, {TARGET: passes, DRAFT: windows})
     _write_counts(axes, view, passes[first : first + rounds])
     axes.set_xlim(0, 1e3 * (view.until - view.since))
     axes.set_xlabel(f"ms from the start of round {first + 1}", loc="left", color=SOFT)

@@ -86,7 +86,7 @@ def waiting_bars(
     legend_below(axes)
 
 
-def _parts(line: int, device: Device, shares: Mapping[str, float]) -> Iterator[tuple[str, Bar]]:
+def _parts(line: int, device: Role, shares: Mapping[str, float]) -> Iterator[tuple[str, Bar]]:
     """What a device did, in the order of `PARTS`, one behind the other."""
     unknown = shares.keys() - PARTS.keys()
     if unknown:

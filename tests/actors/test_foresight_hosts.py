@@ -23,12 +23,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.hosts import DraftHost, Host, TargetHost
+from actors.hosts import draft_host, Host, target_host
 from actors.peers import Peer
 from actors.runners.interface import Feed
 from actors.scheduler import Scheduler
 from actors.wire import (
-    Ahead,
     Alive,
     Answer,
     AnyPacket,
@@ -40,10 +39,9 @@ from actors.wire import (
     ToDevice,
     Tokens,
     Unframer,
-    Work,
     frame,
 )
-from decoding.messages import Device, Judge, Judged, TokenId
+from decoding.messages import DRAFT, PAIR, TARGET, Device, Judge, Judged, Order, TokenId
 from decoding.plans import REST, AutoPlan
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
@@ -134,7 +132,7 @@ class Process:
     def __init__(self, role: Device, scheduler: Scheduler, model: Model, tick: float) -> None:
         ticks = itertools.count()
         self.runner = ToyRunner(model, vocab_size=VOCAB)
-        make = DraftHost if role is Device.DRAFT else TargetHost
+        make = draft_host if role == DRAFT else target_host
         self.host: Host = make(self.runner, lambda: tick * next(ticks))
         self.loaded = False
         self.sent: deque[AnyPacket] = deque()
@@ -206,7 +204,7 @@ class Process:
         self.taken.append(packet)
         if isinstance(packet, Work) and isinstance(job := packet.command, Judge):
             self._named.add((packet.request, job.epoch, job.base, len(job.pending)))
-            assert isinstance(self.host, TargetHost)
+            assert isinstance(self.host, target_host)
             self.mistaken += self.host._own.get(packet.request, job) != job
         self.sent.extend(self.host.take(packet))
 
@@ -243,7 +241,7 @@ class World:
         self._case = case
         self._random = Random(case.seed)
         draft = blend(TABLE, table(VOCAB, seed=4), case.share)
-        self._models = {Device.TARGET: TARGET, Device.DRAFT: draft}
+        self._models = {TARGET: TARGET, DRAFT: draft}
         if case.guilty is not None:
             role, length = case.guilty
             self._models[role] = _choking(self._models[role], PROMPTS[0], length)
@@ -251,7 +249,7 @@ class World:
         self.failed: dict[int, str] = {}
         self.scheduler = Scheduler(restarts=True)
         self.scheduler._text = Detokenizer(spelled)
-        self.processes: dict[Device, Process | None] = dict.fromkeys(Device)
+        self.processes: dict[Device, Process | None] = dict.fromkeys(PAIR)
         self.ahead = self.mistaken = self._deaths = self._submitted = 0
         self._calm = False
         self._heard = Wire()
@@ -302,7 +300,7 @@ class World:
             living.dial(self.scheduler, again=True)
             self.processes[role] = living
         else:
-            tick = self._case.draft_tick if role is Device.DRAFT else 1.0
+            tick = self._case.draft_tick if role == DRAFT else 1.0
             self.processes[role] = Process(role, self.scheduler, self._models[role], tick)
         self._listen()
 
@@ -340,7 +338,7 @@ class World:
         excused = not orderly and not self._calm
         assert excused, f"everybody waits for ever: {self.tokens}"
         self._calm = True
-        for role in Device:
+        for role in PAIR:
             self._kill(role)
 
     def _kill(self, role: Device) -> None:
@@ -348,7 +346,7 @@ class World:
         if process is not None:
             process.die(heard=self._random.randrange(3))
             self.processes[role] = None
-            self._deaths += role is Device.TARGET
+            self._deaths += role == TARGET
         self._listen()
 
     def _cut_off(self, role: Device) -> None:
@@ -360,29 +358,29 @@ class World:
         self._listen()
 
     def _trouble(self, trouble: Trouble) -> None:
-        draft, target = self.processes[Device.DRAFT], self.processes[Device.TARGET]
+        draft, target = self.processes[DRAFT], self.processes[TARGET]
         match trouble:
             case Trouble.DRAFT_DIES:
-                self._kill(Device.DRAFT)
+                self._kill(DRAFT)
             case Trouble.TARGET_DIES if self._deaths < MOST_DEATHS:
-                self._kill(Device.TARGET)
+                self._kill(TARGET)
             case Trouble.TARGET_IS_REPLACED if target and self._deaths < MOST_DEATHS:
                 self._deaths += 1
-                self.processes[Device.TARGET] = None
-                self._make(Device.TARGET, Move.DIAL)
+                self.processes[TARGET] = None
+                self._make(TARGET, Move.DIAL)
                 target.die(heard=0)
             case Trouble.DRAFT_IS_GIVEN_UP if draft and draft.loaded:
-                self.scheduler._lose(Device.DRAFT, "given up by the test")
+                self.scheduler._lose(DRAFT, "given up by the test")
                 self._listen()
             case Trouble.TARGET_IS_GIVEN_UP if target and target.loaded:
-                self.scheduler._lose(Device.TARGET, "given up by the test")
+                self.scheduler._lose(TARGET, "given up by the test")
                 self._listen()
             case Trouble.DRAFT_IS_CUT:
-                self._cut_off(Device.DRAFT)
+                self._cut_off(DRAFT)
             # Until it dials again nobody can tell it from a death.
             case Trouble.TARGET_IS_CUT if self._deaths < MOST_DEATHS:
                 self._deaths += 1
-                self._cut_off(Device.TARGET)
+                self._cut_off(TARGET)
             case Trouble.NO_ROOM_FOR_ALL:
                 for process in filter(None, (draft, target)):
                     process.fail_in_company()
@@ -391,7 +389,7 @@ class World:
 
     def _misroute(self, trouble: Trouble) -> None:
         """What no stream does."""
-        draft, target = self.processes[Device.DRAFT], self.processes[Device.TARGET]
+        draft, target = self.processes[DRAFT], self.processes[TARGET]
         match trouble:
             case Trouble.TO_TARGET_TWICE if target:
                 _again(target, target.wire.packets)
@@ -507,7 +505,7 @@ def test_in_any_order_the_text_is_the_targets_own_and_nobody_waits_for_ever(case
         assert process is not None
         assert process.runner.rows == 0
         assert not process.host.busy
-        if isinstance(host := process.host, TargetHost):
+        if isinstance(host := process.host, target_host):
             kept = [host._done, host._foresight, host._own, host._held]
             assert kept == [{}] * 4
 
@@ -526,7 +524,7 @@ def test_a_request_that_cannot_be_read_fails_alone(case: Case, role: Device, len
 def test_such_a_request_does_fail() -> None:
     """So that the claim above is one of failures."""
     asked = (Settings(gamma=2, max_new_tokens=20),) * 3
-    worlds = [_check(Case(requests=asked, guilty=(role, 4), seed=3)) for role in Device]
+    worlds = [_check(Case(requests=asked, guilty=(role, 4), seed=3)) for role in PAIR]
 
     assert [list(world.failed) for world in worlds] == [[0], [0]]
 
@@ -538,7 +536,7 @@ def test_what_comes_twice_or_late_or_never_misleads_nobody(case: Case) -> None:
     _check(case)
 
 
-EAGER: Final = {(Device.TARGET, Move.TURN): 400, (Device.TARGET, Move.TAKE): 1}
+EAGER: Final = {(TARGET, Move.TURN): 400, (TARGET, Move.TAKE): 1}
 """A target that rather works than listens."""
 
 
@@ -614,7 +612,7 @@ def test_the_target_judges_what_it_foresaw_before_it_is_asked(
 def test_a_command_that_was_foreseen_is_not_judged_twice(schedule: Settings) -> None:
     """As many passes as commands: none was made in vain, and none once more."""
     world = _check(Case(requests=(schedule,), likely=EAGER))
-    target = world.processes[Device.TARGET]
+    target = world.processes[TARGET]
 
     assert target is not None
     commands = [packet for packet in target.taken if isinstance(packet, Work)]

@@ -12,7 +12,7 @@ import pytest
 
 from actors import device, transcripts
 from actors.engine import Devices, Engine, EngineSettings
-from actors.hosts import TargetHost
+from actors.hosts import target_host
 from actors.local import LocalDeployment
 from actors.stand_ins import PROMPT_TOKENS, Script, StandInPair
 from decoding.errors import PeerError
@@ -68,12 +68,12 @@ async def test_a_device_that_lives_dials_again_when_its_connection_is_cut(
         tokens: list[int] = []
         async for piece in generation:
             if not tokens:
-                scheduler._stations[role].peer.cut()
+                scheduler._dispatch.stations[role].peer.cut()
             tokens += piece.token_ids
 
         assert tuple(tokens) == WHOLE
         assert await _tokens(engine, ALONE) == WHOLE
-        while not scheduler._stations[role].usable:  # noqa: ASYNC110 - it is dialling
+        while not scheduler._dispatch.stations[role].usable:  # noqa: ASYNC110 - it is dialling
             await asyncio.sleep(0)
         statistics = await engine.statistics()
         assert statistics.restarts[role] == statistics.losses[role] == 1
@@ -87,7 +87,7 @@ async def test_a_connection_that_is_cut_again_and_again_costs_no_request() -> No
             generation = engine.generate(PROMPT, SETTINGS)
             tokens: list[int] = []
             async for piece in generation:
-                peer = scheduler._stations[Device.TARGET].peer
+                peer = scheduler._dispatch.stations[Device.TARGET].peer
                 if peer is not None and len(tokens) < LENGTH // 2:
                     peer.cut()
                 tokens += piece.token_ids
@@ -126,13 +126,13 @@ async def test_a_device_that_cannot_be_started_again_is_told_at_once(
 
 def _break_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next turn of the target ends its thread."""
-    turn = TargetHost.turn
+    turn = target_host.turn
 
     def broken(_: Any) -> Any:
-        monkeypatch.setattr(TargetHost, "turn", turn)
+        monkeypatch.setattr(target_host, "turn", turn)
         raise RuntimeError("the device broke")
 
-    monkeypatch.setattr(TargetHost, "turn", broken)
+    monkeypatch.setattr(target_host, "turn", broken)
 
 
 async def test_a_generation_that_nobody_holds_any_more_is_ended() -> None:

@@ -50,8 +50,8 @@ def learn(
         late = first if index == 0 else 1.0
         window, spent = gamma * late, pass_seconds(gamma + 1) * late
         drafted = Drafted(tokens=(0,) * gamma)
-        plan.observe_window(Proposed(epoch=0, start=0, drafted=drafted, ended=window))
-        plan.observe_pass(Judged(epoch=0, base=0, judged=gamma, kept=kept, token=0, ended=spent))
+        plan.observe_window(Proposed(job=1, epoch=0, start=0, drafted=drafted, ended=window))
+        plan.observe_pass(Judged(job=1, epoch=0, base=0, judged=gamma, kept=kept, token=0, ended=spent))
         plan.observe_comparison(kept=kept, rejected=kept < gamma)
         yield plan.before or plan.beside
 
@@ -122,8 +122,8 @@ def test_a_clock_that_stands_still_teaches_nothing() -> None:
     """Events without times (began = ended = 0) leave gamma where it is instead of dividing by 0."""
     plan = AutoPlan(parallel=True)
     for _ in range(9):
-        plan.observe_window(Proposed(epoch=0, start=0, drafted=Drafted(tokens=(1, 2))))
-        plan.observe_pass(Judged(epoch=0, base=0, judged=2, kept=0, token=0))
+        plan.observe_window(Proposed(job=1, epoch=0, start=0, drafted=Drafted(tokens=(1, 2))))
+        plan.observe_pass(Judged(job=1, epoch=0, base=0, judged=2, kept=0, token=0))
         plan.observe_comparison(kept=0, rejected=True)
 
     assert plan.beside == FIRST_GAMMA
@@ -256,7 +256,7 @@ def _in_turns(plan: AutoPlan, a: float, *, step: float, messages: float, rounds:
         gamma, judged = plan.before or plan.beside, plan.before
         kept = next((i for i in range(gamma) if dice.random() >= a), gamma)
         drafted = Drafted(tokens=(0,) * gamma)
-        plan.observe_window(Proposed(epoch=0, start=base, drafted=drafted, ended=gamma * step))
+        plan.observe_window(Proposed(job=1, epoch=0, start=base, drafted=drafted, ended=gamma * step))
         now += messages + gamma * step if plan.before else 0.0
         answer = Judged(
             epoch=0, base=base, judged=judged, kept=min(kept, judged), token=0, began=now
@@ -297,10 +297,10 @@ def test_who_rests_remembers_why() -> None:
         waited.append(plan.before > 0)
         kept = next((i for i in range(gamma) if dice.random() >= 0.7), gamma)
         drafted = Drafted(tokens=(0,) * gamma)
-        plan.observe_window(Proposed(epoch=0, start=0, drafted=drafted, ended=gamma * 0.002))
+        plan.observe_window(Proposed(job=1, epoch=0, start=0, drafted=drafted, ended=gamma * 0.002))
         judged = plan.before
         seconds = 0.025 if plan.before else 0.01
-        plan.observe_pass(Judged(epoch=0, base=0, judged=judged, kept=0, token=0, ended=seconds))
+        plan.observe_pass(Judged(job=1, epoch=0, base=0, judged=judged, kept=0, token=0, ended=seconds))
         plan.observe_comparison(kept=kept, rejected=kept < gamma)
 
     assert any(waited)

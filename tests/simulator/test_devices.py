@@ -22,9 +22,12 @@ import simpy
 from actors import hosts
 from actors.device import Link, serve
 from actors.runners.interface import Feed
-from actors.wire import Ahead, Alive, Answer, Close, Fault, Hello, Open, Revoke, ToDevice, Work
+from actors.wire import Alive, Answer, Close, Fault, Hello, Open, ToDevice
 from decoding.foresight import Foresight
 from decoding.messages import (
+    DRAFT,
+    PAIR,
+    TARGET,
     Cancel,
     Command,
     Device,
@@ -34,6 +37,7 @@ from decoding.messages import (
     Event,
     Judge,
     Judged,
+    Order,
     Propose,
     Proposed,
 )
@@ -46,7 +50,7 @@ from decoding.turns import PIECE
 from decoding.verification import VerifierName
 from simulator.acceptance import Independent, Text
 from simulator.costs import Clock
-from simulator.devices import DraftHost, Process, TargetHost, Worker
+from simulator.devices import VirtualDraft, Process, VirtualTarget, Worker
 from simulator.ledger import Ledger
 from simulator.links import Foretold, Packet
 from tests.actors.toys import ToyRunner
@@ -164,7 +168,7 @@ class Twins:
         self._clock = FakeClock()
         self._forwards: list[Forward] = []
         self._said: list[tuple[int, Proposed | Judged]] = []
-        virtual = DraftHost if device is Device.DRAFT else TargetHost
+        virtual = VirtualDraft if device == DRAFT else VirtualTarget
         self._virtual = virtual(self._note, lambda *answer: self._said.append(answer))
         for request, text in luck.texts.items():
             self._virtual.open(request, luck.prompts[request], text, LIMIT)
@@ -176,10 +180,10 @@ class Twins:
 
     def _start(self) -> None:
         """A device that remembers nothing, and is told of all requests."""
-        drafts = self.device is Device.DRAFT
+        drafts = self.device == DRAFT
         self._runner = TimedRunner(self._luck.draft if drafts else says_one, self._clock)
         self._forwards.clear()
-        real = hosts.DraftHost if drafts else hosts.TargetHost
+        real = hosts.draft_host if drafts else hosts.target_host
         self._real: hosts.Host = real(self._runner, self._clock)
         for request in self._luck.texts:
             self._real.take(open_packet(request, self._luck, self._verifiers[request]))
@@ -199,14 +203,14 @@ class Twins:
         packet = self.packets.popleft()
         real = [answer for answer in self._real.take(packet) if isinstance(answer, Answer)]
         match packet:
-            case Work(request=request, command=Judge() as job, foresight=Foresight() as foresight):
+            case Order(request=request, command=Judge() as job, foresight=Foresight() as foresight):
                 told = Foretold(job=job, foresight=foresight)
                 self._virtual.take(request, told, self._clock.now)
-            case Work(request=request, command=job):
+            case Order(request=request, command=job):
                 self._virtual.take(request, job, self._clock.now)
-            case Ahead(request=request, foresight=foresight):
+            case Order(request=request, command=foresight):
                 self._virtual.take(request, foresight, self._clock.now)
-            case Revoke(request=request, epoch=epoch):
+            case Order(request=request, command=Cancel(epoch=epoch)):
                 self._virtual.take(request, Cancel(epoch=epoch), self._clock.now)
             case Close(request=request):
                 self._virtual.close(request)
@@ -217,7 +221,7 @@ class Twins:
     def turn(self) -> list[Answer]:
         """Both take a turn."""
         began = self._clock.now
-        if isinstance(self._virtual, TargetHost):
+        if isinstance(self._virtual, VirtualTarget):
             self.ahead += len(self._virtual._own.keys() & self._virtual._waiting.keys())
         real = [answer for answer in self._real.turn() if isinstance(answer, Answer)]
         seconds = self._virtual.begin(began)
@@ -254,7 +258,7 @@ class Decoders:
         self._rng = rng
         luck = some_luck(rng, requests, longest)
         kinds = {r: rng.choice([VerifierName.GREEDY, VerifierName.REJECTION]) for r in luck.texts}
-        self._twins = {device: Twins(device, luck, kinds) for device in Device}
+        self._twins = {device: Twins(device, luck, kinds) for device in PAIR}
         self._events: dict[int, deque[Event]] = {request: deque() for request in luck.texts}
         self._schedules = {
             request: TwoModelSchedule(
@@ -274,7 +278,7 @@ class Decoders:
 
     @property
     def ahead(self) -> int:
-        return self._twins[Device.TARGET].ahead
+        return self._twins[TARGET].ahead
 
     @property
     def running(self) -> bool:
@@ -285,7 +289,7 @@ class Decoders:
         if adversity and self._rng.random() < 0.02:
             self._strike()
             return
-        device = self._rng.choice(list(Device))
+        device = self._rng.choice(list(PAIR))
         twins = self._twins[device]
         if twins.packets and self._rng.random() < self._listens:
             self._post(twins.take())
@@ -298,12 +302,12 @@ class Decoders:
 
     def _strike(self) -> None:
         """A device crashes or is left behind, or is back; only the draft can be left behind."""
-        device = self._rng.choice(list(Device))
+        device = self._rng.choice(list(PAIR))
         if device in self._lost:
             self._lost.remove(device)
             self._tell(DeviceBack(device=device))
             return
-        if device is Device.TARGET or self._rng.random() < 0.5:
+        if device == TARGET or self._rng.random() < 0.5:
             self._twins[device].crash()
         self._lost.add(device)
         self._tell(DeviceLost(device=device))
@@ -319,24 +323,24 @@ class Decoders:
     def _send(self, request: int) -> None:
         schedule = self._schedules[request]
         for command in schedule.commands():
-            device = Device.TARGET if isinstance(command, Judge) else Device.DRAFT
+            device = TARGET if isinstance(command, Judge) else DRAFT
             packets = self._twins[device].packets
             if isinstance(command, Cancel):
-                packets.append(Revoke(request=request, epoch=command.epoch))
+                packets.append(Order(request=request, command=Cancel(epoch=command.epoch)))
                 continue
             fresh = tuple(schedule.committed[: command.base])
             foresight = None
             if isinstance(command, Judge):
                 foresight = self._foresight(request)
                 self._foreseen[request] = foresight
-            work = Work(request=request, start=0, fresh=fresh, command=command, foresight=foresight)
+            work = Order(request=request, start=0, fresh=fresh, command=command, foresight=foresight)
             packets.append(work)
             if self._rng.random() < 0.05:
                 packets.append(packets[-1])  # a job may come twice
         news = self._foresight(request)
         if news is not None and news != self._foreseen.get(request):
             self._foreseen[request] = news
-            self._twins[Device.TARGET].packets.append(Ahead(request=request, foresight=news))
+            self._twins[TARGET].packets.append(Order(request=request, command=news))
         if schedule.finish_reason is not None:
             for twins in self._twins.values():
                 twins.packets.append(Close(request=request))
@@ -422,14 +426,14 @@ def _packet(request: int, packet: Packet | None) -> ToDevice:
         case None:
             return Close(request=request)
         case Cancel(epoch=epoch):
-            return Revoke(request=request, epoch=epoch)
+            return Order(request=request, command=Cancel(epoch=epoch))
         case Foresight():
-            return Ahead(request=request, foresight=packet)
+            return Order(request=request, command=packet)
         case Foretold(job=job, foresight=foresight):
             fresh = (1,) * job.base
-            return Work(request=request, start=0, fresh=fresh, command=job, foresight=foresight)
+            return Order(request=request, start=0, fresh=fresh, command=job, foresight=foresight)
         case Propose() | Judge():
-            return Work(request=request, start=0, fresh=(1,) * packet.base, command=packet)
+            return Order(request=request, start=0, fresh=(1,) * packet.base, command=packet)
 
 
 def some_script(rng: random.Random, device: Device, requests: int) -> Script:
@@ -441,7 +445,7 @@ def some_script(rng: random.Random, device: Device, requests: int) -> Script:
             at += rng.expovariate(0.3)
             job = _some_job(rng, device, epoch, base)
             script.append((at, request, _with_foresight(rng, job)))
-            if device is Device.DRAFT and rng.random() < 0.4:
+            if device == DRAFT and rng.random() < 0.4:
                 script.append((at + rng.expovariate(1), request, Cancel(epoch=epoch + 1)))
             if isinstance(job, Judge) and rng.random() < 0.4:
                 script.append((at + rng.expovariate(1), request, _foresight(job)))
@@ -456,9 +460,9 @@ def some_script(rng: random.Random, device: Device, requests: int) -> Script:
 
 
 def _some_job(rng: random.Random, device: Device, epoch: int, base: int) -> Command:
-    if device is Device.DRAFT:
-        return Propose(epoch=epoch, base=base, pending=(), count=rng.randint(1, 6))
-    return Judge(epoch=epoch, base=base, pending=Drafted())
+    if device == DRAFT:
+        return Propose(job=1, epoch=epoch, base=base, pending=(), count=rng.randint(1, 6))
+    return Judge(job=1, epoch=epoch, base=base, pending=Drafted())
 
 
 def _foresight(job: Judge) -> Foresight:
@@ -478,7 +482,7 @@ def virtual_loop(script: Script, luck: Luck, device: Device) -> Heard:
     def reply(request: int, event: Proposed | Judged) -> None:
         heard.append((env.now, request, event))
 
-    host = (DraftHost if device is Device.DRAFT else TargetHost)(by_rows, reply)
+    host = (VirtualDraft if device == DRAFT else VirtualTarget)(by_rows, reply)
     for request, text in luck.texts.items():
         host.open(request, luck.prompts[request], text, LIMIT)
     worker = Worker(env, host, Ledger(env))
@@ -494,9 +498,9 @@ def virtual_loop(script: Script, luck: Luck, device: Device) -> Heard:
 
 
 def real_loop(script: Script, luck: Luck, device: Device) -> Heard:
-    clock, drafts = FakeClock(), device is Device.DRAFT
+    clock, drafts = FakeClock(), device == DRAFT
     runner = TimedRunner(luck.draft if drafts else says_one, clock, by_rows)
-    host: hosts.Host = (hosts.DraftHost if drafts else hosts.TargetHost)(runner, clock)
+    host: hosts.Host = (hosts.draft_host if drafts else hosts.target_host)(runner, clock)
     for request in luck.texts:
         host.take(open_packet(request, luck, VerifierName.GREEDY))
     link = ScriptedLink(script, clock)
@@ -504,7 +508,7 @@ def real_loop(script: Script, luck: Luck, device: Device) -> Heard:
     return link.heard
 
 
-@pytest.mark.parametrize("device", list(Device))
+@pytest.mark.parametrize("device", list(PAIR))
 @pytest.mark.parametrize("seed", range(30))
 def test_a_virtual_device_takes_its_turns_when_a_real_one_does(device: Device, seed: int) -> None:
     """The loop of `actors.device.serve`: packets are read between two turns, and only then."""

@@ -25,7 +25,7 @@ from actors.hosts import Said
 from actors.peers import Peer
 from actors.scheduler import Scheduler
 from actors.wire import Alive, Answer, Finished, Hello, Submit, ToDevice, frame
-from decoding.messages import Device, Judged, Proposed
+from decoding.messages import DRAFT, PAIR, TARGET, Device, Judged, Proposed
 from decoding.plans import REST, AutoPlan
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
@@ -314,7 +314,7 @@ def test_a_target_that_was_restarted_waits_to_be_told() -> None:
     """
     link = PASS_S / 8
     crash = Fault(
-        device=Device.TARGET, kind=FaultKind.CRASH, at=link + 10.5 * PASS_S, seconds=4 * PASS_S
+        device=TARGET, kind=FaultKind.CRASH, at=link + 10.5 * PASS_S, seconds=4 * PASS_S
     )
     network = Network(target=Link(latency_s=link))
     scenario = Scenario(settings=AR, network=network, workload=one(TOKENS), faults=(crash,))
@@ -348,8 +348,8 @@ class RealPair:
         certain = np.random.default_rng()  # of a replay nothing is left to chance
         written = {number: Replay(TEXTS).text(certain, number) for number in range(requests)}
         self._luck = Luck(written, dict(enumerate(PROMPTS)))
-        links = {Device.DRAFT: network.draft, Device.TARGET: network.target}
-        self._devices = {device: self._device(device, links[device]) for device in Device}
+        links = {DRAFT: network.draft, TARGET: network.target}
+        self._devices = {device: self._device(device, links[device]) for device in PAIR}
         self._client, self._heard = self._peer(Hello(secret=self._scheduler._secret))
 
     def _peer(self, hello: Hello) -> tuple[Peer, Wire]:
@@ -360,10 +360,10 @@ class RealPair:
 
     def _device(self, role: Device, link: Link) -> RealDevice:
         peer, wire = self._peer(Hello(secret=self._scheduler._secret, device=role))
-        drafts, clock = role is Device.DRAFT, FakeClock()
+        drafts, clock = role is DRAFT, FakeClock()
         cost = PAIR.draft if drafts else PAIR.target
         runner = TimedRunner(self._luck.draft if drafts else says_one, clock, cost.seconds)
-        host = (hosts.DraftHost if drafts else hosts.TargetHost)(runner, clock)
+        host = (hosts.draft_host if drafts else hosts.target_host)(runner, clock)
         device = RealDevice(self._env, host, clock, link.latency_s, peer, wire, self._post)
         peer.data_received(frame(Alive()))
         return device

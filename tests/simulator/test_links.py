@@ -20,7 +20,7 @@ from simulator.links import MESSAGE_BYTES, TOKEN_BYTES, Foretold, Line, Link, Ne
 from tests.decoding.certainty import margin
 
 SHORT: Final = Cancel(epoch=1)
-PENDING: Final = Judge(epoch=0, base=0, pending=Drafted(tokens=(1,) * 8))
+PENDING: Final = Judge(job=1, epoch=0, base=0, pending=Drafted(tokens=(1,) * 8))
 AHEAD: Final = Foresight(epoch=0, base=0, restarts=True, window=(1, 1, 1))
 UNKNOWN: Final = Foresight(epoch=0, base=0, restarts=True)
 
@@ -100,9 +100,9 @@ def test_messages_share_the_bandwidth() -> None:
     ("message", "tokens", "laws"),
     [
         (PENDING, 8, 8),
-        (Propose(epoch=0, base=0, pending=(1, 1), count=5), 2, 0),
-        (Proposed(epoch=0, start=0, drafted=Drafted(tokens=(1, 1, 1))), 3, 3),
-        (Judged(epoch=0, base=0, judged=4, kept=2, token=1), 1, 0),
+        (Propose(job=1, epoch=0, base=0, pending=(1, 1), count=5), 2, 0),
+        (Proposed(job=1, epoch=0, start=0, drafted=Drafted(tokens=(1, 1, 1))), 3, 3),
+        (Judged(job=1, epoch=0, base=0, judged=4, kept=2, token=1), 1, 0),
         (SHORT, 0, 0),
         (AHEAD, 3, 0),
         (UNKNOWN, 0, 0),

@@ -12,8 +12,9 @@ from decoding import trace
 from decoding.errors import MalformedTraceError, SettingError
 from decoding.exchanges import agreement
 from decoding.messages import (
+    DRAFT,
+    TARGET,
     Command,
-    Device,
     DeviceBack,
     DeviceLost,
     Drafted,
@@ -113,13 +114,13 @@ def test_a_run_of_chance_comes_out_the_same(settings: Settings, seed: int) -> No
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault(device=Device.DRAFT, kind=FaultKind.CRASH, at=1.01, seconds=0.5),
-        Fault(device=Device.DRAFT, kind=FaultKind.CRASH, at=0.0, seconds=1.0),
-        Fault(device=Device.DRAFT, kind=FaultKind.CRASH, at=1.0, seconds=0.5),
-        Fault(device=Device.DRAFT, kind=FaultKind.STALL, at=1.01, seconds=2.0),
-        Fault(device=Device.DRAFT, kind=FaultKind.SLOW, at=1.01, seconds=2.0, factor=9),
-        Fault(device=Device.TARGET, kind=FaultKind.CRASH, at=1.01, seconds=0.5),
-        Fault(device=Device.TARGET, kind=FaultKind.CRASH, at=0.0, seconds=1.0),
+        Fault(device=DRAFT, kind=FaultKind.CRASH, at=1.01, seconds=0.5),
+        Fault(device=DRAFT, kind=FaultKind.CRASH, at=0.0, seconds=1.0),
+        Fault(device=DRAFT, kind=FaultKind.CRASH, at=1.0, seconds=0.5),
+        Fault(device=DRAFT, kind=FaultKind.STALL, at=1.01, seconds=2.0),
+        Fault(device=DRAFT, kind=FaultKind.SLOW, at=1.01, seconds=2.0, factor=9),
+        Fault(device=TARGET, kind=FaultKind.CRASH, at=1.01, seconds=0.5),
+        Fault(device=TARGET, kind=FaultKind.CRASH, at=0.0, seconds=1.0),
     ],
     ids=lambda fault: f"{fault.device} {fault.kind} at {fault.at}",
 )
@@ -215,7 +216,7 @@ def test_a_replay_takes_one_request() -> None:
 
 @pytest.mark.parametrize("times", [(1.0, 0.5), (-1.0, 0.0), (0.0, 1e300)])
 def test_times_that_no_clock_shows_are_refused(times: tuple[float, float]) -> None:
-    records = [_sent(at, Judge(epoch=0, base=0, pending=Drafted())) for at in times]
+    records = [_sent(at, Judge(job=1, epoch=0, base=0, pending=Drafted())) for at in times]
 
     with pytest.raises(MalformedTraceError, match="times in the trace are no clock's"):
         replay(records, SETTINGS["AR"], STOP)
@@ -234,11 +235,11 @@ def _received(at: float, event: Event, *tokens: int, epoch: int = 0, **more: Any
 
 
 def _propose(epoch: int, base: int, *pending: int, count: int = 2) -> Propose:
-    return Propose(epoch=epoch, base=base, pending=pending, count=count)
+    return Propose(job=1, epoch=epoch, base=base, pending=pending, count=count)
 
 
 def _judge(epoch: int, base: int, *pending: int) -> Judge:
-    return Judge(epoch=epoch, base=base, pending=Drafted(tokens=pending))
+    return Judge(job=1, epoch=epoch, base=base, pending=Drafted(tokens=pending))
 
 
 def _proposed(epoch: int, start: int, *tokens: int, at: float = 0.0) -> Proposed:
@@ -309,9 +310,9 @@ def test_windows_on_a_text_that_was_thrown_away_say_nothing() -> None:
 def test_windows_that_nobody_wanted_any_more_count_where_they_stand_on_the_text() -> None:
     records: list[Record] = [
         _sent(0.0, _propose(0, 0, count=3)),
-        _received(0.1, DeviceLost(device=Device.DRAFT)),
+        _received(0.1, DeviceLost(device=DRAFT)),
         _received(0.2, _proposed(0, 0, 10, 11), wanted=False),
-        _received(0.2, DeviceBack(device=Device.DRAFT)),
+        _received(0.2, DeviceBack(device=DRAFT)),
         _received(0.3, _judged(0, 0, 0, 0, 10), 10, 11, 12),
         _received(0.4, _proposed(5, 0, 66), wanted=False),  # an answer to nothing
     ]

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors import device
 from actors.device import DeviceSpec
-from actors.hosts import DraftHost
+from actors.hosts import draft_host
 from actors.runners import graphs, loading, memory, shelves
 from actors.runners.graphs import (
     LEAST_USED,
@@ -542,9 +542,9 @@ def test_a_device_loads_its_model_and_works_in_a_queue_of_its_own(
 
     monkeypatch.setattr(loading, "own_stream", queue)
 
-    def load(*_: object, **__: object) -> DraftHost:
+    def load(*_: object, **__: object) -> draft_host:
         story.append("load")
-        return DraftHost(TimedRunner(0.0))
+        return draft_host(TimedRunner(0.0))
 
     def serve(*_: object) -> bool:
         story.append("serve")
