@@ -28,13 +28,14 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from actors.deadlines import Patience
 from actors.device import DeviceSpec, run_device
 from actors.membership import ENGINES, LOOPBACK, GivenUp, Membership, first_line, take_signals_back
-from actors.scheduler import Patience, Scheduler, SchedulerStatistics
+from actors.scheduler import Scheduler, SchedulerStatistics
 from actors.threads import available_cores, cores_for, stay_on
 from actors.wire import Address, Hello
 from decoding.errors import PeerError, PlacementError, ProtocolError
-from decoding.messages import Role
+from decoding.messages import Device, Role
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -70,7 +71,7 @@ class SchedulerActor:
 
     def __init__(
         self,
-        roles: tuple[Role, ...],
+        devices: tuple[Device, ...],
         load_text: Callable[[], Detokenizer],
         patience: Patience,
         address: Address,
@@ -78,7 +79,7 @@ class SchedulerActor:
         # Beside the draft: the target, which everybody waits for, is never interrupted.
         stay_on(cores_for(Role.DRAFT, available_cores()))
         self._scheduler = Scheduler(
-            roles, load_text=load_text, restarts=True, patience=patience, restart=end_process
+            devices, load_text=load_text, restarts=True, patience=patience, restart=end_process
         )
         # Whoever knew the one that died dials again, and nobody has to tell this one anything.
         host = address.host or ray.util.get_node_ip_address()
@@ -237,10 +238,10 @@ class RayDeployment:
         patience: Patience,
         settings: ClusterSettings,
     ) -> None:
-        roles = tuple(spec.role for spec in specs)
+        devices = tuple(spec.device for spec in specs)
         try:
             for trial in range(PORT_TRIALS):
-                start = asyncio.to_thread(self._start_scheduler, roles, load_text, patience)
+                start = asyncio.to_thread(self._start_scheduler, devices, load_text, patience)
                 self._scheduler = await start
                 try:
                     self.address = await self._scheduler.address.remote()
@@ -254,7 +255,7 @@ class RayDeployment:
             raise PeerError(_cause(error)) from None
 
     def _start_scheduler(
-        self, roles: tuple[Role, ...], load_text: Callable[[], Detokenizer], patience: Patience
+        self, devices: tuple[Device, ...], load_text: Callable[[], Detokenizer], patience: Patience
     ) -> Any:
         """On this node's own address, or on loopback where all is on one machine."""
         everywhere = len(ray.nodes()) > 1
@@ -265,7 +266,7 @@ class RayDeployment:
         # Beside the first device: restarted, it must listen on the same node.
         options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": self._beside(0)}
         actor = ray.remote(SchedulerActor).options(**options)
-        scheduler = actor.remote(roles, load_text, patience, address)
+        scheduler = actor.remote(devices, load_text, patience, address)
         self._actors.append(scheduler)
         return scheduler
 

@@ -79,6 +79,11 @@ class DeviceSpec:
     trust_remote_code: bool = False
     stand_in: StandIn | None = None
 
+    @property
+    def device(self) -> Device:
+        """Which device it is to be."""
+        return Device(self.role, self.number)
+
 
 @final
 class Link:
@@ -216,7 +221,7 @@ def _dialled(spec: DeviceSpec, address: Address, *, again: bool = False) -> Link
     link = Link.dial(address)
     hello = Hello(
         secret=address.secret,
-        device=Device(spec.role, spec.number),
+        device=spec.device,
         process=os.getpid(),
         machine=socket.gethostname(),
         beats=True,

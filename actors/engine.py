@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, final
 
 from actors import pair
 from actors.client import Client, Keeper
+from actors.deadlines import Patience, is_time
 from actors.device import DeviceSpec
-from actors.scheduler import Patience, is_time
 from actors.text import TextStream, check_ids, check_stop, check_text, load_detokenizer
 from actors.wire import Finished, Tokens
 from decoding.errors import PlacementError, ProtocolError, SettingError

@@ -13,14 +13,15 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Final, final
 
+from actors.deadlines import Patience
 from actors.device import DeviceSpec, run_device
-from actors.scheduler import Patience, Scheduler, SchedulerStatistics
+from actors.scheduler import Scheduler, SchedulerStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from actors.wire import Address
-    from decoding.messages import Role
+    from decoding.messages import Device
     from decoding.text import Detokenizer
 
 PAUSE_S: Final = 0.2  # before a device that failed is started again
@@ -37,7 +38,7 @@ class LocalDeployment:
     """
 
     def __init__(self, specs: tuple[DeviceSpec, ...], scheduler: Scheduler) -> None:
-        self._specs = {spec.role: spec for spec in specs}
+        self._specs = {spec.device: spec for spec in specs}
         self._scheduler = scheduler
         self._threads: list[threading.Thread] = []
         self._closed = threading.Event()
@@ -57,12 +58,12 @@ class LocalDeployment:
         Raises:
             PeerError: a device did not start.
         """
-        roles = tuple(spec.role for spec in specs)
-        scheduler = Scheduler(roles, load_text=load_text, restarts=True, patience=patience)
+        devices = tuple(spec.device for spec in specs)
+        scheduler = Scheduler(devices, load_text=load_text, restarts=True, patience=patience)
         deployment = cls(specs, scheduler)
         deployment.address = await scheduler.open()
-        for role in roles:
-            deployment._begin(role)
+        for device in devices:
+            deployment._begin(device)
         try:
             await scheduler.wait_ready(startup_s)
         except BaseException:
@@ -88,18 +89,20 @@ class LocalDeployment:
         await self._scheduler.close()
         await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in self._threads))
 
-    def _begin(self, role: Role) -> None:
-        thread = threading.Thread(target=self._run, args=(role,), name=f"pearl-{role}", daemon=True)
+    def _begin(self, device: Device) -> None:
+        thread = threading.Thread(
+            target=self._run, args=(device,), name=f"pearl-{device}", daemon=True
+        )
         self._threads.append(thread)
         thread.start()
 
-    def _run(self, role: Role) -> None:
+    def _run(self, device: Device) -> None:
         """Work until the scheduler leaves; after a failure, load and work again."""
-        while self._wanted() and not self._scheduler.has_given_up(role):
+        while self._wanted() and not self._scheduler.has_given_up(device):
             try:
-                run_device(self._specs[role], self.address, self._wanted)
+                run_device(self._specs[device], self.address, self._wanted)
             except BaseException as error:  # noqa: BLE001 - the scheduler has been told
-                log.info("the %s failed, and is started again: %s", role, error)
+                log.info("the %s failed, and is started again: %s", device, error)
                 self._closed.wait(PAUSE_S)
             else:
                 return

@@ -38,7 +38,7 @@ from actors.wire import (
     Submit,
 )
 from decoding.errors import PearlError, PeerError
-from decoding.messages import PAIR, Device
+from decoding.messages import DEVICES, Device
 from decoding.stopping import StopRules
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Scheduler:
 
     def __init__(
         self,
-        devices: tuple[Device, ...] = PAIR,
+        devices: tuple[Device, ...] = DEVICES,
         *,
         load_text: Callable[[], Detokenizer] | None = None,
         restarts: bool = False,

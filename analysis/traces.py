@@ -24,7 +24,7 @@ from decoding.errors import MalformedTraceError
 from decoding.exchanges import agreement
 from decoding.messages import (
     DRAFT,
-    PAIR,
+    DEVICES,
     TARGET,
     Device,
     DeviceBack,
@@ -199,7 +199,7 @@ def shares(requests: Sequence[Request]) -> dict[str, dict[str, float]]:
     while that one works, and for messages (and the scheduler) while neither does. Of the draft's
     work so much is wasted as of its tokens; a pass is wasted if nobody wanted its verdict.
     """
-    parts = {device: dict.fromkeys(PARTS, 0.0) for device in PAIR}
+    parts = {device: dict.fromkeys(PARTS, 0.0) for device in DEVICES}
     for request in requests:
         for device, seconds in _spent(request).items():
             for part, value in seconds.items():
@@ -295,7 +295,7 @@ def _measured(
     """What the meter says of some records, which begin where somebody had counted to."""
     meter = Meter(since)
     rounds = tokens = without_draft = 0
-    losses = dict.fromkeys(PAIR, 0)
+    losses = dict.fromkeys(DEVICES, 0)
     kept, rejections = seen.kept, seen.rejections
     for record in records:
         if isinstance(record, Sent):

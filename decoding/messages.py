@@ -52,7 +52,7 @@ class Device(msgspec.Struct, frozen=True, array_like=True, cache_hash=True):
 
 DRAFT: Final = Device(Role.DRAFT)
 TARGET: Final = Device(Role.TARGET)
-PAIR: Final = (DRAFT, TARGET)
+DEVICES: Final = (DRAFT, TARGET)
 """The devices of an engine."""
 
 

@@ -21,7 +21,7 @@ from decoding import files
 from decoding.errors import MalformedTraceError
 from decoding.messages import (
     ANSWERS,
-    PAIR,
+    DEVICES,
     Command,
     Device,
     DeviceBack,
@@ -212,7 +212,7 @@ def _parsed(path: pathlib.Path, lines: Iterator[bytes]) -> Iterator[_Args]:
 def _events(records: list[Record], header: Header) -> Iterator[dict[str, Any]]:
     yield {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "PEARL"}}
     answers = [r.event for r in records if isinstance(r, Received) and isinstance(r.event, ANSWERS)]
-    rows = {_row(device): str(device) for device in (*PAIR, *(e.device for e in answers))}
+    rows = {_row(device): str(device) for device in (*DEVICES, *(e.device for e in answers))}
     for row, name in (*rows.items(), (SCHEDULER, "scheduler")):
         yield {"ph": "M", "pid": 1, "tid": row, "name": "thread_name", "args": {"name": name}}
     yield {"ph": "M", "pid": 1, "name": "pearl", "args": {"header": header}}

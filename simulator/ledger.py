@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 
 import msgspec
 
-from decoding.messages import DRAFT, PAIR, TARGET, Device
+from decoding.messages import DEVICES, DRAFT, TARGET, Device
 
 if TYPE_CHECKING:
     from simpy import Environment
@@ -66,7 +66,7 @@ class Ledger:
         self._state = 0
         self._since = env.now
         self._spent = [0.0] * 32
-        self._cut_short = dict.fromkeys(PAIR, 0.0)
+        self._cut_short = dict.fromkeys(DEVICES, 0.0)
 
     def set(self, bit: int) -> None:
         """From now on this is so."""

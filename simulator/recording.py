@@ -30,7 +30,7 @@ from decoding.errors import MalformedTraceError, SettingError
 from decoding.exchanges import Exchange, Heard, exchanges
 from decoding.messages import (
     ANSWERS,
-    PAIR,
+    DEVICES,
     Command,
     Device,
     Event,
@@ -272,8 +272,8 @@ class _MeanWay:
                 back[job.device].append(_ticks(job.answer.at) - ended)
                 free[job.device] = ended
         self._goes_on = delays == "mean"
-        self._out = {device: _mean(out[device]) for device in PAIR}
-        self._back = {device: _mean(back[device]) for device in PAIR}
+        self._out = {device: _mean(out[device]) for device in DEVICES}
+        self._back = {device: _mean(back[device]) for device in DEVICES}
         self._rest = _mean(rest)
         self._free: defaultdict[Device, int] = defaultdict(int)
 

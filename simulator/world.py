@@ -22,8 +22,8 @@ from decoding.conversation import Conversation
 from decoding.errors import SettingError
 from decoding.measured import Measured
 from decoding.messages import (
+    DEVICES,
     DRAFT,
-    PAIR,
     TARGET,
     Device,
     DeviceBack,
@@ -177,7 +177,7 @@ class Decoding:
     def __init__(self, world: World, number: int, length: int) -> None:
         settings = world.scenario.settings
         self.mailbox = Mailbox(world.env)
-        self.devices = PAIR if settings.widest > 0 else (TARGET,)
+        self.devices = DEVICES if settings.widest > 0 else (TARGET,)
         self.conversation = Conversation(
             number,
             settings,
@@ -216,7 +216,7 @@ class World:
         self.records: list[Record] | None = [] if trace else None
         self._served: list[Served] = []
         self._open: dict[int, Decoding] = {}
-        self._usable = set(PAIR)
+        self._usable = set(DEVICES)
         draft, target = self._hosts()
         onward_s = scenario.network.onward_s if scenario.network.foresight else 0.0
         self._workers = {
@@ -225,8 +225,8 @@ class World:
         }
         links = {DRAFT: scenario.network.draft, TARGET: scenario.network.target}
         streams = {DRAFT: Purpose.DRAFT_LINK, TARGET: Purpose.TARGET_LINK}
-        self._out = {d: Line(env, links[d], self._stream(streams[d], 0)) for d in PAIR}
-        self._back = {d: Line(env, links[d], self._stream(streams[d], 1)) for d in PAIR}
+        self._out = {d: Line(env, links[d], self._stream(streams[d], 0)) for d in DEVICES}
+        self._back = {d: Line(env, links[d], self._stream(streams[d], 1)) for d in DEVICES}
         slots = scenario.workload.slots
         self._slots = None if slots is None else simpy.Resource(env, capacity=slots)
 
@@ -277,7 +277,7 @@ class World:
                 self.env.process(self._arrive(coming, gaps.cumsum().tolist()))
             case Times(seconds=seconds):
                 self.env.process(self._arrive(coming, seconds))
-        for device in PAIR:
+        for device in DEVICES:
             self.env.process(self._suffer([f for f in self.scenario.faults if f.device is device]))
 
     def _arrive(self, coming: deque[Process], times: Sequence[float]) -> Process:

@@ -49,7 +49,7 @@ def _open(request: int, capacity: int) -> Open:
     )
 
 
-def _judge(request: int) -> Work:
+def _judge(request: int) -> Order:
     job = Judge(job=1, epoch=0, base=0, pending=Drafted())
     return Order(request=request, start=0, fresh=(), command=job)
 

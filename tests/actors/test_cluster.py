@@ -22,10 +22,10 @@ import pytest_asyncio
 
 from actors.client import Client
 from actors.cluster import RayDeployment
+from actors.deadlines import Patience
 from actors.engine import Engine, EngineSettings, Generation
 from actors.guardian import marked
 from actors.membership import Connection, Membership
-from actors.scheduler import Patience
 from actors.wire import Finished
 from decoding.errors import PeerError, PlacementError, ProtocolError
 from decoding.messages import Device, TokenId

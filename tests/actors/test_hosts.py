@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.hosts import draft_host, Host, target_host
+from actors.hosts import Drafting, Host, draft_host, target_host
 from actors.wire import Alive, Answer, Close, Open, Probe
 from decoding.foresight import Foresight
 from decoding.messages import (
@@ -78,8 +78,8 @@ def _propose(base: int, count: int, pending: Prefix = (), epoch: int = 0) -> Pro
     return Propose(job=1, epoch=epoch, base=base, pending=pending, count=count)
 
 
-def _judge(base: int, pending: Prefix = (), epoch: int = 0) -> Judge:
-    return Judge(job=1, epoch=epoch, base=base, pending=Drafted(tokens=pending))
+def _judge(base: int, pending: Prefix = (), epoch: int = 0, job: int = 1) -> Judge:
+    return Judge(job=job, epoch=epoch, base=base, pending=Drafted(tokens=pending))
 
 
 def _written(answers: Sequence[Answer]) -> dict[int, tuple[TokenId, ...]]:
@@ -160,7 +160,9 @@ def test_a_revoked_window_is_answered_with_what_was_written() -> None:
     _turn(host)
     _turn(host)
 
-    answers = [a for a in host.take(Order(request=1, command=Cancel(epoch=1))) if isinstance(a, Answer)]
+    answers = [
+        a for a in host.take(Order(request=1, command=Cancel(epoch=1))) if isinstance(a, Answer)
+    ]
 
     assert _written(answers) == {1: TEXT[:2]}
     assert not host.busy
@@ -465,7 +467,7 @@ def _softmax(logits: Logits) -> Logits:
 def _foresee(
     host: Host, job: Judge, *, restarts: bool = True, window: Prefix | None = None
 ) -> None:
-    known = Foresight(epoch=job.epoch, base=job.base, restarts=restarts, window=window)
+    known = Foresight(job=job.job, restarts=restarts, window=window)
     host.take(Order(request=1, command=known))
 
 
@@ -474,7 +476,7 @@ def test_the_target_goes_on_with_a_window_that_it_was_told_of() -> None:
     runner = ToyRunner(MODEL)
     host = target_host(runner)
     _open(host)
-    first, second = _judge(0, TEXT[0:2]), _judge(3, TEXT[3:5])
+    first, second = _judge(0, TEXT[0:2]), _judge(3, TEXT[3:5], job=2)
     _ask(host, first)
     _foresee(host, first, window=TEXT[2:5])
 
@@ -517,7 +519,7 @@ def test_another_command_replaces_what_was_begun_in_vain() -> None:
     """The schedule has the last word: its plan may have changed."""
     host = target_host(ToyRunner(MODEL))
     _open(host)
-    job, other = _judge(0), _judge(1, TEXT[1:4])
+    job, other = _judge(0), _judge(1, TEXT[1:4], job=2)
     _ask(host, job)
     _foresee(host, job, window=())
     _turn(host)
@@ -581,14 +583,14 @@ def _long(host: Host, request: int, tokens: int) -> Prefix:
             seed=0,
         )
     )
-    draft = isinstance(host, draft_host)
+    draft = isinstance(host._work, Drafting)
     command = _propose(base=0, count=2) if draft else _judge(base=0)
     host.take(Order(request=request, start=0, fresh=(), command=command))
     return prompt
 
 
 @pytest.mark.parametrize("make", [draft_host, target_host])
-def test_a_long_prompt_is_read_in_pieces(make: type[draft_host | target_host]) -> None:
+def test_a_long_prompt_is_read_in_pieces(make: Callable[[ToyRunner], Host]) -> None:
     """And what is said after it is what it would be said after reading it whole."""
     runner = ToyRunner(MODEL)
     host = make(runner)
@@ -605,7 +607,7 @@ def test_a_long_prompt_is_read_in_pieces(make: type[draft_host | target_host]) -
 
 @pytest.mark.parametrize("make", [draft_host, target_host])
 def test_thirty_two_long_prompts_do_not_keep_a_short_one_waiting(
-    make: type[draft_host | target_host],
+    make: Callable[[ToyRunner], Host],
 ) -> None:
     """It is answered as soon as if it were alone; no turn reads more than a piece beside it."""
     runner = ToyRunner(MODEL)

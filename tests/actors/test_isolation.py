@@ -19,7 +19,7 @@ from actors.runners.interface import Room
 from actors.scheduler import Scheduler
 from actors.wire import Alive, Answer, Fault, Finished, Open, Spoilt, Tokens
 from decoding.errors import PeerError, PlacementError
-from decoding.messages import DRAFT, PAIR, TARGET, Device, Drafted, Judge, Order, TokenId
+from decoding.messages import DEVICES, DRAFT, TARGET, Device, Drafted, Judge, Order, TokenId
 from decoding.settings import Settings
 from decoding.turns import PIECE
 from decoding.verification import VerifierName, make_verifier
@@ -66,10 +66,10 @@ async def _world(
     async with asyncio.timeout(DEADLINE_S):
         address = await scheduler.open()
         devices = {
-            role: await ToyDevice(role, ToyRunner(models.get(role, getattr(PAIR, role)))).dial(
-                address
-            )
-            for role in PAIR
+            role: await ToyDevice(
+                role, ToyRunner(models.get(str(role), getattr(PAIR, str(role))))
+            ).dial(address)
+            for role in DEVICES
         }
         client = await Client.dial(address)
         try:
@@ -99,7 +99,7 @@ def _sabotage(step: str, role: Device, error: type[BaseException], patch: Any) -
             raise error("struck")
 
     if step == "forward":
-        return {role: _of(getattr(PAIR, role), strike)}
+        return {str(role): _of(getattr(PAIR, str(role)), strike)}
     if step == "draw":
         make = make_verifier
         opening: list[Prefix] = []
@@ -206,7 +206,7 @@ async def test_logits_that_are_no_numbers_are_said_with_their_model_and_position
 
         return logits
 
-    both = {role: spoilt(getattr(PAIR, role)) for role in PAIR}
+    both = {str(role): spoilt(getattr(PAIR, str(role))) for role in DEVICES}
     async with _world(**both) as (client, _, _devices):
         guilty, innocent = await asyncio.gather(
             _tokens(client, GUILTY), _tokens(client, PROMPTS[0]), return_exceptions=True
@@ -253,7 +253,7 @@ def _open(request: int, prompt: Prefix) -> Open:
     )
 
 
-def _judge(request: int) -> Work:
+def _judge(request: int) -> Order:
     return Order(
         request=request, start=0, fresh=(), command=Judge(job=1, epoch=0, base=0, pending=Drafted())
     )

@@ -15,9 +15,10 @@ import pytest
 
 from actors import client, peers
 from actors.client import Client, Ticket
+from actors.deadlines import SILENCE_S, Patience
 from actors.peers import HANDSHAKE_S, MOST_STRANGERS, Peer
 from actors.runners.interface import Room
-from actors.scheduler import SILENCE_S, Patience, Scheduler
+from actors.scheduler import Scheduler
 from actors.stations import MOST_LOSSES, MOST_STARTS
 from actors.wire import (
     LARGEST_FRAME,
@@ -33,7 +34,7 @@ from actors.wire import (
     frame,
 )
 from decoding.errors import PeerError, ProtocolError
-from decoding.messages import DRAFT, PAIR, TARGET, Device, Judged, TokenId
+from decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, TokenId
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
 from decoding.stopping import FinishReason
@@ -94,7 +95,7 @@ def _toy(
 @contextlib.asynccontextmanager
 async def _world(
     *devices: ToyDevice,
-    roles: tuple[Device, ...] = tuple(PAIR),
+    roles: tuple[Device, ...] = tuple(DEVICES),
     restarts: bool = False,
     patience: Patience = ENDLESS,
     load_text: Callable[[], Detokenizer] | None = None,
@@ -461,7 +462,7 @@ async def test_a_request_that_kills_its_target_again_and_again_fails() -> None:
 
 async def test_requests_wait_for_devices_that_are_still_loading() -> None:
     """Which one is late must not matter."""
-    for late in PAIR:
+    for late in DEVICES:
         async with _world(restarts=True) as world:
             world.devices[late].die()
             await world.until_lost(late)
@@ -538,8 +539,8 @@ async def test_whatever_dies_whenever_the_text_is_the_same(seed: int) -> None:
             await world.until_lost(role)
             await world.add(mortal(role))
 
-    async with _world(*map(mortal, Device), restarts=True) as world:
-        replacing = [asyncio.create_task(replace(world, role)) for role in PAIR]
+    async with _world(*map(mortal, DEVICES), restarts=True) as world:
+        replacing = [asyncio.create_task(replace(world, role)) for role in DEVICES]
         tickets = [world.client.submit((1, 2, n), settings) for n in range(3)]
 
         found = [tokens for tokens, _ in await asyncio.gather(*map(_finish, tickets))]
@@ -620,7 +621,7 @@ async def test_a_request_that_stalls_a_device_and_then_kills_it_is_charged_too()
         ticket = world.client.submit(PROMPT, AR)
         for _ in range(MOST_LOSSES):
             await until(lambda: bool(_asked(world, TARGET)))
-            world.scheduler._lose(TARGET, "it says nothing")
+            world.scheduler._dispatch.lose(TARGET, "it says nothing")
             stalled = world.target
             stalled.die()
             if world.scheduler.statistics().running:
@@ -656,10 +657,10 @@ async def test_a_suspect_that_the_draft_has_no_room_for_goes_on_without_it() -> 
 async def test_a_draft_that_loads_is_sent_nothing_yet() -> None:
     """Both devices are away when a request comes; nobody may wait for a window meanwhile."""
     async with _world(restarts=True) as world:
-        for role in PAIR:
+        for role in DEVICES:
             world.devices[role].die()
             await world.until_lost(role)
-        loading = [await _toy(role).dial(world.address, ready=False) for role in PAIR]
+        loading = [await _toy(role).dial(world.address, ready=False) for role in DEVICES]
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.scheduler.statistics().running == 1)
 
@@ -676,12 +677,14 @@ async def test_losses_of_a_request_that_makes_progress_wear_off() -> None:
         settings = msgspec.structs.replace(AR, max_new_tokens=3 * MOST_LOSSES)
         asked = asyncio.create_task(_finish(world.client.submit(PROMPT, settings)))
         while not asked.done():
-            await until(lambda: asked.done() or not world.scheduler._dispatch.stations[TARGET].usable)
+            await until(
+                lambda: asked.done() or not world.scheduler._dispatch.stations[TARGET].usable
+            )
             if not asked.done():
-                world.devices[TARGET] = await _toy(TARGET, die_after=1).dial(
-                    world.address
+                world.devices[TARGET] = await _toy(TARGET, die_after=1).dial(world.address)
+                await until(
+                    lambda: asked.done() or world.scheduler._dispatch.stations[TARGET].usable
                 )
-                await until(lambda: asked.done() or world.scheduler._dispatch.stations[TARGET].usable)
 
         tokens, end = await asked
 
@@ -731,9 +734,9 @@ async def test_a_scheduler_that_was_held_up_blames_nobody_for_its_own_silence() 
     async with _world(target) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.target.paused)
-        world.scheduler._overslept(60.0)
+        world.scheduler._deadlines._overslept(60.0)
         world.scheduler._deadlines.check(time.monotonic() + 60.0)
-        assert set(world.scheduler.statistics().devices) == set(PAIR)
+        assert set(world.scheduler.statistics().devices) == set(DEVICES)
         world.target.resume()
 
         tokens, _ = await _finish(ticket)
@@ -822,7 +825,7 @@ async def test_a_request_goes_on_where_it_was_with_the_scheduler_that_was_restar
         await _kill(world.scheduler)
         again = Scheduler(restarts=True, patience=ENDLESS)
         await again.open(port=world.address.port, secret=world.address.secret)
-        devices = [await _toy(role).dial(world.address) for role in PAIR]
+        devices = [await _toy(role).dial(world.address) for role in DEVICES]
 
         rest, end = await _finish(ticket)
 
@@ -848,7 +851,7 @@ async def test_a_scheduler_that_comes_back_late_is_found_by_the_next_request(
         monkeypatch.setattr(client, "REDIAL_S", DEADLINE_S)
         again = Scheduler(restarts=True, patience=ENDLESS)
         await again.open(port=world.address.port, secret=world.address.secret)
-        devices = [await _toy(role).dial(world.address) for role in PAIR]
+        devices = [await _toy(role).dial(world.address) for role in DEVICES]
 
         tokens, _ = await _finish(world.client.submit(PROMPT, PEARL))
 
@@ -1048,6 +1051,6 @@ async def test_the_statistics_name_the_processes_of_the_devices() -> None:
     async with _world() as world:
         statistics = world.scheduler.statistics()
 
-        assert set(statistics.devices) == set(PAIR)
+        assert set(statistics.devices) == set(DEVICES)
         assert set(statistics.processes) == {"draft", "target"}
         assert statistics.losses == {"draft": 0, "target": 0}

@@ -56,7 +56,9 @@ _SECRET = "told out of band"  # noqa: S105 - in a test
 _DRAFTED = Drafted(tokens=(4, 5), laws=(b"\x00\x01", b"\xff"))
 _JUDGE = Judge(job=1, epoch=1, base=7, pending=_DRAFTED, hold=True)
 _PROPOSE = Propose(job=1, epoch=2, base=3, pending=(1, 2), count=4)
-_JUDGED = Judged(job=1, epoch=1, base=7, judged=2, kept=2, token=None, passes=0, began=0.5, ended=1.5)
+_JUDGED = Judged(
+    job=1, epoch=1, base=7, judged=2, kept=2, token=None, passes=0, began=0.5, ended=1.5
+)
 _PROPOSED = Proposed(job=1, epoch=2, start=5, drafted=_DRAFTED, began=0.1, ended=0.2)
 _METRICS = Meter(0.0).metrics(Counts(), schedule="ar", verifier="greedy", gamma=0, tokens=0)
 _TRACE = (
@@ -100,7 +102,7 @@ PACKETS: list[AnyPacket] = [
     Finished(request=1, reason=FinishReason.STOP, metrics=_METRICS),
     Finished(request=1, reason=None, metrics=_METRICS, trace=_TRACE),
     Failed(request=1, message="the target died"),
-    Ahead(request=1, foresight=Foresight(epoch=2, base=7, restarts=True, window=(5,))),
+    Order(request=1, command=Foresight(job=2, restarts=True, window=(5,))),
     Hello(secret=_SECRET, device=DRAFT, machine="here", beats=True, again=True),
     Alive(slower="it runs by the library"),
     Spoilt(request=1, message="the target failed", crowded=True),
@@ -124,7 +126,7 @@ def test_a_packet_comes_out_as_it_went_in(packet: AnyPacket) -> None:
 
 def test_every_kind_of_packet_is_in_the_list_above() -> None:
     """Or a packet that does not survive the wire would go unnoticed."""
-    assert {type(packet) for packet in PACKETS} == set(Packet.__subclasses__())
+    assert {type(packet) for packet in PACKETS} == {Order, *Packet.__subclasses__()}
 
 
 def test_packets_are_found_however_the_stream_was_chopped() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, cast, final
 
 import numpy as np
 
-from actors.hosts import draft_host, Host, target_host
+from actors.hosts import Host, draft_host, target_host
 from actors.runners.interface import Feed, Room, RunnerStatistics
 from actors.wire import Address, Alive, Fault, FromDevice, Hello, ToDevice, Unframer, frame
 from decoding.errors import PeerError

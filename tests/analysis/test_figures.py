@@ -98,7 +98,7 @@ def wrote(
 
 def judged(began: float, ended: float, *, passes: int = 1) -> Judged:
     return Judged(
-        epoch=0, base=0, judged=0, kept=0, token=7, passes=passes, began=began, ended=ended
+        job=1, epoch=0, base=0, judged=0, kept=0, token=7, passes=passes, began=began, ended=ended
     )
 
 

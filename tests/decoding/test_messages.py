@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from decoding.messages import (
+    DEVICES,
     DRAFT,
-    PAIR,
     TARGET,
     Cancel,
     Command,
@@ -72,7 +72,19 @@ def test_a_message_is_a_value(message: Command | Event) -> None:
         (Proposed, ("job", "epoch", "start", "drafted", "complete", "began", "ended", "device")),
         (
             Judged,
-            "job epoch base judged kept token passes began ended read device".split(),
+            [
+                "job",
+                "epoch",
+                "base",
+                "judged",
+                "kept",
+                "token",
+                "passes",
+                "began",
+                "ended",
+                "read",
+                "device",
+            ],
         ),
         (DeviceLost, ("device",)),
         (DeviceBack, ("device",)),
@@ -100,7 +112,7 @@ def test_what_is_left_out_is_not_sent() -> None:
 
 
 def test_a_device_is_called_by_its_role_while_it_is_the_only_one() -> None:
-    assert [str(device) for device in (*PAIR, Device(Role.DRAFT, 1))] == [
+    assert [str(device) for device in (*DEVICES, Device(Role.DRAFT, 1))] == [
         "draft",
         "target",
         "draft 1",

@@ -51,7 +51,9 @@ def learn(
         window, spent = gamma * late, pass_seconds(gamma + 1) * late
         drafted = Drafted(tokens=(0,) * gamma)
         plan.observe_window(Proposed(job=1, epoch=0, start=0, drafted=drafted, ended=window))
-        plan.observe_pass(Judged(job=1, epoch=0, base=0, judged=gamma, kept=kept, token=0, ended=spent))
+        plan.observe_pass(
+            Judged(job=1, epoch=0, base=0, judged=gamma, kept=kept, token=0, ended=spent)
+        )
         plan.observe_comparison(kept=kept, rejected=kept < gamma)
         yield plan.before or plan.beside
 
@@ -256,10 +258,12 @@ def _in_turns(plan: AutoPlan, a: float, *, step: float, messages: float, rounds:
         gamma, judged = plan.before or plan.beside, plan.before
         kept = next((i for i in range(gamma) if dice.random() >= a), gamma)
         drafted = Drafted(tokens=(0,) * gamma)
-        plan.observe_window(Proposed(job=1, epoch=0, start=base, drafted=drafted, ended=gamma * step))
+        plan.observe_window(
+            Proposed(job=1, epoch=0, start=base, drafted=drafted, ended=gamma * step)
+        )
         now += messages + gamma * step if plan.before else 0.0
         answer = Judged(
-            epoch=0, base=base, judged=judged, kept=min(kept, judged), token=0, began=now
+            job=1, epoch=0, base=base, judged=judged, kept=min(kept, judged), token=0, began=now
         )
         now += judge
         base += answer.kept + 1
@@ -300,7 +304,9 @@ def test_who_rests_remembers_why() -> None:
         plan.observe_window(Proposed(job=1, epoch=0, start=0, drafted=drafted, ended=gamma * 0.002))
         judged = plan.before
         seconds = 0.025 if plan.before else 0.01
-        plan.observe_pass(Judged(job=1, epoch=0, base=0, judged=judged, kept=0, token=0, ended=seconds))
+        plan.observe_pass(
+            Judged(job=1, epoch=0, base=0, judged=judged, kept=0, token=0, ended=seconds)
+        )
         plan.observe_comparison(kept=kept, rejected=kept < gamma)
 
     assert any(waited)

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from decoding.messages import (
+    DEVICES,
     DRAFT,
-    PAIR,
     TARGET,
     Cancel,
     Command,
@@ -265,7 +265,7 @@ def test_a_dead_target_is_not_sent_new_jobs() -> None:
     assert asked(schedule) == (judge(0, 1),)
 
 
-@pytest.mark.parametrize("device", PAIR, ids=str)
+@pytest.mark.parametrize("device", DEVICES, ids=str)
 def test_a_loss_that_is_told_twice_counts_once(device: Device) -> None:
     schedule = start(pearl(3))
     schedule.receive(DeviceLost(device=device))

@@ -100,7 +100,9 @@ class ToyDevices:
             prefix, laws = prefix + drafted.tokens, laws + drafted.laws
         window = Drafted(tokens=prefix[start:], laws=laws)
         seconds = float(command.count)
-        return Proposed(job=command.job, epoch=command.epoch, start=start, drafted=window, ended=seconds)
+        return Proposed(
+            job=command.job, epoch=command.epoch, start=start, drafted=window, ended=seconds
+        )
 
     def _judge(self, command: Judge, base: Prefix) -> Judged:
         tokens = command.pending.tokens

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from transformers import AutoTokenizer
 
-from actors.hosts import target_host
+from actors.hosts import Host
 from actors.text import TextStream
 from decoding import trace
 from pearl.__main__ import run
@@ -277,7 +277,7 @@ def test_a_device_that_fails_is_one_line_and_exit_code_1(
         message = "no memory left"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(target_host, "turn", broken)
+    monkeypatch.setattr(Host, "turn", broken)
 
     code = run(_arguments(text_pair, PROMPT))
 

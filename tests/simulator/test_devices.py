@@ -25,15 +25,13 @@ from actors.runners.interface import Feed
 from actors.wire import Alive, Answer, Close, Fault, Hello, Open, ToDevice
 from decoding.foresight import Foresight
 from decoding.messages import (
+    DEVICES,
     DRAFT,
-    PAIR,
     TARGET,
     Cancel,
-    Command,
     Device,
     DeviceBack,
     DeviceLost,
-    Drafted,
     Event,
     Judge,
     Judged,
@@ -50,9 +48,8 @@ from decoding.turns import PIECE
 from decoding.verification import VerifierName
 from simulator.acceptance import Independent, Text
 from simulator.costs import Clock
-from simulator.devices import VirtualDraft, Process, VirtualTarget, Worker
+from simulator.devices import Process, VirtualDraft, VirtualTarget, Worker
 from simulator.ledger import Ledger
-from simulator.links import Foretold, Packet
 from tests.actors.toys import ToyRunner
 from tests.decoding.toys import Logits, Model, Prefix
 
@@ -203,15 +200,8 @@ class Twins:
         packet = self.packets.popleft()
         real = [answer for answer in self._real.take(packet) if isinstance(answer, Answer)]
         match packet:
-            case Order(request=request, command=Judge() as job, foresight=Foresight() as foresight):
-                told = Foretold(job=job, foresight=foresight)
-                self._virtual.take(request, told, self._clock.now)
-            case Order(request=request, command=job):
-                self._virtual.take(request, job, self._clock.now)
-            case Order(request=request, command=foresight):
-                self._virtual.take(request, foresight, self._clock.now)
-            case Order(request=request, command=Cancel(epoch=epoch)):
-                self._virtual.take(request, Cancel(epoch=epoch), self._clock.now)
+            case Order(request=request):
+                self._virtual.take(request, packet, self._clock.now)
             case Close(request=request):
                 self._virtual.close(request)
             case _:
@@ -222,7 +212,7 @@ class Twins:
         """Both take a turn."""
         began = self._clock.now
         if isinstance(self._virtual, VirtualTarget):
-            self.ahead += len(self._virtual._own.keys() & self._virtual._waiting.keys())
+            self.ahead += len(self._virtual._desk._own.keys() & self._virtual._desk.waiting.keys())
         real = [answer for answer in self._real.turn() if isinstance(answer, Answer)]
         seconds = self._virtual.begin(began)
 
@@ -258,7 +248,7 @@ class Decoders:
         self._rng = rng
         luck = some_luck(rng, requests, longest)
         kinds = {r: rng.choice([VerifierName.GREEDY, VerifierName.REJECTION]) for r in luck.texts}
-        self._twins = {device: Twins(device, luck, kinds) for device in PAIR}
+        self._twins = {device: Twins(device, luck, kinds) for device in DEVICES}
         self._events: dict[int, deque[Event]] = {request: deque() for request in luck.texts}
         self._schedules = {
             request: TwoModelSchedule(
@@ -289,7 +279,7 @@ class Decoders:
         if adversity and self._rng.random() < 0.02:
             self._strike()
             return
-        device = self._rng.choice(list(PAIR))
+        device = self._rng.choice(list(DEVICES))
         twins = self._twins[device]
         if twins.packets and self._rng.random() < self._listens:
             self._post(twins.take())
@@ -302,7 +292,7 @@ class Decoders:
 
     def _strike(self) -> None:
         """A device crashes or is left behind, or is back; only the draft can be left behind."""
-        device = self._rng.choice(list(PAIR))
+        device = self._rng.choice(list(DEVICES))
         if device in self._lost:
             self._lost.remove(device)
             self._tell(DeviceBack(device=device))
@@ -323,17 +313,18 @@ class Decoders:
     def _send(self, request: int) -> None:
         schedule = self._schedules[request]
         for command in schedule.commands():
-            device = TARGET if isinstance(command, Judge) else DRAFT
-            packets = self._twins[device].packets
+            packets = self._twins[command.device].packets
             if isinstance(command, Cancel):
-                packets.append(Order(request=request, command=Cancel(epoch=command.epoch)))
+                packets.append(Order(request=request, command=command))
                 continue
             fresh = tuple(schedule.committed[: command.base])
             foresight = None
             if isinstance(command, Judge):
                 foresight = self._foresight(request)
                 self._foreseen[request] = foresight
-            work = Order(request=request, start=0, fresh=fresh, command=command, foresight=foresight)
+            work = Order(
+                request=request, start=0, fresh=fresh, command=command, foresight=foresight
+            )
             packets.append(work)
             if self._rng.random() < 0.05:
                 packets.append(packets[-1])  # a job may come twice
@@ -391,7 +382,7 @@ def test_such_devices_judge_what_they_foresaw_before_they_are_asked() -> None:
 
 # -- the loop around the host ----------------------------------------------------------------------
 
-Script: TypeAlias = list[tuple[float, int, Packet | None]]
+Script: TypeAlias = list[tuple[float, int, Order | None]]
 """When which request gets which packet; None closes it."""
 Heard: TypeAlias = list[tuple[float, int, Proposed | Judged]]
 
@@ -413,27 +404,12 @@ class ScriptedLink:
         packets: list[ToDevice] = []
         while self._coming and self._coming[0][0] <= self._clock.now:
             _, request, packet = self._coming.popleft()
-            packets.append(_packet(request, packet))
+            packets.append(Close(request=request) if packet is None else packet)
         return packets
 
     def send(self, packets: Sequence[Alive | Answer | Fault | Hello]) -> None:
         answers = [packet for packet in packets if isinstance(packet, Answer)]
         self.heard += [(self._clock.now, a.request, without_laws(a.event)) for a in answers]
-
-
-def _packet(request: int, packet: Packet | None) -> ToDevice:
-    match packet:
-        case None:
-            return Close(request=request)
-        case Cancel(epoch=epoch):
-            return Order(request=request, command=Cancel(epoch=epoch))
-        case Foresight():
-            return Order(request=request, command=packet)
-        case Foretold(job=job, foresight=foresight):
-            fresh = (1,) * job.base
-            return Order(request=request, start=0, fresh=fresh, command=job, foresight=foresight)
-        case Propose() | Judge():
-            return Order(request=request, start=0, fresh=(1,) * packet.base, command=packet)
 
 
 def some_script(rng: random.Random, device: Device, requests: int) -> Script:
@@ -444,11 +420,13 @@ def some_script(rng: random.Random, device: Device, requests: int) -> Script:
         for epoch in range(rng.randint(1, 12)):
             at += rng.expovariate(0.3)
             job = _some_job(rng, device, epoch, base)
-            script.append((at, request, _with_foresight(rng, job)))
+            script.append((at, request, _order(rng, request, job)))
             if device == DRAFT and rng.random() < 0.4:
-                script.append((at + rng.expovariate(1), request, Cancel(epoch=epoch + 1)))
+                cancel = Order(request=request, command=Cancel(epoch=epoch + 1))
+                script.append((at + rng.expovariate(1), request, cancel))
             if isinstance(job, Judge) and rng.random() < 0.4:
-                script.append((at + rng.expovariate(1), request, _foresight(job)))
+                ahead = Order(request=request, command=_foresight(job))
+                script.append((at + rng.expovariate(1), request, ahead))
             base = min(base + rng.randint(0, 2), LIMIT - 8)
         if rng.random() < 0.5:
             script.append((at + rng.expovariate(1), request, None))
@@ -459,20 +437,19 @@ def some_script(rng: random.Random, device: Device, requests: int) -> Script:
     ]
 
 
-def _some_job(rng: random.Random, device: Device, epoch: int, base: int) -> Command:
+def _some_job(rng: random.Random, device: Device, epoch: int, base: int) -> Propose | Judge:
     if device == DRAFT:
-        return Propose(job=1, epoch=epoch, base=base, pending=(), count=rng.randint(1, 6))
-    return Judge(job=1, epoch=epoch, base=base, pending=Drafted())
+        return Propose(job=epoch + 1, epoch=epoch, base=base, pending=(), count=rng.randint(1, 6))
+    return Judge(job=epoch + 1, epoch=epoch, base=base)
 
 
 def _foresight(job: Judge) -> Foresight:
-    return Foresight(epoch=job.epoch, base=job.base, restarts=True, window=())
+    return Foresight(job=job.job, restarts=True, window=())
 
 
-def _with_foresight(rng: random.Random, job: Command) -> Packet:
-    if isinstance(job, Judge) and rng.random() < 0.4:
-        return Foretold(job=job, foresight=_foresight(job))
-    return job
+def _order(rng: random.Random, request: int, job: Propose | Judge) -> Order:
+    foresight = _foresight(job) if isinstance(job, Judge) and rng.random() < 0.4 else None
+    return Order(request=request, command=job, fresh=(1,) * job.base, foresight=foresight)
 
 
 def virtual_loop(script: Script, luck: Luck, device: Device) -> Heard:
@@ -508,7 +485,7 @@ def real_loop(script: Script, luck: Luck, device: Device) -> Heard:
     return link.heard
 
 
-@pytest.mark.parametrize("device", list(PAIR))
+@pytest.mark.parametrize("device", list(DEVICES))
 @pytest.mark.parametrize("seed", range(30))
 def test_a_virtual_device_takes_its_turns_when_a_real_one_does(device: Device, seed: int) -> None:
     """The loop of `actors.device.serve`: packets are read between two turns, and only then."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding.errors import SettingError
-from decoding.messages import DRAFT, PAIR, TARGET, Device, Judged, Proposed
+from decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, Proposed
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from decoding.trace import Received
@@ -37,7 +37,7 @@ instants = st.floats(0, 2)
 def faults(draw: st.DrawFn) -> tuple[Fault, ...]:
     """Any faults, one after the other on each device."""
     found = []
-    for device in PAIR:
+    for device in DEVICES:
         clock = 0.0
         for _ in range(draw(st.integers(0, 3))):
             clock += draw(instants)
@@ -94,14 +94,14 @@ def test_whatever_goes_wrong_every_text_is_whole(
 delays = st.one_of(
     st.builds(
         Fault,
-        device=st.sampled_from(Device),
+        device=st.sampled_from(DEVICES),
         kind=st.just(FaultKind.STALL),
         at=instants,
         seconds=st.floats(0.001, PATIENCE_S),
     ),
     st.builds(
         Fault,
-        device=st.sampled_from(Device),
+        device=st.sampled_from(DEVICES),
         kind=st.just(FaultKind.SLOW),
         at=instants,
         seconds=st.floats(0.001, 3),
@@ -138,9 +138,7 @@ def test_a_fault_that_leaves_the_draft_with_a_request_saves_no_time(
 @pytest.mark.parametrize("at", [0.0, 10.0, 10.5])
 def test_a_stall_of_the_target_delays_everything_by_its_length(at: float, passes: float) -> None:
     """Also one within a single pass: the pass goes on where it was."""
-    stall = Fault(
-        device=TARGET, kind=FaultKind.STALL, at=at * PASS_S, seconds=passes * PASS_S
-    )
+    stall = Fault(device=TARGET, kind=FaultKind.STALL, at=at * PASS_S, seconds=passes * PASS_S)
     played = run(Scenario(settings=AR, workload=one(TOKENS), faults=(stall,)))
 
     assert played.seconds == (TOKENS + passes) * PASS_S
@@ -185,7 +183,7 @@ def _windows(played: Run) -> list[float]:
 # -- slow devices ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", list(PAIR))
+@pytest.mark.parametrize("device", list(DEVICES))
 def test_a_slow_device_takes_longer_for_just_the_forwards_it_begins_while_slow(
     device: Device,
 ) -> None:
@@ -206,9 +204,7 @@ def test_a_slow_device_takes_longer_for_just_the_forwards_it_begins_while_slow(
 
 def test_a_slow_target_costs_what_its_slow_passes_cost() -> None:
     """From pass 10.5 on, for 7 passes: the passes begun at 11, 14 and 17 take three each."""
-    slow = Fault(
-        device=TARGET, kind=FaultKind.SLOW, at=10.5 * PASS_S, seconds=7 * PASS_S, factor=3
-    )
+    slow = Fault(device=TARGET, kind=FaultKind.SLOW, at=10.5 * PASS_S, seconds=7 * PASS_S, factor=3)
     played = run(Scenario(settings=AR, workload=one(TOKENS), faults=(slow,)))
 
     assert played.seconds == (TOKENS + 3 * 2) * PASS_S
@@ -251,7 +247,7 @@ def test_a_pass_that_a_crash_cut_short_is_made_again_and_counts_as_wasted() -> N
     assert played.served[0].metrics.target_passes == TOKENS
 
 
-@pytest.mark.parametrize("device", list(PAIR))
+@pytest.mark.parametrize("device", list(DEVICES))
 def test_a_device_may_crash_in_the_moment_of_its_restart(device: Device) -> None:
     """Faults follow each other without a gap: the first one ends before the second begins."""
     first = Fault(device=device, kind=FaultKind.CRASH, at=1.0, seconds=0.5)

@@ -25,7 +25,7 @@ from actors.hosts import Said
 from actors.peers import Peer
 from actors.scheduler import Scheduler
 from actors.wire import Alive, Answer, Finished, Hello, Submit, ToDevice, frame
-from decoding.messages import DRAFT, PAIR, TARGET, Device, Judged, Proposed
+from decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, Proposed
 from decoding.plans import REST, AutoPlan
 from decoding.sampling import Sampling
 from decoding.settings import ScheduleName, Settings
@@ -125,7 +125,7 @@ def test_where_nothing_can_be_foreseen_nothing_changes(name: str) -> None:
 
 faults = st.builds(
     Fault,
-    device=st.sampled_from(Device),
+    device=st.sampled_from(DEVICES),
     kind=st.sampled_from([FaultKind.CRASH, FaultKind.STALL]),
     at=st.floats(0, 2),
     seconds=st.floats(0.001, 2.5),
@@ -313,9 +313,7 @@ def test_a_target_that_was_restarted_waits_to_be_told() -> None:
     restart, the command that is sent again at once, and everything as before.
     """
     link = PASS_S / 8
-    crash = Fault(
-        device=TARGET, kind=FaultKind.CRASH, at=link + 10.5 * PASS_S, seconds=4 * PASS_S
-    )
+    crash = Fault(device=TARGET, kind=FaultKind.CRASH, at=link + 10.5 * PASS_S, seconds=4 * PASS_S)
     network = Network(target=Link(latency_s=link))
     scenario = Scenario(settings=AR, network=network, workload=one(TOKENS), faults=(crash,))
 
@@ -349,7 +347,7 @@ class RealPair:
         written = {number: Replay(TEXTS).text(certain, number) for number in range(requests)}
         self._luck = Luck(written, dict(enumerate(PROMPTS)))
         links = {DRAFT: network.draft, TARGET: network.target}
-        self._devices = {device: self._device(device, links[device]) for device in PAIR}
+        self._devices = {device: self._device(device, links[device]) for device in DEVICES}
         self._client, self._heard = self._peer(Hello(secret=self._scheduler._secret))
 
     def _peer(self, hello: Hello) -> tuple[Peer, Wire]:

@@ -13,21 +13,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decoding.errors import SettingError
-from decoding.foresight import Foresight
-from decoding.messages import Cancel, Drafted, Event, Judge, Judged, Propose, Proposed
+from decoding.messages import (
+    Cancel,
+    Drafted,
+    Foresight,
+    Judge,
+    Judged,
+    Order,
+    Propose,
+    Proposed,
+)
 from simulator.devices import Process
-from simulator.links import MESSAGE_BYTES, TOKEN_BYTES, Foretold, Line, Link, Network, Packet
+from simulator.links import MESSAGE_BYTES, TOKEN_BYTES, Line, Link, Message, Network
 from tests.decoding.certainty import margin
 
-SHORT: Final = Cancel(epoch=1)
+SHORT: Final = Order(request=0, command=Cancel(epoch=1))
 PENDING: Final = Judge(job=1, epoch=0, base=0, pending=Drafted(tokens=(1,) * 8))
-AHEAD: Final = Foresight(epoch=0, base=0, restarts=True, window=(1, 1, 1))
-UNKNOWN: Final = Foresight(epoch=0, base=0, restarts=True)
+AHEAD: Final = Foresight(job=1, restarts=True, window=(1, 1, 1))
+UNKNOWN: Final = Foresight(job=1, restarts=True)
 
 
 def arrivals(
     link: Link,
-    sent: Sequence[tuple[float, Packet | Event]],
+    sent: Sequence[tuple[float, Message]],
     *,
     delay_s: float = 0.0,
     seed: int = 0,
@@ -106,12 +114,12 @@ def test_messages_share_the_bandwidth() -> None:
         (SHORT, 0, 0),
         (AHEAD, 3, 0),
         (UNKNOWN, 0, 0),
-        (Foretold(job=PENDING, foresight=UNKNOWN), 8, 8),
-        (Foretold(job=PENDING, foresight=AHEAD), 11, 8),
+        (Order(request=0, command=PENDING, foresight=UNKNOWN), 8, 8),
+        (Order(request=0, command=PENDING, foresight=AHEAD), 11, 8),
     ],
 )
 def test_laws_travel_with_the_tokens_that_were_drawn_from_them(
-    message: Packet | Event, tokens: int, laws: int
+    message: Message, tokens: int, laws: int
 ) -> None:
     link = Link(bandwidth=1.0, law_bytes=1000)
 
