@@ -109,7 +109,7 @@ class Ticket:
     @property
     def repeats(self) -> bool:
         """Whether its text is the same when it is asked again."""
-        return not self.submit.settings.effective_verifier.carries_law or not self._tokens
+        return self.submit.settings.verifier_kind.same_text or not self._tokens
 
     def expect_again(self) -> Submit:
         """It is asked again: what has come already will come once more."""

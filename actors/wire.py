@@ -27,7 +27,6 @@ from decoding.sampling import Sampling
 from decoding.settings import Settings
 from decoding.stopping import FinishReason
 from decoding.trace import Record
-from decoding.verification import VerifierName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +69,7 @@ class Open(Packet, frozen=True):
     request: int
     prompt: tuple[TokenId, ...]
     capacity: int
-    verifier: VerifierName
+    verifier: str
     sampling: Sampling
     seed: int
     eos: tuple[TokenId, ...] = ()

@@ -37,8 +37,8 @@ import psutil
 
 from actors.engine import Engine
 from decoding.errors import PearlError
-from decoding.settings import ScheduleName, Settings
-from pearl.prompts import PROMPTS
+from decoding.settings import Settings
+from pearl.harness.prompts import PROMPTS
 
 ACTORS: Final = {"draft": "DraftActor", "target": "TargetActor", "scheduler": "SchedulerActor"}
 CLUSTER: Final = {"raylet": "raylet/raylet", "gcs": "gcs_server"}
@@ -48,7 +48,7 @@ TOKENS: Final = 96
 CLEAR_S: Final = 15.0
 """Until a request must have ended, one way or the other, where nothing can go on."""
 NEVER_S: Final = 120.0
-ALONE: Final = Settings(schedule=ScheduleName.AR, max_new_tokens=TOKENS)
+ALONE: Final = Settings(schedule="ar", max_new_tokens=TOKENS)
 
 
 @dataclasses.dataclass(slots=True)

@@ -17,65 +17,44 @@ import statistics
 from typing import Any
 
 import click
-from msgspec.structs import replace
 from rich import box
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from actors.engine import Devices, Engine, EngineSettings
-from decoding.metrics import Metrics
-from decoding.settings import ScheduleName, Settings, parse_gamma
-from decoding.summaries import over_requests
-from pearl.contest import rotated
-from pearl.meters import Others
-from pearl.options import PROMPTS, options
-from pearl.prompts import read_prompts
+from actors.engine_settings import Devices, EngineSettings
+from analysis import traces
+from analysis.traces import Request
+from decoding.kinds import SCHEDULES
+from decoding.settings import Settings
+from pearl.asking import values
+from pearl.asking.options import PROMPTS, options
+from pearl.harness.engines import fit, warmed
+from pearl.harness.meters import Others
+from pearl.harness.prompts import read_prompts
+from pearl.harness.records import recorded_in_turns, recording
+from pearl.harness.systems import combinations, name_of
 from simulator import profiles
 from simulator.forecast import Gap, explain, forecast
 from simulator.profiles import Profile
-from simulator.profiling import Recording
 
 PARTS = ("acceptance", "times", "ways", "rest")
 
 
-def systems(gammas: list[str], head_starts: list[int], settings: Settings) -> dict[str, Settings]:
-    """What is forecast and run, by name."""
-    found = {"ar": replace(settings, schedule=ScheduleName.AR)}
-    for text in gammas:
-        gamma = parse_gamma(text)
-        found[f"sd {text}"] = replace(settings, schedule=ScheduleName.SD, gamma=gamma)
-        for k in head_starts:
-            name = f"pearl {text}" + (f" head start {k}" if k else "")
-            found[name] = replace(settings, gamma=gamma, head_start=k)
-    return found
-
-
 async def measure(
     devices: str, compared: dict[str, Settings], prompts: list[str]
-) -> tuple[dict[str, list[tuple[Metrics, Recording]]], float]:
-    """Metrics and trace by system and prompt, and what other processes took meanwhile."""
-    names = list(compared)
-    found: dict[str, list[tuple[Metrics, Recording]]] = {name: [] for name in names}
-    async with await Engine.start(EngineSettings(devices=Devices(devices))) as engine:
-        for name in names:  # the first passes of a process are slow
-            await engine.generate(prompts[0], replace(compared[name], max_new_tokens=32)).wait()
+) -> tuple[dict[str, list[Request]], float]:
+    """Requests by system, and what other processes took meanwhile."""
+    pair = await asyncio.to_thread(fit, EngineSettings(devices=Devices(devices)), "a forecast")
+    async with warmed(pair, compared.values(), prompts[0]) as engine:
         with Others() as others:
-            for number, prompt in enumerate(track(prompts, "prompts")):
-                for name in rotated(names, number):
-                    done = await engine.generate(prompt, compared[name], trace=True).wait()
-                    recording = Recording(prompt=done.prompt_tokens, records=done.trace)
-                    found[name].append((done.metrics, recording))
+            found = await recorded_in_turns(engine, compared, prompts, pair.eos)
     return found, others.share
 
 
-def compare(
-    profile: Profile, settings: Settings, found: list[tuple[Metrics, Recording]]
-) -> dict[str, Any]:
+def compare(profile: Profile, settings: Settings, found: list[Request]) -> dict[str, Any]:
     """One system's forecast beside its run."""
-    predicted, real = forecast(profile, settings), over_requests([metrics for metrics, _ in found])
-    recordings = [recording for _, recording in found]
-    gap: Gap = explain(profile, settings, recordings, float(real.tokens_per_s))
+    predicted, real = forecast(profile, settings), traces.figures(found)
+    gap: Gap = explain(profile, settings, list(map(recording, found)), float(real.tokens_per_s))
     return {
         "predicted_tokens_per_s": predicted.tokens_per_s.value,
         "measured_tokens_per_s": real.tokens_per_s.value,
@@ -117,8 +96,9 @@ def main(
 ) -> None:
     """Compare a profile's forecasts with runs of the same pair and prompts."""
     profile = profiles.read(pathlib.Path(file))
-    ahead = [int(k) for k in head_starts.split(",")]
-    compared = systems(gammas.split(","), ahead, profile.settings)
+    ahead = values.whole_numbers("head-starts", head_starts, 0)
+    every = combinations(profile.settings, tuple(SCHEDULES), values.gammas(gammas), ahead)
+    compared = {name_of(settings): settings for settings in every}
     found, others = asyncio.run(measure(devices, compared, read_prompts(given)))
     rows = {name: compare(profile, compared[name], runs) for name, runs in found.items()}
     errors = [abs(row["error"]) for row in rows.values()]

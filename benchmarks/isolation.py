@@ -21,11 +21,12 @@ from typing import Any, Final
 import click
 import psutil
 
-from actors.engine import Devices, Engine, EngineSettings
+from actors.engine import Engine
+from actors.engine_settings import Devices, EngineSettings
 from actors.transcripts import Transcript
 from decoding.errors import PeerError
-from decoding.settings import ScheduleName, Settings
-from pearl.prompts import PROMPTS
+from decoding.settings import Settings
+from pearl.harness.prompts import PROMPTS
 
 ERRORS: Final = (
     RuntimeError, ValueError, MemoryError, KeyError, RecursionError, OSError, AssertionError,
@@ -96,11 +97,11 @@ async def _round(engine: Engine, known: dict[str, tuple[int, ...]], guilty: list
 
 async def _campaign(rounds: int) -> int:
     settings = EngineSettings(devices=Devices.LOCAL)
-    alone = Settings(schedule=ScheduleName.AR, max_new_tokens=TOKENS)
+    alone = Settings(schedule="ar", max_new_tokens=TOKENS)
     process, seconds, memory = psutil.Process(), [], []
     async with await Engine.start(settings) as engine:
         known = {p: (await engine.generate(p, alone).wait()).token_ids for p in PROMPTS[:7]}
-        guilty = list(engine._fitted.encode(GUILTY, alone))  # noqa: SLF001 - to tell it from others
+        guilty = list(engine._pair.encode(GUILTY, alone))  # noqa: SLF001 - to tell it from others
         for number in range(rounds):
             began = time.perf_counter()
             if wrong := await _round(engine, known, guilty):

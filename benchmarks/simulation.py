@@ -22,7 +22,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from decoding.settings import Gamma, ScheduleName, Settings
+from decoding.kinds import SCHEDULES
+from decoding.settings import Gamma, Settings
 from simulator import answers, sweep
 from simulator.acceptance import Independent
 from simulator.streams import Purpose, stream
@@ -36,10 +37,10 @@ ALPHAS: Final = tuple(round(0.5 + 0.02 * i, 2) for i in range(25))
 SPEED_RATIOS: Final = tuple(2 + 18 * i / 133 for i in range(134))  # 10,050 points in all
 
 
-def events(schedule: ScheduleName, requests: int, tokens: int, seed: int) -> int:
+def events(schedule: str, requests: int, tokens: int, seed: int) -> int:
     """Requests that run at once, so many tokens in all; how many events that was."""
-    gamma: Gamma = "auto" if schedule is ScheduleName.AR else GAMMA
-    settings = Settings(schedule=schedule, gamma=gamma, strict=schedule is ScheduleName.PEARL)
+    gamma: Gamma = "auto" if schedule == "ar" else GAMMA
+    settings = Settings(schedule=schedule, gamma=gamma, strict=schedule == "pearl")
     each = Fixed(tokens // requests)
     load = Workload(requests=requests, arrivals=ClosedLoop(requests), output=each)
     scenario = Scenario(
@@ -51,9 +52,9 @@ def events(schedule: ScheduleName, requests: int, tokens: int, seed: int) -> int
     return answers.run(scenario, seed=seed).events
 
 
-def rounds(schedule: ScheduleName, runs: int, seed: int) -> float:
+def rounds(schedule: str, runs: int, seed: int) -> float:
     """So many runs of agreement, drawn and decoded; how many rounds that was."""
-    scheme = Scheme(schedule, 0 if schedule is ScheduleName.AR else GAMMA)
+    scheme = Scheme(schedule, 0 if schedule == "ar" else GAMMA)
     luck = drawn(Independent(ALPHA), scheme, stream(seed, 0, Purpose.ACCEPTANCE), runs)
     return float(decode(luck.runs, scheme, Times(Pair.of(SPEED_RATIO))).passes.sum())
 
@@ -87,9 +88,9 @@ def measured(work: Callable[[int], float], repetitions: int) -> dict[str, float]
 def report(tokens: int, runs: int, repetitions: int) -> dict[str, dict[str, float]]:
     """Every figure, by name."""
     work: dict[str, Callable[[int], float]] = {
-        **{f"events, {n}": partial(events, n, 1, tokens) for n in ScheduleName},
-        **{f"events, {n}, eight at once": partial(events, n, 8, tokens) for n in ScheduleName},
-        **{f"rounds, {n}": partial(rounds, n, runs) for n in ScheduleName},
+        **{f"events, {n}": partial(events, n, 1, tokens) for n in SCHEDULES},
+        **{f"events, {n}, eight at once": partial(events, n, 8, tokens) for n in SCHEDULES},
+        **{f"rounds, {n}": partial(rounds, n, runs) for n in SCHEDULES},
         f"points, gamma {GAMMA}": partial(points, GAMMA),
         "points, gamma auto": partial(points, "auto"),
     }

@@ -1,10 +1,10 @@
 """What `gamma="auto"` has seen of two devices, and how fast each window would have been there.
 
-Times, messages and luck are remembered apart, because they change apart: how long a draft step
-takes, how long a pass of so many tokens, what messages add to a round, and how many draft tokens
-were kept between rejections.
+Times, messages and acceptance are remembered apart, because they change apart: how long a draft
+step takes, how long a pass of so many tokens, what messages add to a round, and how many draft
+tokens were kept between rejections.
 
-Rule: it only learns and computes; `decoding.plans` decides.
+Rule: it only learns and computes; `decoding.policies` decides.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from typing import Any, Final, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from decoding import rounds
+from decoding.kinds import Numbers, ScheduleKind
+from decoding.rounds import RoundTimes
 
 Array: TypeAlias = NDArray[np.float64]
 WIDEST: Final = 32  # gamma auto looks no further
@@ -74,16 +78,16 @@ class PassTimes:
 
 @final
 class Measured:
-    """What plans have seen of two devices: of the times the last hundred or so weigh most.
+    """What policies have seen of two devices: of the times the last hundred or so weigh most.
 
-    `gammas` are the windows in use, by what plans have in common. Requests that share a pass share
-    them: each would pay for the longest window of all.
+    `gammas` are the windows in use, by kind of schedule, head start and barrier. Requests that
+    share a pass share them: each would pay for the longest window of all.
     """
 
     RUNS: Final = 64
 
     def __init__(self) -> None:
-        self.gammas: dict[tuple[bool, int, bool], int] = {}
+        self.gammas: dict[tuple[ScheduleKind, int, bool], int] = {}
         self._draft_tokens = self._draft_seconds = 0.0
         # A target that waited for its window may take longer than one that did not, so each kind of
         # pass is known for itself; True where windows are written beside.
@@ -135,52 +139,48 @@ class Measured:
         """`kept` tokens agreed, and then one did not; or a part of a run that goes on."""
         self._runs.append((kept, rejected))
 
-    def speeds(self, *, parallel: bool, head_start: int, barrier: bool = True) -> Array:
+    def speeds(self, kind: ScheduleKind, *, head_start: int = 0, barrier: bool = True) -> Array:
         """Tokens per second for each gamma from 0 to `WIDEST`, on the runs that were seen.
 
-        What a schedule makes of a run depends on its length alone, because after each rejection
-        it begins anew. So nothing is assumed of luck: it may come in bursts.
+        What a schedule makes of a run depends on its length alone (`decoding.rounds`), so nothing
+        is assumed of how agreement is spread: it may come in bursts.
 
         Args:
-            parallel: write beside the passes (PEARL; never with gamma 0) or before them.
-            head_start: tokens before the first pass of a run; PEARL.
-            barrier: whether every pass of PEARL waits for its window, also after a rejection.
+            kind: of the schedule. Gamma 0 is the target alone for one that waits for its windows,
+                and nothing (0) for one that does not.
+            head_start: tokens before the first pass of a run, where the kind takes one.
+            barrier: whether every pass waits for the window beside the last, also after a
+                rejection.
         """
+        before, beside = kind.numbers(WINDOWS, head_start)
         runs = np.array(self._runs, dtype=float)
         ended = runs[:, 1] > 0
-        whole, parts = runs[ended, 0], float(runs[~ended, 0].sum())
-        if parallel:
-            return self._at_once(whole, parts, head_start, barrier=barrier)
-        return self._in_turns(whole, parts)
+        lengths = rounds.places(runs[ended, :1], before, beside)
+        whole = rounds.of_run(lengths, before, beside, barrier=barrier)
+        part = rounds.of_part(float(runs[~ended, 0].sum()), before, beside)
+        times = self._times(before, beside)
+        seconds = whole.seconds(times).sum(axis=0) + part.seconds(times)
+        tokens = whole.tokens.sum(axis=0) + part.tokens
+        return np.append(self._speed_alone if kind.waits else 0.0, tokens / seconds)
 
-    def _in_turns(self, kept: Array, parts: float) -> Array:
-        step, judge = self._step, self._judge(parallel=False)
-        before, _, nothing = self._control_of_rounds()
-        # A window that is kept has a bonus token, with which nothing is compared.
-        full = (kept[:, None] // WINDOWS).sum(axis=0) + parts / WINDOWS
-        seconds = (full + len(kept)) * (WINDOWS * step + judge(WINDOWS + 1) + before)
-        # Windows of one size tell nothing of passes without.
-        alone = judge(1.0) if self._alone is None else self._alone
-        tokens = kept.sum() + len(kept) + parts
-        return np.append(1 / (alone + nothing), (tokens + full) / seconds)
+    def _times(self, before: Numbers, beside: Numbers) -> RoundTimes:
+        parallel = bool(np.any(beside))
+        step, judge = self._step, self._judge(parallel=parallel)
+        ahead_s, beside_s, nothing_s = self._control_of_rounds()
+        return RoundTimes(
+            before=np.where(before > 0, before * step + ahead_s, 0.0),
+            beside=beside * step + beside_s if parallel else 0.0,
+            # Where every pass waits for a window, its messages are all there are.
+            first=judge(before + 1.0) + (nothing_s if parallel else 0.0),
+            later=judge(beside) + nothing_s,
+        )
 
-    def _at_once(self, kept: Array, parts: float, head_start: int, *, barrier: bool) -> Array:
-        step, judge = self._step, self._judge(parallel=True)
-        before, beside, nothing = self._control_of_rounds()
-        # The first pass of a run settles one token more than the head start, each later one gamma.
-        beyond = (kept - head_start)[:, None] / WINDOWS
-        later = np.ceil(np.maximum(beyond, 0))
-        ahead = head_start * step + before if head_start else 0.0
-        write = WINDOWS * step + beside
-        first, then = judge(head_start + 1.0) + nothing, judge(WINDOWS) + nothing
-        seconds = ahead + np.maximum(write, first) + later * np.maximum(write, then)
-        if not barrier:
-            # A rejection among the tokens that were judged: nobody waits for the window beside.
-            last = np.where(beyond < 0, first, then)
-            seconds -= np.maximum(write - last, 0) * (beyond != np.floor(beyond))
-        going_on = parts / WINDOWS * np.maximum(write, then)
-        tokens = kept.sum() + len(kept) + parts
-        return np.append(0.0, tokens / (seconds.sum(axis=0) + going_on))  # no window is no PEARL
+    @property
+    def _speed_alone(self) -> float:
+        """Tokens per second of the target alone: windows of one size tell nothing of it."""
+        alone = self._judge(parallel=False)(1.0) if self._alone is None else self._alone
+        _, _, nothing_s = self._control_of_rounds()
+        return float(1 / (alone + nothing_s))
 
     @property
     def _step(self) -> float:

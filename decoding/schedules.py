@@ -58,7 +58,7 @@ from decoding.verdicts import Outcome, outcome, pending_after
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from decoding.plans import Plan
+    from decoding.policies import Policy
     from decoding.stopping import FinishReason, StopRules
 
 
@@ -198,7 +198,7 @@ class Schedule(Protocol):
 
 @final
 class TwoModelSchedule:
-    """The rule at the top of this file; `decoding.plans` has the numbers for each schedule.
+    """The rule at the top of this file; `decoding.kinds` has the numbers for each schedule.
 
     Args:
         plan: how many tokens to write before and beside a pass.
@@ -214,7 +214,7 @@ class TwoModelSchedule:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Policy,
         stop: StopRules,
         *,
         hold: bool = False,
@@ -251,7 +251,7 @@ class TwoModelSchedule:
         return self._committed
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> Policy:
         """The two numbers it goes by."""
         return self._plan
 

@@ -6,40 +6,35 @@ the wire to the scheduler as it is.
 
 from __future__ import annotations
 
-import enum
-from typing import Any, Final, Literal, TypeAlias
+from collections.abc import Collection
+from typing import Any, Final
 
 import msgspec
 
 from decoding.errors import SettingError
-from decoding.measured import WIDEST, Measured
-from decoding.plans import AUTOREGRESSIVE, AutoPlan, Plan, pearl, speculative
+from decoding.kinds import SCHEDULES, ScheduleKind, who_take
+from decoding.measured import Measured
+from decoding.policies import POLICIES, FixedPolicy, Gamma, Policy
 from decoding.sampling import Sampling, refuse_unless, take_flag, take_whole
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
-from decoding.verification import VerifierName
+from decoding.verification import COUPLED, VERIFIERS, VerifierKind, effective_verifier
 
 WIDEST_GAMMA: Final = 256
-Gamma: TypeAlias = int | Literal["auto"]
-
-
-class ScheduleName(enum.StrEnum):
-    """The three schedules."""
-
-    AR = "ar"
-    SD = "sd"
-    PEARL = "pearl"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How to generate.
 
     Args:
-        schedule: `ar` (the target alone), `sd` (speculative decoding) or `pearl`.
-        gamma: tokens in a draft window, or `auto`: chosen from what is measured while it runs.
+        schedule: a name of `decoding.kinds.SCHEDULES`: `ar` (the target alone), `sd` (speculative
+            decoding) or `pearl`.
+        gamma: tokens in a draft window, or a name of `decoding.policies.POLICIES`: `auto`, chosen
+            from what is measured while it runs.
         head_start: PEARL only: tokens the draft writes before the first pass after a rejection.
         strict: PEARL only: rounds with a barrier and nothing cancelled, as in the paper.
-        verifier: None takes `greedy` at temperature 0 and `coupled` above.
+        verifier: a name of `decoding.verification.VERIFIERS`; None takes `greedy` at temperature 0
+            and `coupled` above.
         sampling: temperature and filters.
         seed: of every coin; the same seed gives the same tokens (greedy and coupled).
         max_new_tokens: the most tokens to generate.
@@ -47,24 +42,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             which no text shows, ends it at that token.
     """
 
-    schedule: ScheduleName = ScheduleName.PEARL
+    schedule: str = "pearl"
     gamma: Gamma = "auto"
     head_start: int = 0
     strict: bool = False
-    verifier: VerifierName | None = None
+    verifier: str | None = None
     sampling: Sampling = Sampling()
     seed: int = 0
     max_new_tokens: int = 128
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Take names for what they name, and refuse what cannot be done."""
-        self._name("schedule", ScheduleName)
+        """Refuse what cannot be done, and take numbers of other libraries for plain ones."""
+        self._known("schedule", SCHEDULES)
         if self.verifier is not None:
-            self._name("verifier", VerifierName)
-        if self.gamma != "auto":
-            allowed = f"a whole number from 1 to {WIDEST_GAMMA}, or auto"
-            take_whole(self, "gamma", allowed, least=1, most=WIDEST_GAMMA)
+            self._known("verifier", VERIFIERS)
+        if not _names(self.gamma, POLICIES):
+            take_whole(self, "gamma", _allowed_gamma(), least=1, most=WIDEST_GAMMA)
         allowed = f"a whole number from 0 to {WIDEST_GAMMA}"
         take_whole(self, "head_start", allowed, least=0, most=WIDEST_GAMMA)
         take_flag(self, "strict")
@@ -83,53 +77,53 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         refuse_unless(self, "stop", allowed, fine=fine)
         msgspec.structs.force_setattr(self, "stop", tuple(given))
 
-    def _name(self, field: str, names: type[ScheduleName | VerifierName]) -> None:
-        """Programs may say `"sd"` where the type says ScheduleName.SD."""
-        known = ", ".join(names)
-        refuse_unless(self, field, f"one of {known}", fine=getattr(self, field) in list(names))
-        msgspec.structs.force_setattr(self, field, names(getattr(self, field)))
+    def _known(self, field: str, table: Collection[str]) -> None:
+        allowed = f"one of {', '.join(table)}"
+        refuse_unless(self, field, allowed, fine=_names(getattr(self, field), table))
 
     def _refuse_contradictions(self) -> None:
-        greedy, sampled = VerifierName.GREEDY, self.sampling.temperature > 0
-        if self.verifier is greedy and sampled:
-            allowed = "0 with the greedy verifier; take the coupled one to sample"
+        if self.sampling.temperature > 0 and not self.verifier_kind.samples:
+            allowed = f"0 with the {self.verifier} verifier; take the {COUPLED} one to sample"
             refuse_unless(self.sampling, "temperature", allowed, fine=False)
         for name in ("head_start", "strict"):
-            meant = not getattr(self, name) or self.schedule is ScheduleName.PEARL
-            refuse_unless(
-                self, name, f"left out with schedule {self.schedule}: PEARL only", fine=meant
-            )
+            allowed = f"left out with schedule {self.schedule}: {who_take(name)} only"
+            meant = not getattr(self, name) or self.kind.takes(name)
+            refuse_unless(self, name, allowed, fine=meant)
 
     @property
-    def effective_verifier(self) -> VerifierName:
-        """The verifier that runs: at temperature 0 every one of them is the greedy one."""
-        if self.sampling.temperature == 0:
-            return VerifierName.GREEDY
-        return self.verifier or VerifierName.COUPLED
+    def kind(self) -> ScheduleKind:
+        """What is true of all schedules of this name."""
+        return SCHEDULES[self.schedule]
+
+    @property
+    def effective_verifier(self) -> str:
+        """The name of the verifier that runs."""
+        return effective_verifier(self.verifier, self.sampling.temperature)
+
+    @property
+    def verifier_kind(self) -> VerifierKind:
+        """What is true of all verifiers of that name."""
+        return VERIFIERS[self.effective_verifier]
+
+    @property
+    def adapts(self) -> bool:
+        """Whether its windows follow the times that are measured."""
+        return isinstance(self.gamma, str) and self.kind.drafts and POLICIES[self.gamma].adapts
 
     @property
     def widest(self) -> int:
         """The most pending tokens a job may have, head start included; 0 without a draft."""
-        if self.schedule is ScheduleName.AR:
-            return 0
-        gamma = WIDEST if self.gamma == "auto" else self.gamma
-        return max(gamma, self.head_start)
+        gamma = self.gamma if isinstance(self.gamma, int) else POLICIES[self.gamma].widest
+        return max(self.kind.numbers(gamma, self.head_start))
 
-    def plan(self, measured: Measured | None = None) -> Plan:
-        """The two numbers of the schedule; a plan belongs to one request."""
-        if self.schedule is ScheduleName.AR:
-            return AUTOREGRESSIVE
-        parallel = self.schedule is ScheduleName.PEARL
-        if self.gamma == "auto":
-            return AutoPlan(
-                parallel=parallel,
-                head_start=self.head_start,
-                barrier=self.strict,
-                measured=measured,
-            )
-        if parallel:
-            return pearl(self.gamma, self.head_start)
-        return speculative(self.gamma)
+    def policy(self, measured: Measured | None = None) -> Policy:
+        """The two numbers of the schedule; a policy belongs to one request."""
+        kind, head_start = self.kind, self.head_start
+        if isinstance(self.gamma, str) and kind.drafts:
+            start = POLICIES[self.gamma].start
+            return start(kind, head_start=head_start, barrier=self.strict, measured=measured)
+        before, beside = kind.numbers(self.gamma, head_start)
+        return FixedPolicy(before=before, beside=beside)
 
     def start(
         self, stop: StopRules, measured: Measured | None = None, reach: int | None = None
@@ -138,21 +132,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
         Args:
             stop: when to end.
-            measured: what `gamma="auto"` knows already.
+            measured: what a policy that adapts knows already.
             reach: the most tokens after the prompt that the draft can hold.
         """
-        hold = self.effective_verifier.carries_law
-        plan = self.plan(measured)
-        return TwoModelSchedule(plan, stop, hold=hold, strict=self.strict, reach=reach)
+        hold, policy = self.verifier_kind.carries_law, self.policy(measured)
+        return TwoModelSchedule(policy, stop, hold=hold, strict=self.strict, reach=reach)
 
 
 def parse_gamma(text: str) -> Gamma:
-    """A gamma as typed: a whole number, or `auto`."""
-    if text == "auto":
-        return "auto"
+    """A gamma as typed: a whole number, or the name of a policy."""
+    if text in POLICIES:
+        return text
     try:
         return int(text)
     except ValueError:
-        allowed = f"a whole number from 1 to {WIDEST_GAMMA}, or auto"
-        message = f"gamma is {text!r}; it must be {allowed}"
+        message = f"gamma is {text!r}; it must be {_allowed_gamma()}"
         raise SettingError(message) from None
+
+
+def _allowed_gamma() -> str:
+    return f"a whole number from 1 to {WIDEST_GAMMA}, or {', '.join(POLICIES)}"
+
+
+def _names(value: object, table: Collection[str]) -> bool:
+    return isinstance(value, str) and value in table

@@ -13,6 +13,10 @@ Greedy and coupled return what the target alone would return with the same seed,
 whatever the draft. Rejection (Leviathan et al. 2023, arXiv:2211.17192; Chen et al. 2023,
 arXiv:2302.01318) returns another sample of the same law.
 
+A further verifier is a class and an entry of `VERIFIERS`.
+
+Rule: a verifier's name is compared with another in this file only.
+
 Logits of minus infinity mask a token out. A row with NaN or plus infinity, or with nothing else
 than masks, is no law, and no token is made of it: `LogitsError`. Rows behind a token that was
 refused are not looked at, as the target alone would not have come to them.
@@ -20,10 +24,10 @@ refused are not looked at, as the target alone would not have come to them.
 
 from __future__ import annotations
 
-import enum
+import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Protocol, final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, final
 
 import msgspec
 import numpy as np
@@ -33,19 +37,6 @@ from decoding.coins import Array, Coins, CounterCoins, Purpose
 from decoding.errors import ImpossibleDraftError, LogitsError
 from decoding.messages import Drafted, TokenId
 from decoding.sampling import Sampling
-
-
-class VerifierName(enum.StrEnum):
-    """The three verifiers."""
-
-    GREEDY = "greedy"
-    COUPLED = "coupled"
-    REJECTION = "rejection"
-
-    @property
-    def carries_law(self) -> bool:
-        """Whether a draft token must bring the law it was drawn from."""
-        return self is VerifierName.REJECTION
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,16 +67,6 @@ class Verifier(Protocol):
         Raises:
             LogitsError: a row that counts is no law.
         """
-
-
-def make_verifier(name: VerifierName, sampling: Sampling, seed: int) -> Verifier:
-    """The verifier of this name, with coins from this seed."""
-    if name is VerifierName.GREEDY:
-        return Greedy()
-    coins = CounterCoins(seed)
-    if name is VerifierName.COUPLED:
-        return Coupled(sampling, coins)
-    return Rejection(sampling, coins)
 
 
 def agreement(tokens: tuple[TokenId, ...], choices: tuple[TokenId, ...]) -> Verdict:
@@ -267,3 +248,57 @@ def _from_bytes(law: bytes, like: Array) -> Array:
         message = f"a draft's law has {len(law)} bytes; the target's rows have {expected}"
         raise ImpossibleDraftError(message)
     return xp.asarray(np.frombuffer(law, dtype).copy(), device=device(like))
+
+
+# -- the table ---------------------------------------------------------------------------------
+
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class VerifierKind:
+    """What is true of all verifiers of one name.
+
+    Args:
+        summary: what it does, in a line.
+        make: one, with its settings and coins.
+        samples: whether it can draw tokens; one that cannot is for temperature 0 only.
+        same_text: whether the text is the one that the target alone writes with the same seed.
+        carries_law: whether a draft token must bring the law it was drawn from.
+    """
+
+    summary: str
+    make: Callable[[Sampling, Coins], Verifier]
+    samples: bool = True
+    same_text: bool = True
+    carries_law: bool = False
+
+
+VERIFIERS: Final[dict[str, VerifierKind]] = {
+    "greedy": VerifierKind(
+        summary="the most likely token", make=lambda _sampling, _coins: Greedy(), samples=False
+    ),
+    "coupled": VerifierKind(
+        summary="draft and target draw with the same noise; the text of the target alone",
+        make=Coupled,
+    ),
+    "rejection": VerifierKind(
+        summary="keep with probability p / q; another sample of the same law",
+        make=Rejection,
+        same_text=False,
+        carries_law=True,
+    ),
+}
+GREEDY, COUPLED = "greedy", "coupled"
+"""Which ones run at temperature 0 and above, where no other is asked for."""
+
+
+def effective_verifier(name: str | None, temperature: float) -> str:
+    """The verifier that runs: at temperature 0 one that samples has nothing to draw."""
+    if temperature == 0:
+        return GREEDY if name is None or VERIFIERS[name].samples else name
+    return name or COUPLED
+
+
+def make_verifier(name: str, sampling: Sampling, seed: int) -> Verifier:
+    """The verifier of this name, with coins from this seed."""
+    return VERIFIERS[name].make(sampling, CounterCoins(seed))

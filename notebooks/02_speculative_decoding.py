@@ -10,7 +10,7 @@
 import numpy as np
 
 from analysis import figures, theory, traces
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator import Fixed, Independent, Pair, Scenario, Workload, run, simulate
 from simulator.optimise import best
 from simulator.twin import Scheme, Times, answer
@@ -33,7 +33,7 @@ from simulator.twin import Scheme, Times, answer
 # real devices.
 
 # %%
-SD = ScheduleName.SD
+SD = "sd"
 A, C = 0.8, 5.0
 
 

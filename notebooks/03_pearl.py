@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis import figures, theory
 from decoding.messages import Judge
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.trace import Received, Sent
 from simulator import Fixed, Independent, Pair, Replay, Scenario, Workload, run, simulate
 from simulator.links import Link, Network
@@ -179,7 +179,7 @@ for name in CASES:
 # %%
 def by_schedule(gamma, alpha, growth=0.0, link=0.0):
     """Speed over AR on the exact law of runs, one pass being 1 s."""
-    scheme = Scheme(ScheduleName.PEARL, gamma)
+    scheme = Scheme("pearl", gamma)
     times = Times(Pair.of(C, 1.0, growth), Network(draft=Link(latency_s=link / 2)))
     return 1 / seconds_per_token(exact(Independent(alpha), scheme), scheme, times)
 

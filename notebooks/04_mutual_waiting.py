@@ -7,7 +7,7 @@
 
 # %%
 from analysis import figures, theory, traces
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator import Fixed, Independent, Pair, Scenario, Workload, run
 from simulator.optimise import Means, best, placed
 from simulator.sweep import COLUMNS, Sweep
@@ -24,7 +24,7 @@ from simulator.twin import figures as figures_of
 
 # %%
 A, C, SEED = 0.8, 5.0, 13  # a text that is neither lucky nor unlucky for any of the three
-AR, SD, PEARL = ScheduleName
+AR, SD, PEARL = "ar", "sd", "pearl"
 SETTINGS = {
     AR: Settings(schedule=AR),
     SD: Settings(schedule=SD, gamma=4),

@@ -9,7 +9,7 @@
 import numpy as np
 
 from analysis import figures, theory
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator import Fixed, Independent, Pair, Scenario, Workload, run, simulate
 from simulator.twin import Scheme, Times, exact, seconds_per_token
 
@@ -196,7 +196,7 @@ for k in TRIED:
     assert 0.995 * low <= speeds[k] <= 1.005 * high
 # On the exact law of runs it is so to rounding.
 for k in TRIED:
-    scheme = Scheme(ScheduleName.PEARL, RATIO, k)
+    scheme = Scheme("pearl", RATIO, k)
     law = exact(Independent(ALPHA), scheme)
     time = seconds_per_token(law, scheme, Times(Pair.of(RATIO, 1.0)))
     assert abs(1 / time / speeds[k] - 1) < 1e-9

@@ -12,7 +12,7 @@ import numpy as np
 from analysis import figures, theory
 from analysis.statistics import acceptance, independence, run_length, survival
 from decoding.exchanges import agreement
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator import (
     Bursts,
     Fixed,
@@ -33,7 +33,7 @@ from simulator import (
 
 # %%
 A, G, TOKENS = 0.8, 5, 400
-SD, PEARL = ScheduleName.SD, ScheduleName.PEARL
+SD, PEARL = "sd", "pearl"
 
 
 def drawn(law, requests=60, tokens=TOKENS, seed=6):

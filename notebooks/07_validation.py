@@ -10,8 +10,8 @@ from pathlib import Path
 
 from analysis import figures, published, statistics, theory, traces
 from analysis.validation import PARTS_OF, parts
-from decoding.settings import ScheduleName
-from pearl.validate import name_of, validate
+from pearl.harness.systems import name_of
+from pearl.harness.validation import validate
 from simulator.recording import replay_file
 
 # %% [markdown]
@@ -100,7 +100,7 @@ for name, shares in few.items():
 
 # %%
 pearl = {
-    way: next(n for n, s in own.items() if s[0].settings.schedule is ScheduleName.PEARL)
+    way: next(n for n, s in own.items() if s[0].settings.kind.parallel)
     for way, own in requests.items()
 }
 lucks = {way: [request.luck for request in requests[way][name]] for way, name in pearl.items()}

@@ -21,28 +21,35 @@ from typing import TYPE_CHECKING
 from pearl.names import claim
 
 if TYPE_CHECKING:
-    from actors.engine import Devices, Engine, EngineSettings, Piece, Result
+    from actors.engine import Engine, Piece, Result
+    from actors.engine_settings import Devices, EngineSettings
+    from decoding.kinds import SCHEDULES
+    from decoding.policies import POLICIES
     from decoding.sampling import Sampling
-    from decoding.settings import ScheduleName, Settings
-    from decoding.verification import VerifierName
+    from decoding.settings import Settings
+    from decoding.verification import VERIFIERS
 
 __all__ = [
+    "POLICIES",
+    "SCHEDULES",
+    "VERIFIERS",
     "Devices",
     "Engine",
     "EngineSettings",
     "Piece",
     "Result",
     "Sampling",
-    "ScheduleName",
     "Settings",
-    "VerifierName",
 ]
 
 HOMES = {
+    "Devices": "actors.engine_settings",
+    "EngineSettings": "actors.engine_settings",
+    "POLICIES": "decoding.policies",
+    "SCHEDULES": "decoding.kinds",
     "Sampling": "decoding.sampling",
-    "ScheduleName": "decoding.settings",
     "Settings": "decoding.settings",
-    "VerifierName": "decoding.verification",
+    "VERIFIERS": "decoding.verification",
 }
 
 claim()

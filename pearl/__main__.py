@@ -17,7 +17,8 @@ from typing import Any, Final, final
 import click
 
 from decoding.errors import PearlError, UsageError
-from pearl import signals, terminal
+from pearl import signals
+from pearl.showing import terminal
 
 VERBS: Final = {
     "generate": "Generate text with a target, a draft and a schedule.",
@@ -47,7 +48,7 @@ class Verbs(click.Group):
         """The verb's own command."""
         if cmd_name not in VERBS:
             return None
-        command: click.Command = importlib.import_module(f"pearl.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"pearl.verbs.{cmd_name}").command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

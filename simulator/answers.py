@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from decoding.errors import SettingError
 from decoding.estimates import Estimate, of_mean, of_part, of_ratio
-from decoding.settings import Gamma, ScheduleName, Settings
+from decoding.policies import Gamma
+from decoding.settings import Settings
 from simulator.costs import Spread
 from simulator.ledger import Account
 from simulator.parallel import spread
@@ -95,7 +96,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         wall_s: what the simulation itself took, in real seconds.
     """
 
-    schedule: ScheduleName
+    schedule: str
     alpha: float
     speed_ratio: float
     gamma: Gamma
@@ -190,7 +191,7 @@ def runs_of(scenario: Scenario, replications: int) -> int:
 def _jobs(scenario: Scenario, seed: int, replications: int) -> list[tuple[Scenario, int, int]]:
     """The runs of the scenario, then those of the target alone."""
     jobs = [(scenario, seed, n) for n in range(replications)]
-    if scenario.settings.schedule is ScheduleName.AR:
+    if not scenario.settings.kind.drafts:
         return jobs
     alone = _alone(scenario)
     # Where nothing but the draft is left to chance, the target alone always does the same.
@@ -210,9 +211,7 @@ def _run(job: tuple[Scenario, int, int]) -> Run:
 def _alone(scenario: Scenario) -> Scenario:
     """The same requests, decoded by the target alone."""
     settings = scenario.settings
-    alone = Settings(
-        schedule=ScheduleName.AR, verifier=settings.verifier, sampling=settings.sampling
-    )
+    alone = Settings(schedule="ar", verifier=settings.verifier, sampling=settings.sampling)
     return msgspec.structs.replace(scenario, settings=alone)
 
 

@@ -28,7 +28,7 @@ from msgspec.structs import replace
 from decoding.errors import SettingError
 from decoding.messages import Propose
 from decoding.metrics import Metrics
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.stopping import StopRules
 from decoding.summaries import Figures, over_requests
 from decoding.trace import Sent
@@ -47,7 +47,7 @@ ENOUGH: Final = 4096  # tokens, to tell windows apart
 class Steps(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of all requests together, step by step; see above.
 
-    None where a step cannot be taken: automatic windows follow times, so other times would make
+    None where a step cannot be taken: windows that adapt follow times, so other times would make
     them other windows, and a device that was lost is lost in no scenario. `own` and `delayed` are
     None where a replay did not commit the same tokens.
 
@@ -76,7 +76,7 @@ def steps(recordings: Sequence[Recording], settings: Settings, constant: Pair) -
     """
     done = _simulated(recordings, settings, constant) if _can_be(settings, recordings) else {}
     return Steps(
-        constant=_counted(recordings, settings, constant),
+        constant=_counted(recordings, constant),
         **{name: sum(m.seconds for m in metrics) for name, metrics in done.items()},
         own=_replayed(recordings, settings, "mean"),
         delayed=_replayed(recordings, settings, "exact"),
@@ -85,7 +85,7 @@ def steps(recordings: Sequence[Recording], settings: Settings, constant: Pair) -
     )
 
 
-def _counted(recordings: Sequence[Recording], settings: Settings, constant: Pair) -> float:
+def _counted(recordings: Sequence[Recording], constant: Pair) -> float:
     """The rounds that were made, each as long as its slower half, and what is not beside one."""
     step, judge = constant.draft.seconds(1), constant.target.seconds(1)
     beside = [sample.beside for recording in recordings for sample in passes([recording])]
@@ -95,15 +95,13 @@ def _counted(recordings: Sequence[Recording], settings: Settings, constant: Pair
         for record in recording.records
         if isinstance(record, Sent) and isinstance(record.command, Propose)
     )
-    if settings.schedule is not ScheduleName.PEARL:
-        return len(beside) * judge + asked * step
     rounds = sum(max(window * step, judge) for window in beside)
     return rounds + (asked - sum(beside)) * step
 
 
 def _can_be(settings: Settings, recordings: Sequence[Recording]) -> bool:
     lost = any(recording.losses for recording in recordings)
-    return not lost and not (settings.gamma == "auto" and settings.widest > 0)
+    return not lost and not settings.adapts
 
 
 def _simulated(

@@ -28,28 +28,14 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from decoding.rounds import RoundTimes
+
 Array: TypeAlias = NDArray[Any]
 
 FINE: Final = 1e-9  # leads that differ by a smaller share of the most that can be won are the same
 COARSE: Final = 1e-2  # and by this share, where there would be too many
 MOST: Final = 128  # leads to reckon with; of coarse ones there are 101 at most
 END: Final = 1e-9  # the chance that a text ends with a run; one without end is meant
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Halves:
-    """What the rounds of a run are made of, in seconds.
-
-    Args:
-        window: W, of the draft, there and back.
-        first, later: J, of the first pass of a run and of every later one, there and back.
-        most: the longest lead; 0 where the target waits for every command.
-    """
-
-    window: float
-    first: float
-    later: float
-    most: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,26 +53,32 @@ class Paces:
         return np.asarray(self.first + np.where(later > 0, self.second + behind, 0.0))
 
 
-def told(halves: Halves) -> Paces:
-    """The rounds of runs that begin without a lead: a window was waited for (a head start)."""
-    return _walked(halves, np.zeros(1)).mean(np.ones(1))
+def told(times: RoundTimes, most: float) -> Paces:
+    """The rounds of runs that begin without a lead: a window was waited for (a head start).
+
+    Args:
+        times: of all rounds.
+        most: the longest lead.
+    """
+    return _walked(times, most, np.zeros(1)).mean(np.ones(1))
 
 
-def carried(halves: Halves, later: Array, weights: Array) -> Paces:
+def carried(times: RoundTimes, most: float, later: Array, weights: Array) -> Paces:
     """The rounds of runs that begin with the lead of the one before.
 
     Args:
-        halves: of all runs.
+        times: of all rounds.
+        most: the longest lead.
         later: rounds behind the first, run by run; which run follows which is left to chance.
         weights: of each run.
     """
-    walked = _walked(halves, np.zeros(1))
+    walked = _walked(times, most, np.zeros(1))
     if not walked.after.any():  # as most often: nothing wanders
         return walked.mean(np.ones(1))
     none, odd = later == 0, later % 2 == 1
     odds = np.array([weights[kind].sum() for kind in (none, odd, ~(none | odd))])
-    leads = _leads(halves)
-    walked = _walked(halves, leads)
+    leads = _leads(times, most)
+    walked = _walked(times, most, leads)
     return walked.mean(_shares(leads, walked.after, odds / weights.sum()))
 
 
@@ -101,27 +93,27 @@ class _Walk:
         return Paces(*(self.seconds @ shares).tolist())
 
 
-def _walked(halves: Halves, leads: Array) -> _Walk:
+def _walked(times: RoundTimes, most: float, leads: Array) -> _Walk:
     seconds, after = [], []
-    for judge in (halves.first, halves.later, halves.later, halves.later):
-        seconds.append(np.maximum(halves.window, judge - leads))
-        leads = np.minimum(seconds[-1] - halves.window, halves.most)
+    for judge in (times.first, times.later, times.later, times.later):
+        seconds.append(np.maximum(times.beside, judge - leads))
+        leads = np.minimum(seconds[-1] - times.beside, most)
         after.append(leads)
     return _Walk(np.array(seconds), np.array(after[:3]))
 
 
-def _leads(halves: Halves) -> Array:
+def _leads(times: RoundTimes, most: float) -> Array:
     """All that a run can begin with, ascending from none."""
-    leads = _reached(halves, FINE)
-    return leads if len(leads) <= MOST else _reached(halves, COARSE)
+    leads = _reached(times, most, FINE)
+    return leads if len(leads) <= MOST else _reached(times, most, COARSE)
 
 
-def _reached(halves: Halves, share: float) -> Array:
+def _reached(times: RoundTimes, most: float, share: float) -> Array:
     """The same, until there are too many; leads that differ by less than this share are one."""
-    grain, leads, known = share * halves.most, np.zeros(1), 0
+    grain, leads, known = share * most, np.zeros(1), 0
     while known < len(leads) <= MOST:
         known = len(leads)
-        reached = np.append(leads, _walked(halves, leads).after)
+        reached = np.append(leads, _walked(times, most, leads).after)
         leads = grain * np.unique(np.round(reached / grain))
     return leads
 

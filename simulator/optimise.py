@@ -1,42 +1,39 @@
 """What suits a pair: the schedule, its gamma, its head start, and how much they matter.
 
     advice = advise(Independent(0.8), Times(Pair.of(speed_ratio=5)))
-    advice.best                 # pearl, gamma 5, head start 1: 2.32 times the speed of AR
-    advice.sd.plateau           # windows within a twentieth of the best
+    advice.best                     # pearl, gamma 5, head start 1: 2.32 times the speed of AR
+    advice.tunings["sd"].plateau    # windows within a twentieth of the best
 
 Everything here is an expectation under the law of the runs itself (`simulator.twin.exact`), so
 nothing is drawn. Where two choices are equally fast the simpler one is taken: the smaller window,
-then the smaller head start, then the earlier of AR, SD and PEARL.
-
-Notation: L agreed tokens in a run, g gamma, k head start.
+then the smaller head start, then the schedule that comes first in its table (AR, SD, PEARL).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
+from decoding.kinds import SCHEDULES
 from decoding.measured import WIDEST
 from decoding.sampling import refuse_unless
-from decoding.settings import ScheduleName
 from simulator.acceptance import Acceptance, Positions
-from simulator.twin import Luck, Scheme, Times, exact, seconds_per_token
+from simulator.twin import ALONE, Scheme, Times, exact, sampled, seconds_per_token
 
 MOST_DEVICES: Final = 10**6
 PRICES: Final = (1e-9, 1e12)
 HEAD_STARTS: Final = range(WIDEST + 1)
 WITHIN: Final = 0.05  # of the best speed: the plateau
 SAME: Final = 1e-9  # speeds nearer than this share are the same
-NEGLIGIBLE: Final = 1e-18  # of all runs: a length that is rarer is left out
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """A schedule with its numbers, and how fast it is expected to be."""
 
-    schedule: ScheduleName
+    schedule: str
     gamma: int
     head_start: int
     tokens_per_s: float
@@ -61,11 +58,23 @@ class Plateau(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
-    """A schedule at its best, and what becomes of it with another gamma."""
+    """A schedule at its best, and what becomes of it with another gamma.
+
+    Args:
+        choice: the best of all.
+        plain: the best without a head start, often the same.
+        plateau, windows: with the head start of `choice`; none without a draft.
+    """
 
     choice: Choice
-    plateau: Plateau
-    windows: tuple[Window, ...]
+    plain: Choice
+    plateau: Plateau | None = None
+    windows: tuple[Window, ...] = ()
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """The simpler first."""
+        return tuple(dict.fromkeys((self.plain, self.choice)))
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,41 +83,32 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         alpha, speed_ratio: of the pair.
         best: the fastest of all choices.
-        ar: the target alone.
-        sd, pearl: the two others with their curves; that of PEARL at its best head start.
-        pearl_plain: PEARL without a head start, at its own best gamma.
+        tunings: each schedule at its best, by its name.
     """
 
     alpha: float
     speed_ratio: float
     best: Choice
-    ar: Choice
-    sd: Tuning
-    pearl_plain: Choice
-    pearl: Tuning
+    tunings: dict[str, Tuning]
 
     @property
     def choices(self) -> tuple[Choice, ...]:
         """The best of each schedule, the simplest first."""
-        plain = () if self.pearl.choice.head_start == 0 else (self.pearl_plain,)
-        return (self.ar, self.sd.choice, *plain, self.pearl.choice)
+        return _choices(self.tunings)
+
+
+def _choices(tunings: Mapping[str, Tuning]) -> tuple[Choice, ...]:
+    return tuple(choice for tuning in tunings.values() for choice in tuning.choices)
 
 
 def advise(acceptance: Acceptance, times: Times) -> Advice:
     """Everything about one pair."""
-    ar = best(acceptance, ScheduleName.AR, times)
-    sd = tuned(acceptance, best(acceptance, ScheduleName.SD, times), times)
-    plain = best(acceptance, ScheduleName.PEARL, times)
-    ahead = best(acceptance, ScheduleName.PEARL, times, head_starts=HEAD_STARTS)
-    pearl = tuned(acceptance, fastest([plain, ahead]), times)
+    tunings = {name: tuned(acceptance, name, times) for name in SCHEDULES}
     return Advice(
         alpha=acceptance.mean,
         speed_ratio=times.speed_ratio,
-        best=fastest([ar, sd.choice, plain, pearl.choice]),
-        ar=ar,
-        sd=sd,
-        pearl_plain=plain,
-        pearl=pearl,
+        best=fastest(_choices(tunings)),
+        tunings=tunings,
     )
 
 
@@ -124,22 +124,22 @@ def _beats(one: Choice, other: Choice) -> bool:
 
 def best(
     acceptance: Acceptance,
-    schedule: ScheduleName,
+    schedule: str,
     times: Times,
     *,
     head_starts: Sequence[int] = (0,),
 ) -> Choice:
-    """The best gamma from 1 to the widest, and the best of these head starts (PEARL only)."""
-    schedule = ScheduleName(schedule)  # programs may say "sd"
-    if schedule is ScheduleName.AR:
+    """The best gamma from 1 to the widest, and the best of these head starts if it takes one."""
+    kind = SCHEDULES[schedule]
+    if not kind.drafts:
         return expected(acceptance, Scheme(schedule), times)
-    ahead = tuple(head_starts) if schedule is ScheduleName.PEARL else (0,)
-    limits = {k: _limit(acceptance, schedule, k, times) for k in ahead}
+    ahead = tuple(head_starts) if kind.takes("head_start") else (0,)
+    limit = _limit(acceptance, times, max(*ahead, WIDEST) + 1)
     found: Choice | None = None
     for gamma in range(1, WIDEST + 1):
-        for k in ahead:
-            if found is None or limits[k](gamma) > found.tokens_per_s:
-                choice = expected(acceptance, Scheme(schedule, gamma, k), times)
+        for scheme in (Scheme(schedule, gamma, k) for k in ahead):
+            if found is None or limit(scheme) > found.tokens_per_s:
+                choice = expected(acceptance, scheme, times)
                 found = choice if found is None else fastest([found, choice])
     assert found is not None, "some head start was given"
     return found
@@ -147,7 +147,7 @@ def best(
 
 def expected(acceptance: Acceptance, scheme: Scheme, times: Times) -> Choice:
     """How fast a scheme is."""
-    seconds = seconds_per_token(law(acceptance, scheme), scheme, times)
+    seconds = seconds_per_token(sampled(acceptance, scheme, runs=0), scheme, times)
     return Choice(
         schedule=scheme.schedule,
         gamma=scheme.gamma,
@@ -157,57 +157,52 @@ def expected(acceptance: Acceptance, scheme: Scheme, times: Times) -> Choice:
     )
 
 
-def law(acceptance: Acceptance, scheme: Scheme) -> Luck:
-    """The law of the runs, remembered: but for rates by position it is the same for all schemes."""
-    return _law(
-        acceptance, scheme if isinstance(acceptance, Positions) else Scheme(ScheduleName.AR)
-    )
+def _limit(acceptance: Acceptance, times: Times, most: int) -> Callable[[Scheme], float]:
+    """A speed that a scheme cannot exceed, for passes over so many tokens at most.
 
-
-@functools.lru_cache(maxsize=64)
-def _law(acceptance: Acceptance, scheme: Scheme) -> Luck:
-    luck = exact(acceptance, scheme)
-    if luck.starts is not None:
-        return luck
-    heard = luck.weights > NEGLIGIBLE * luck.weights.sum()
-    return Luck(luck.runs[heard], luck.weights[heard], exact=luck.exact)
-
-
-def _limit(
-    acceptance: Acceptance, schedule: ScheduleName, k: int, times: Times
-) -> Callable[[int], float]:
-    """A speed that no window of g tokens or more can reach.
-
-    A run takes at least one pass, beside or behind a window of g; with PEARL a run that is longer
-    than the head start takes two.
+    A run takes at least one pass, and where windows are written beside passes, one that is longer
+    than what was written before takes two.
     """
     if isinstance(acceptance, Positions):  # the runs themselves depend on the window
         return lambda _: float("inf")
-    runs = law(acceptance, Scheme(ScheduleName.AR))
-    total = float(runs.weights.sum())
-    tokens = float(runs.weights @ (runs.runs + 1)) / total
-    sizes = range(1, max(k, WIDEST) + 2)
-    if schedule is ScheduleName.SD:
-        shortest = min(map(times.judge, sizes)) + min(times.catching_up, 0.0)
-        return lambda g: tokens / (times.write(g) + shortest)
-    shortest = min(map(times.least, sizes))
-    rounds = 1 + float(runs.weights[runs.runs > k].sum()) / total
-    return lambda g: tokens / (times.write(k) + rounds * max(times.write(g), shortest))
+    law = exact(acceptance, ALONE)
+    total = float(law.weights.sum())
+    tokens = float(law.weights @ (law.runs + 1)) / total
+    shortest = min(map(times.judge, range(1, most + 1)))
+
+    @functools.cache
+    def longer(before: int) -> float:
+        return float(law.weights[law.runs > before].sum()) / total
+
+    def limit(scheme: Scheme) -> float:
+        before, beside = scheme.numbers
+        if not beside:
+            return tokens / (times.write(before) + shortest + min(times.catching_up, 0.0))
+        round_ = max(times.write(beside), shortest - times.most_lead)
+        return tokens / (times.write(before) + (1 + longer(before)) * round_)
+
+    return limit
 
 
 # -- how much it matters -----------------------------------------------------------------------
 
 
-def tuned(acceptance: Acceptance, choice: Choice, times: Times) -> Tuning:
-    """A choice with the curve on which it lies."""
-    windows = curve(acceptance, choice.schedule, times, head_start=choice.head_start)
-    return Tuning(choice=choice, plateau=plateau(windows), windows=windows)
+def tuned(acceptance: Acceptance, schedule: str, times: Times) -> Tuning:
+    """A schedule at its best, with the curve on which that lies."""
+    kind = SCHEDULES[schedule]
+    plain = best(acceptance, schedule, times)
+    if not kind.drafts:
+        return Tuning(choice=plain, plain=plain)
+    ahead = HEAD_STARTS if kind.takes("head_start") else (0,)
+    choice = fastest([plain, best(acceptance, schedule, times, head_starts=ahead)])
+    windows = curve(acceptance, schedule, times, head_start=choice.head_start)
+    return Tuning(choice=choice, plain=plain, plateau=plateau(windows), windows=windows)
 
 
 def curve(
-    acceptance: Acceptance, schedule: ScheduleName, times: Times, *, head_start: int = 0
+    acceptance: Acceptance, schedule: str, times: Times, *, head_start: int = 0
 ) -> tuple[Window, ...]:
-    """Speed against gamma, for SD or PEARL."""
+    """Speed against gamma, for a schedule with a draft."""
     schemes = [Scheme(schedule, gamma, head_start) for gamma in range(1, WIDEST + 1)]
     choices = [expected(acceptance, scheme, times) for scheme in schemes]
     top = fastest(choices).tokens_per_s
@@ -241,8 +236,9 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         devices: all of them; None where nobody counts.
-        target_devices, draft_devices: what each model needs. AR and SD run on the target's, with
-            the draft beside the target; PEARL needs both.
+        target_devices, draft_devices: what each model needs. A schedule whose windows are written
+            beside the passes (PEARL) needs both; all others run on the target's, with the draft
+            beside the target.
         target_price, draft_price: of a device and an hour, in any currency.
     """
 
@@ -290,7 +286,7 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
 def placed(choice: Choice, means: Means) -> Placement:
     """What a choice takes and gives on these devices."""
-    draft = means.draft_devices if choice.schedule is ScheduleName.PEARL else 0
+    draft = means.draft_devices if SCHEDULES[choice.schedule].parallel else 0
     devices = means.target_devices + draft
     copies = None if means.devices is None else means.devices // devices
     price = _price(means, draft)

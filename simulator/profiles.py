@@ -14,7 +14,7 @@ import msgspec
 
 from decoding import files
 from decoding.errors import SettingError
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator.acceptance import Replay
 from simulator.costs import AnyCost, Measured
 from simulator.links import Network
@@ -95,11 +95,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     def target(self, settings: Settings) -> AnyCost:
         """The passes of a schedule: where windows are written beside them, between the measured."""
         alone = self.pair.target
-        if settings.schedule is not ScheduleName.PEARL or not self.beside:
+        if not settings.kind.parallel or not self.beside:
             return alone
         windows = [beside.window for beside in self.beside]
-        # An automatic window wanders; the one in the middle stands for it.
-        gamma = windows[len(windows) // 2] if settings.gamma == "auto" else settings.gamma
+        # The window of a policy wanders; the one in the middle stands for it.
+        middle = windows[len(windows) // 2]
+        gamma = settings.gamma if isinstance(settings.gamma, int) else middle
         above = next((b for b in self.beside if b.window >= gamma), self.beside[-1])
         below = next((b for b in reversed(self.beside) if b.window <= gamma), self.beside[0])
         apart = above.window - below.window

@@ -119,7 +119,7 @@ def replay(
     """
     _check(records)
     again = _Run(records, settings, stop, delays).records()
-    if settings.gamma == "auto" and settings.widest > 0:
+    if settings.adapts:
         _check_unlearned(records, again)
     length = None if whole else len(_commands(records))  # what followed the last event is cut off
     return Replayed(

@@ -11,7 +11,6 @@ that neither the number of processes nor an interruption changes a digit of the 
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import pathlib
@@ -24,14 +23,14 @@ import numpy as np
 from decoding.errors import SettingError, StorageError
 from decoding.estimates import Estimate
 from decoding.files import reason
+from decoding.kinds import SCHEDULES
+from decoding.policies import POLICIES, Gamma
 from decoding.sampling import refuse_unless
-from decoding.settings import Gamma, ScheduleName
-from simulator.acceptance import Acceptance, Independent, Positions
+from simulator.acceptance import Acceptance, Independent
 from simulator.links import DELAYS, Link, Network, is_delay
 from simulator.optimise import best
 from simulator.parallel import spread
-from simulator.streams import Purpose, stream
-from simulator.twin import RUNS, Luck, Point, Scheme, Times, drawn, exact, figures
+from simulator.twin import RUNS, Point, Scheme, Times, figures, sampled
 from simulator.world import Pair
 
 CHUNK: Final = 256  # points, about
@@ -69,8 +68,9 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
         foresight: whether the target may go on before it is told.
         pair, network: measured ones, in place of the lines above; with the `context` behind the
             tokens.
-        schedules: AR has no gamma, and only PEARL has a head start.
-        gammas: `auto` takes the best one of the point (`simulator.optimise`).
+        schedules: all there are, by default. AR has no gamma, and only PEARL has a head start.
+        gammas: a policy that ends up with the best one (`auto`) stands for the best one of the
+            point (`simulator.optimise`).
         runs: drawn for each point; 0 takes their law itself, in which there is no chance.
     """
 
@@ -85,16 +85,19 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     foresight: bool = True
     network: Network | None = None
     context: int = 1
-    schedules: tuple[ScheduleName, ...] = tuple(ScheduleName)
+    schedules: tuple[str, ...] = msgspec.field(default_factory=lambda: tuple(SCHEDULES))
     gammas: tuple[Gamma, ...] = ("auto",)
     head_starts: tuple[int, ...] = (0,)
     runs: int = RUNS
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Take names for what they name, and refuse a grid without points."""
-        schedules = tuple(map(ScheduleName, self.schedules))
-        msgspec.structs.force_setattr(self, "schedules", schedules)
+        """Refuse a grid without points."""
+        fine = set(self.schedules) <= set(SCHEDULES)
+        refuse_unless(self, "schedules", f"some of {', '.join(SCHEDULES)}", fine=fine)
+        best = [name for name, policy in POLICIES.items() if policy.best]
+        fine = all(isinstance(gamma, int) or gamma in best for gamma in self.gammas)
+        refuse_unless(self, "gammas", f"whole numbers, or {', '.join(best)}", fine=fine)
         either = bool(self.alphas) != (self.acceptance is not None)
         refuse_unless(self, "alphas", "given, or else acceptance", fine=either)
         either = bool(self.speed_ratios) != (self.pair is not None)
@@ -183,12 +186,13 @@ def _place(sweep: Sweep, number: int) -> Place:
     return Place(*(axis[int(index)] for axis, index in zip(axes, indices, strict=True)))
 
 
-def _numbers(sweep: Sweep) -> list[tuple[ScheduleName, Gamma, int]]:
-    """The schemes of every place, `auto` not yet chosen."""
-    found: list[tuple[ScheduleName, Gamma, int]] = []
+def _numbers(sweep: Sweep) -> list[tuple[str, Gamma, int]]:
+    """The schemes of every place, the best gamma not yet chosen."""
+    found: list[tuple[str, Gamma, int]] = []
     for schedule in sweep.schedules:
-        gammas = (0,) if schedule is ScheduleName.AR else sweep.gammas
-        ahead = sweep.head_starts if schedule is ScheduleName.PEARL else (0,)
+        kind = SCHEDULES[schedule]
+        gammas = sweep.gammas if kind.drafts else (0,)
+        ahead = sweep.head_starts if kind.takes("head_start") else (0,)
         found += [(schedule, gamma, k) for gamma in gammas for k in ahead]
     return found
 
@@ -199,12 +203,12 @@ def _rows(sweep: Sweep, place: Place) -> Iterator[Row]:
     times = Times(_pair(sweep, place), _network(sweep, place), sweep.context)
     for schedule, asked, k in _numbers(sweep):
         gamma = asked
-        if gamma == "auto":
+        if isinstance(gamma, str):
             gamma = best(acceptance, schedule, times, head_starts=(k,)).gamma
         scheme = Scheme(schedule, gamma, k)
-        luck = _luck(acceptance, scheme, sweep.seed, sweep.runs)
+        luck = sampled(acceptance, scheme, seed=sweep.seed, runs=sweep.runs)
         point = figures(luck, scheme, times, alpha=acceptance.mean)
-        yield _row(point, place, auto=asked == "auto")
+        yield _row(point, place, auto=isinstance(asked, str))
 
 
 def _pair(sweep: Sweep, place: Place) -> Pair:
@@ -223,25 +227,11 @@ def _network(sweep: Sweep, place: Place) -> Network:
     return Network(draft=link, target=link, control_s=control_s, foresight=sweep.foresight)
 
 
-def _luck(acceptance: Acceptance, scheme: Scheme, seed: int, runs: int) -> Luck:
-    """The same for all schemes of a place, unless rates differ by position in the window."""
-    same = Scheme(ScheduleName.AR)
-    return _drawn(acceptance, scheme if isinstance(acceptance, Positions) else same, seed, runs)
-
-
-@functools.lru_cache(maxsize=16)
-def _drawn(acceptance: Acceptance, scheme: Scheme, seed: int, runs: int) -> Luck:
-    """As `twin.answer` draws it."""
-    if runs == 0:
-        return exact(acceptance, scheme)
-    return drawn(acceptance, scheme, stream(seed, 0, Purpose.ACCEPTANCE), runs)
-
-
 def _row(point: Point, place: Place, *, auto: bool) -> Row:
     """In the order of `COLUMNS`."""
     # As it was asked for: the ratio of two rounded times may differ in the last digit.
     ratio = point.speed_ratio if place.speed_ratio is None else place.speed_ratio
-    row: Row = [str(point.schedule), point.alpha, ratio, point.gamma, auto]
+    row: Row = [point.schedule, point.alpha, ratio, point.gamma, auto]
     row += [point.head_start, place.growth, place.link_ms, place.control_ms]
     for name in FIGURES:
         estimate = getattr(point, name)

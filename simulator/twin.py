@@ -1,23 +1,21 @@
 """The vectorised twin: single-request questions in numpy, the same answers millions at a time.
 
-The text of a request is a sequence of *runs*: L positions where the draft agrees with the target,
-then one where it does not. What a schedule makes of a run depends on L alone, because after each
-disagreement every schedule begins anew with nothing pending. So passes, draft steps and seconds
-of a run are arithmetic on L, and a whole sweep is arithmetic on arrays of it. (A window of
-speculative decoding that is fully kept also skips a position, the bonus token. Whether that token
-would have been agreed with does not matter: if it ends the run, the next one begins behind it.)
+The text of a request is a sequence of *runs*: positions where the draft agrees with the target,
+then one where it does not. What a schedule makes of a run depends on its length alone
+(`decoding.rounds`), so a whole sweep is arithmetic on arrays of lengths. (A window of speculative
+decoding that is fully kept also skips a position, the bonus token. Whether that token would have
+been agreed with does not matter: if it ends the run, the next one begins behind it.)
 
 It holds where times are certain (constant or by tokens), rounds have a barrier, and luck belongs
 to the text; for jitter, loads, faults and cancelled windows ask `simulate`. A target that goes on
 before it is told takes one thing from run to run, its lead (`simulator.leads`); that is reckoned
 with on average, as if any run could follow any other.
-
-Notation: L agreed tokens in a run, g gamma, k head start.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias, final
 
@@ -25,10 +23,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from decoding import rounds
 from decoding.errors import SettingError
 from decoding.estimates import Estimate, of_part, of_ratio
+from decoding.kinds import SCHEDULES, ScheduleKind
+from decoding.rounds import Rounds, RoundTimes
 from decoding.sampling import refuse_unless
-from decoding.settings import ScheduleName
+from simulator import leads
 from simulator.acceptance import (
     LONGEST,
     Acceptance,
@@ -40,7 +41,6 @@ from simulator.acceptance import (
     Runs,
 )
 from simulator.costs import Spread
-from simulator.leads import Halves, Paces, carried, told
 from simulator.links import Network
 from simulator.streams import Purpose, stream
 from simulator.world import Pair
@@ -49,25 +49,36 @@ Array: TypeAlias = NDArray[Any]
 Of: TypeAlias = Callable[[Array, Array], Estimate]
 RUNS: Final = 4096  # drawn for one answer
 UNLIKELY: Final = 1e-12  # runs beyond are counted as the longest one
+NEGLIGIBLE: Final = 1e-18  # of all runs: a length that is rarer is left out
 
 
 class Scheme(msgspec.Struct, frozen=True):
-    """A schedule's name with its two numbers."""
+    """A schedule's name, its gamma and its head start."""
 
-    schedule: ScheduleName
+    schedule: str
     gamma: int = 0
     head_start: int = 0
 
     def __post_init__(self) -> None:
         """Refuse windows of nothing."""
-        fine = self.gamma >= 1 or self.schedule is ScheduleName.AR
+        allowed = f"one of {', '.join(SCHEDULES)}"
+        refuse_unless(self, "schedule", allowed, fine=self.schedule in SCHEDULES)
+        fine = self.gamma >= 1 or not self.kind.drafts
         refuse_unless(self, "gamma", f"1 or more with schedule {self.schedule}", fine=fine)
         refuse_unless(self, "head_start", "0 or more", fine=self.head_start >= 0)
 
     @property
-    def parallel(self) -> bool:
-        """Whether windows are written beside the passes."""
-        return self.schedule is ScheduleName.PEARL
+    def kind(self) -> ScheduleKind:
+        """What is true of all schedules of this name."""
+        return SCHEDULES[self.schedule]
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """Tokens written before a pass and beside it."""
+        return self.kind.numbers(self.gamma, self.head_start)
+
+
+ALONE: Final = Scheme("ar")
 
 
 @final
@@ -95,7 +106,7 @@ class Times:
         self.to_draft, self.to_target = (network.control_s + 2 * link.latency_s for link in links)
         self._foresight, self._onward_s = network.foresight, network.onward_s
         won = self.to_target - self._onward_s if network.foresight else 0.0
-        self._most_lead = max(0.0, won)  # going on takes no longer than being told
+        self.most_lead = max(0.0, won)  # going on takes no longer than being told
 
     @property
     def alone(self) -> float:
@@ -116,21 +127,17 @@ class Times:
         """The same, there and back."""
         return self.work(tokens) + self.to_target
 
-    def least(self, tokens: int) -> float:
-        """A round of PEARL that judges so many, at least."""
-        return self.judge(tokens) - self._most_lead
-
     def write(self, tokens: int) -> float:
         """A window of the draft, there and back."""
         return tokens * self.step + self.to_draft if tokens else 0.0
 
-    def halves(self, gamma: int, head_start: int) -> Halves:
-        """What the rounds of PEARL are made of."""
-        return Halves(
-            window=self.write(gamma),
-            first=self.judge(head_start + 1),
-            later=self.judge(gamma),
-            most=self._most_lead,
+    def rounds(self, before: int, beside: int) -> RoundTimes:
+        """What rounds are made of that write so many tokens before a pass and beside it."""
+        return RoundTimes(
+            before=self.write(before),
+            beside=self.write(beside),
+            first=self.judge(before + 1) if before or beside else self.alone,
+            later=self.judge(beside) if beside else 0.0,
         )
 
 
@@ -151,6 +158,20 @@ class Luck:
     exact: bool = False
 
 
+def sampled(acceptance: Acceptance, scheme: Scheme, *, seed: int = 0, runs: int = RUNS) -> Luck:
+    """So many runs, drawn with this seed, or for 0 their law itself; both are remembered.
+
+    But for rates by position they are the same for all schemes.
+    """
+    key = scheme if isinstance(acceptance, Positions) else ALONE
+    return _drawn(acceptance, key, seed, runs) if runs else exact(acceptance, key)
+
+
+@functools.lru_cache(maxsize=16)
+def _drawn(acceptance: Acceptance, scheme: Scheme, seed: int, runs: int) -> Luck:
+    return drawn(acceptance, scheme, stream(seed, 0, Purpose.ACCEPTANCE), runs)
+
+
 def drawn(acceptance: Acceptance, scheme: Scheme, rng: np.random.Generator, count: int) -> Luck:
     """So many runs, drawn; the same stream gives every scheme and rate the same luck."""
     match acceptance:
@@ -168,12 +189,15 @@ def drawn(acceptance: Acceptance, scheme: Scheme, rng: np.random.Generator, coun
             return _replayed(acceptance)
 
 
+@functools.lru_cache(maxsize=64)
 def exact(acceptance: Acceptance, scheme: Scheme) -> Luck:
     """The law of the runs itself: what is computed from it is an expectation."""
     match acceptance:
         case Independent() | Bursts() | Positions():
             law = _survival(acceptance, scheme)
-            return Luck(np.arange(len(law)), -np.diff(law, append=0.0), exact=True)
+            chances = -np.diff(law, append=0.0)
+            (runs,) = np.nonzero(chances > NEGLIGIBLE)
+            return Luck(runs, chances[runs], exact=True)
         case Mixture():
             parts = [exact(Independent(a), scheme) for a in acceptance.rates]
             return _mixed(parts, acceptance.shares)
@@ -199,13 +223,13 @@ def _chances(acceptance: Independent | Bursts | Positions, scheme: Scheme, count
         case Bursts():
             return np.append(acceptance.after_miss, np.full(count - 1, acceptance.after_agreement))
         case Positions(rates=rates):
-            # A run of speculative decoding is one window here: its bonus token stands outside.
-            place = np.arange(count)
-            if scheme.parallel:
-                ahead = place - scheme.head_start
-                place = np.where(ahead < 0, place, ahead % scheme.gamma)
+            (before, beside), place = scheme.numbers, np.arange(count)
+            ahead = place - before
+            if beside:
+                place = np.where(ahead < 0, place, ahead % beside)
             chances = np.array(rates)[np.minimum(place, len(rates) - 1)]
-            return chances if scheme.parallel else np.where(place < scheme.gamma, chances, 0.0)
+            # A run of speculative decoding is one window here: its bonus token stands outside.
+            return chances if beside else np.where(ahead < 0, chances, 0.0)
 
 
 def _mixed(parts: Sequence[Luck], shares: Sequence[float]) -> Luck:
@@ -226,107 +250,65 @@ def _replayed(acceptance: Replay) -> Luck:
     return Luck(runs, np.ones(len(runs)), starts)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Rounds:
-    """What a scheme makes of each run; every field has the shape of the runs.
+@final
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """What a scheme makes of each run; numbers, or arrays of the shape of the runs.
 
     Args:
-        tokens: committed.
-        passes: of the target.
-        steps: tokens the draft wrote.
-        kept, rejections: of the draft's tokens that were compared.
+        rounds: counts.
         seconds: the time of the run; `writing` and `working` are the draft's and the target's
             part of it.
     """
 
-    tokens: Array
-    passes: Array
-    steps: Array
-    kept: Array
-    rejections: Array
+    rounds: Rounds
     seconds: Array
     writing: Array
     working: Array
 
 
-def decode(runs: Runs, scheme: Scheme, times: Times, weights: Array | None = None) -> Rounds:
+def decode(runs: Runs, scheme: Scheme, times: Times, weights: Array | None = None) -> Decoded:
     """Every run, decoded by a scheme; by default each counts once."""
-    match scheme.schedule:
-        case ScheduleName.AR:
-            return _alone(runs, times)
-        case ScheduleName.SD:
-            return _in_turns(runs, scheme.gamma, times)
-        case ScheduleName.PEARL:
-            each = np.ones(len(runs)) if weights is None else weights
-            return _at_once(runs, scheme.gamma, scheme.head_start, times, each)
-
-
-def _alone(runs: Runs, times: Times) -> Rounds:
-    """A pass a token."""
-    tokens = runs + 1.0
-    nothing = np.zeros(len(runs))
-    return Rounds(
-        tokens=tokens,
-        passes=tokens,
-        steps=nothing,
-        kept=nothing,
-        rejections=nothing,
-        seconds=tokens * times.alone,
-        writing=nothing,
-        working=tokens * times.work(1),
+    before, beside = scheme.numbers
+    made = rounds.of_run(runs, before, beside)
+    each = np.ones(len(runs)) if weights is None else weights
+    further = made.later * times.work(beside) if beside else 0.0
+    return Decoded(
+        rounds=made,
+        seconds=_seconds(made, scheme, times, each),
+        writing=made.steps * times.step + _catching_up(made, scheme, times),
+        working=made.first * times.work(before + 1) + further,
     )
 
 
-def _in_turns(runs: Runs, g: int, times: Times) -> Rounds:
-    """A window of g, then a pass over it; a window that is kept yields a bonus token."""
-    whole, rest = np.divmod(runs, g + 1)
-    passes = whole + 1.0
-    # With g tokens left the last window is kept too, and its bonus token ends the run.
-    rejections = (rest < g).astype(float)
-    # Behind a window that was kept, the draft has two tokens to read: its last and the bonus.
-    catching_up = (passes - rejections) * times.catching_up
-    return Rounds(
-        tokens=runs + 1.0,
-        passes=passes,
-        steps=g * passes,
-        kept=(runs - whole).astype(float),
-        rejections=rejections,
-        seconds=passes * (times.write(g) + times.judge(g + 1)) + catching_up,
-        writing=passes * g * times.step + catching_up,
-        working=passes * times.work(g + 1),
-    )
-
-
-def _at_once(runs: Runs, g: int, k: int, times: Times, weights: Array) -> Rounds:
-    """Write k tokens ahead, then passes beside windows of g until the miss is found."""
-    # The first pass settles k + 1 tokens, every later one g more.
-    later = np.where(runs > k, (runs - (k + 1)) // g + 1, 0)
-    halves = times.halves(g, k)
+def _seconds(made: Rounds, scheme: Scheme, times: Times, weights: Array) -> Array:
+    before, beside = scheme.numbers
+    own = times.rounds(before, beside)
+    if not (beside and times.most_lead):
+        return np.asarray(made.seconds(own) + _catching_up(made, scheme, times))
     # A pass that has to wait for a head start is begun when the target is told.
-    paces: Paces = told(halves) if k else carried(halves, later, weights)
-    steps = k + g * (later + 1.0)
-    return Rounds(
-        tokens=runs + 1.0,
-        passes=later + 1.0,
-        steps=steps,
-        kept=runs.astype(float),
-        rejections=np.ones(len(runs)),
-        seconds=times.write(k) + paces.seconds(later),
-        writing=steps * times.step,
-        working=times.work(k + 1) + later * times.work(g),
-    )
+    most = times.most_lead
+    paces = leads.told(own, most) if before else leads.carried(own, most, made.later, weights)
+    return own.before + paces.seconds(made.later)
+
+
+def _catching_up(made: Rounds, scheme: Scheme, times: Times) -> Array | float:
+    """Behind a window that was kept, the draft has two tokens to read: its last and the bonus."""
+    before, beside = scheme.numbers
+    return (made.first - made.rejections) * times.catching_up if before and not beside else 0.0
 
 
 def seconds_per_token(luck: Luck, scheme: Scheme, times: Times) -> float:
     """The mean time of a token: what the choice of a scheme is about."""
-    rounds = decode(luck.runs, scheme, times, luck.weights)
-    return float(luck.weights @ rounds.seconds) / float(luck.weights @ rounds.tokens)
+    made = rounds.of_run(luck.runs, *scheme.numbers)
+    seconds = _seconds(made, scheme, times, luck.weights)
+    return float(luck.weights @ seconds) / float(luck.weights @ made.tokens)
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
     """The twin's answer; names and meanings are those of `simulator.answers.Answer`."""
 
-    schedule: ScheduleName
+    schedule: str
     alpha: float
     speed_ratio: float
     gamma: int
@@ -351,19 +333,23 @@ def answer(
     runs: int = RUNS,
 ) -> Point:
     """The figures of one scheme, from so many runs drawn with this seed."""
-    luck = drawn(acceptance, scheme, stream(seed, 0, Purpose.ACCEPTANCE), runs)
+    luck = sampled(acceptance, scheme, seed=seed, runs=runs)
     return figures(luck, scheme, times, alpha=acceptance.mean)
 
 
 def figures(luck: Luck, scheme: Scheme, times: Times, *, alpha: float) -> Point:
     """The figures of one scheme under given luck; without intervals where that is exact."""
-    rounds = decode(luck.runs, scheme, times, luck.weights)
-    sums = {f.name: _by_group(luck, getattr(rounds, f.name)) for f in dataclasses.fields(rounds)}
-    tokens, seconds, steps, kept = (sums[n] for n in ("tokens", "seconds", "steps", "kept"))
+    found = decode(luck.runs, scheme, times, luck.weights)
+    made, total = found.rounds, functools.partial(_by_group, luck)
+    tokens, seconds, rejections = total(made.tokens), total(found.seconds), total(made.rejections)
+    kept, steps = total(made.kept), total(made.steps)
 
     def ratio(above: Array, below: Array, of: Of = of_ratio) -> Estimate:
         found = of(above, below)
         return Estimate(found.value) if luck.exact else found
+
+    def idle(busy: Array) -> Estimate:
+        return ratio(np.maximum(seconds - total(busy), 0.0), seconds, of_part)
 
     return Point(
         schedule=scheme.schedule,
@@ -373,17 +359,17 @@ def figures(luck: Luck, scheme: Scheme, times: Times, *, alpha: float) -> Point:
         head_start=scheme.head_start,
         tokens_per_s=ratio(tokens, seconds),
         speedup_over_ar=ratio(tokens * times.alone, seconds),
-        tokens_per_target_pass=ratio(tokens, sums["passes"]),
-        acceptance_rate=ratio(kept, kept + sums["rejections"], of_part),
-        draft_idle=ratio(np.maximum(seconds - sums["writing"], 0.0), seconds, of_part),
-        target_idle=ratio(np.maximum(seconds - sums["working"], 0.0), seconds, of_part),
-        wasted=ratio(steps - kept, steps, of_part) if scheme.gamma else Estimate(0.0),
-        accepted=ratio(kept, sums["rejections"]),
-        emitted=ratio(tokens, sums["rejections"]),
+        tokens_per_target_pass=ratio(tokens, total(made.passes)),
+        acceptance_rate=ratio(kept, kept + rejections, of_part),
+        draft_idle=idle(found.writing),
+        target_idle=idle(found.working),
+        wasted=ratio(steps - kept, steps, of_part) if scheme.kind.drafts else Estimate(0.0),
+        accepted=ratio(kept, rejections),
+        emitted=ratio(tokens, rejections),
     )
 
 
-def _by_group(luck: Luck, values: Array) -> Array:
+def _by_group(luck: Luck, values: Array | float) -> Array:
     """Weighted sums over what belongs together."""
     weighted = luck.weights * values
     return weighted if luck.starts is None else np.add.reduceat(weighted, luck.starts)

@@ -10,18 +10,18 @@ import msgspec
 
 from actors.engine import Engine, Result
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 
 PROMPTS: Final = ("def f(x):", "αβγ – 日本語 🎉", "a", "x" * 60, "\n\n", "import os", "0", "é")
 """Short and long, and of all kinds of characters."""
 
 TOKENS: Final = 40
 
-AR: Final = Settings(schedule=ScheduleName.AR, max_new_tokens=TOKENS)
+AR: Final = Settings(schedule="ar", max_new_tokens=TOKENS)
 VARIANTS: Final[dict[str, Settings]] = {
-    "SD 1": Settings(schedule=ScheduleName.SD, gamma=1, max_new_tokens=TOKENS),
-    "SD 5": Settings(schedule=ScheduleName.SD, gamma=5, max_new_tokens=TOKENS),
-    "SD auto": Settings(schedule=ScheduleName.SD, max_new_tokens=TOKENS),
+    "SD 1": Settings(schedule="sd", gamma=1, max_new_tokens=TOKENS),
+    "SD 5": Settings(schedule="sd", gamma=5, max_new_tokens=TOKENS),
+    "SD auto": Settings(schedule="sd", max_new_tokens=TOKENS),
     "PEARL 1": Settings(gamma=1, max_new_tokens=TOKENS),
     "PEARL 4": Settings(gamma=4, max_new_tokens=TOKENS),
     "PEARL 4 after 1": Settings(gamma=4, head_start=1, max_new_tokens=TOKENS),

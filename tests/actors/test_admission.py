@@ -14,7 +14,6 @@ from actors.wire import Answer, Close, Open, Spoilt
 from decoding.errors import PlacementError
 from decoding.messages import Drafted, Judge, Order
 from decoding.sampling import Sampling
-from decoding.verification import VerifierName
 from tests.actors.toys import ToyRunner
 from tests.decoding.toys import similar
 
@@ -43,7 +42,7 @@ def _open(request: int, capacity: int) -> Open:
         request=request,
         prompt=(1, 2, 3),
         capacity=capacity,
-        verifier=VerifierName.GREEDY,
+        verifier="greedy",
         sampling=Sampling(),
         seed=0,
     )

@@ -22,14 +22,15 @@ import pytest_asyncio
 
 from actors.client import Client
 from actors.cluster import RayDeployment
-from actors.deadlines import Patience
-from actors.engine import Engine, EngineSettings, Generation
+from actors.engine import Engine, Generation
+from actors.engine_settings import EngineSettings
 from actors.guardian import marked
 from actors.membership import Connection, Membership
+from actors.deadlines import Patience
 from actors.wire import Finished
 from decoding.errors import PeerError, PlacementError, ProtocolError
-from decoding.messages import Device, TokenId
-from decoding.settings import ScheduleName, Settings
+from decoding.messages import DEVICES, DRAFT, TARGET, Device, TokenId
+from decoding.settings import Settings
 from tests.actors.pairs import SavedPair
 from tests.actors.requests import AR, PROMPTS, VARIANTS, all_at_once, sampled
 
@@ -90,10 +91,10 @@ async def test_a_cluster_that_says_nothing_is_not_waited_for(
 async def test_a_placement_that_cannot_be_had_says_what_is_missing(text_pair: SavedPair) -> None:
     """A GPU is asked for where Ray knows of none."""
     from actors.cluster import ClusterSettings, RayDeployment  # noqa: PLC0415 - Ray comes with it
-    from actors.device import DeviceSpec  # noqa: PLC0415
+    from actors.specs import DeviceSpec  # noqa: PLC0415
 
     spec = DeviceSpec(
-        role=Device.TARGET, model=str(text_pair.target), place="cuda:0", vocabulary=300, gpu_share=7
+        role=Role.TARGET, model=str(text_pair.target), place="cuda:0", vocabulary=300, gpu_share=7
     )
 
     with pytest.raises(PlacementError, match=r"7 GPU wanted, 0 free of 0"):
@@ -157,7 +158,7 @@ async def test_ray_writes_what_threads_of_this_process_write(
     engine: Engine, text_pair: SavedPair
 ) -> None:
     """Eight requests in flight on both, of every schedule."""
-    from actors.engine import Devices  # noqa: PLC0415 - beside its only use
+    from actors.engine_settings import Devices  # noqa: PLC0415 - beside its only use
 
     asked = [
         (prompt, sampled(settings, 0.7, seed))
@@ -182,7 +183,7 @@ async def test_killing_the_draft_changes_nothing_but_the_pace(
     settings = sampled(Settings(gamma=3, max_new_tokens=LONG), temperature)
     generation = engine.generate(PROMPT, settings)
 
-    await _kill_at(engine, generation, Device.DRAFT, tokens=40)
+    await _kill_at(engine, generation, DRAFT, tokens=40)
 
     metrics = generation.result.metrics
     assert generation.result.token_ids == alone[temperature]
@@ -197,7 +198,7 @@ async def test_killing_the_target_costs_time_and_nothing_else(
     settings = sampled(Settings(gamma=3, max_new_tokens=LONG), 0.7)
     generation = engine.generate(PROMPT, settings)
 
-    await _kill_at(engine, generation, Device.TARGET, tokens=40)
+    await _kill_at(engine, generation, TARGET, tokens=40)
 
     assert generation.result.token_ids == alone[0.7]
     assert generation.result.metrics.target_losses == 1
@@ -371,7 +372,7 @@ async def test_a_killed_scheduler_comes_back_where_it_was(engine: Engine) -> Non
             pass
 
     client = await Client.dial(address)
-    settings = Settings(schedule=ScheduleName.AR, max_new_tokens=4)
+    settings = Settings(schedule="ar", max_new_tokens=4)
     ticket = client.submit((5, 6, 7), settings)
     while not isinstance(packet := await ticket.next(), Finished):
         pass
@@ -381,7 +382,7 @@ async def test_a_killed_scheduler_comes_back_where_it_was(engine: Engine) -> Non
 
 async def _is_whole(engine: Engine) -> bool:
     with contextlib.suppress(PeerError):
-        return set((await engine.statistics()).devices) == set(Device)
+        return set((await engine.statistics()).devices) == set(DEVICES)
     return False
 
 
@@ -389,7 +390,7 @@ async def test_after_closing_nothing_is_left(engine: Engine) -> None:
     """No process, no file, no socket, no shared memory. The last test of this engine."""
     folder = Path(cast("str", _connection(engine).folder))
     port = engine._deployment.address.port
-    generation = engine.generate(PROMPT, Settings(schedule=ScheduleName.AR, max_new_tokens=LONG))
+    generation = engine.generate(PROMPT, Settings(schedule="ar", max_new_tokens=LONG))
     ours = [process for process in psutil.process_iter() if _mentions(process, str(folder))]
     children = psutil.Process().children(recursive=True)
     # Python's own helper, which a test of another module may have started, stays to the end.
@@ -424,7 +425,7 @@ async def _until_whole(engine: Engine, losses: int = 0) -> None:
     async with asyncio.timeout(RESTART_S):
         while True:
             statistics = await engine.statistics()
-            if set(statistics.devices) == set(Device) and statistics.losses["draft"] >= losses:
+            if set(statistics.devices) == set(DEVICES) and statistics.losses["draft"] >= losses:
                 return
 
 

@@ -16,7 +16,9 @@ import pytest_asyncio
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.engine import Devices, Engine, EngineSettings, Piece, places
+from actors.engine import Engine, Piece
+from actors.engine_settings import Devices, EngineSettings
+from actors.placing import places
 from actors.text import Prompt
 from decoding import trace
 from decoding.errors import (
@@ -27,11 +29,10 @@ from decoding.errors import (
     ProtocolError,
     SettingError,
 )
-from decoding.messages import Device
+from decoding.messages import Role
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.stopping import FinishReason
-from decoding.verification import VerifierName
 from tests.actors.pairs import POSITIONS, SavedPair, with_end, with_short_draft
 from tests.actors.requests import AR, PROMPTS, TOKENS, VARIANTS, all_at_once, sampled
 from tests.decoding.certainty import chi_square_limit
@@ -83,7 +84,7 @@ async def test_greedy_is_what_the_library_itself_generates(
 async def test_greedy_is_the_same_at_every_gamma(engine: Engine, gamma: int) -> None:
     alone = await _tokens(engine, AR)
 
-    for schedule in (ScheduleName.SD, ScheduleName.PEARL):
+    for schedule in ("sd", "pearl"):
         settings = Settings(schedule=schedule, gamma=gamma, max_new_tokens=TOKENS)
         assert await _tokens(engine, settings) == alone
 
@@ -148,7 +149,7 @@ async def letters(letter_pair: SavedPair) -> AsyncIterator[Engine]:
 @pytest.mark.parametrize(
     "settings",
     [
-        Settings(schedule=ScheduleName.SD, gamma=2),
+        Settings(schedule="sd", gamma=2),
         Settings(gamma=1),
         Settings(gamma=2),
         Settings(gamma=3, head_start=1),
@@ -162,7 +163,7 @@ async def test_rejection_draws_from_the_law_of_the_target(
     sampling = Sampling(temperature=HOT)
     asked = [
         msgspec.structs.replace(
-            settings, verifier=VerifierName.REJECTION, sampling=sampling, max_new_tokens=3, seed=s
+            settings, verifier="rejection", sampling=sampling, max_new_tokens=3, seed=s
         )
         for s in range(SEEDS)
     ]
@@ -453,12 +454,12 @@ async def test_closing_an_engine_fails_what_still_runs(text_pair: SavedPair) -> 
 async def test_the_target_gets_a_gpu_first(
     gpus: int | None, present: int, expected: tuple[str, str]
 ) -> None:
-    found = places((Device.DRAFT, Device.TARGET), gpus, present)
+    found = places((Role.DRAFT, Role.TARGET), gpus, present)
 
-    assert (found[Device.DRAFT], found[Device.TARGET]) == expected
+    assert (found[Role.DRAFT], found[Role.TARGET]) == expected
 
 
 @pytest.mark.parametrize(("gpus", "present"), [(3, 8), (2, 1), (1, 0), (-1, 2)])
 async def test_gpus_that_are_not_there_are_refused(gpus: int, present: int) -> None:
     with pytest.raises(PlacementError, match=f"{gpus}"):
-        places((Device.DRAFT, Device.TARGET), gpus, present)
+        places((Role.DRAFT, Role.TARGET), gpus, present)

@@ -53,12 +53,12 @@ from decoding.messages import (
     Order,
     TokenId,
 )
-from decoding.plans import REST, AutoPlan
+from decoding.policies import REST, AutoPolicy
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.stopping import FinishReason, StopRules
 from decoding.text import Detokenizer
-from decoding.verification import VerifierName, make_verifier
+from decoding.verification import VERIFIERS, make_verifier
 from tests.actors.toys import ToyRunner
 from tests.decoding.toys import Logits, Model, Prefix, autoregressive, blend, only, table
 
@@ -458,10 +458,10 @@ def _again(process: Process, packets: Sequence[AnyPacket]) -> None:
 
 @st.composite
 def requests(draw: st.DrawFn) -> Settings:
-    schedule = draw(st.sampled_from(ScheduleName))
-    parallel = schedule is ScheduleName.PEARL
-    verifier = draw(st.sampled_from(VerifierName))
-    temperature = 0.0 if verifier is VerifierName.GREEDY else draw(st.sampled_from([0.5, 1.0]))
+    schedule = draw(st.sampled_from(sorted(SCHEDULES)))
+    parallel = schedule == "pearl"
+    verifier = draw(st.sampled_from(sorted(VERIFIERS)))
+    temperature = 0.0 if verifier == "greedy" else draw(st.sampled_from([0.5, 1.0]))
     return Settings(
         schedule=schedule,
         gamma=draw(st.sampled_from([1, 2, 3, 5, "auto"])),
@@ -512,7 +512,7 @@ def _check(case: Case) -> World:
     for number, asked in enumerate(case.requests):
         if number in world.failed:
             assert "failed with ArithmeticError: cannot be read" in world.failed[number]
-        elif asked.effective_verifier is VerifierName.REJECTION:  # another sample of the same law
+        elif asked.effective_verifier == "rejection":  # another sample of the same law
             assert set(world.tokens[number]) <= set(SPOKEN)
             assert len(world.tokens[number]) <= asked.max_new_tokens
         else:
@@ -572,8 +572,8 @@ def _fickle(case: Case) -> World:
     """As `_check`, with plans that take another gamma after each window, resting or not."""
     mood = Random(case.seed)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(AutoPlan, "_is_time", lambda _: True)
-        patched.setattr(AutoPlan, "_choose", lambda _: mood.choice([REST, 1, 2, 4]))
+        patched.setattr(AutoPolicy, "_is_time", lambda _: True)
+        patched.setattr(AutoPolicy, "_choose", lambda _: mood.choice([REST, 1, 2, 4]))
         return _check(case)
 
 
@@ -582,9 +582,7 @@ def _fickle(case: Case) -> World:
 def test_a_plan_that_changes_its_mind_leaves_nobody_waiting(case: Case) -> None:
     """What was foreseen is then not what is asked: the command that comes has the last word."""
     capricious = tuple(
-        msgspec.structs.replace(
-            asked, schedule=ScheduleName.SD, gamma="auto", head_start=0, strict=False
-        )
+        msgspec.structs.replace(asked, schedule="sd", gamma="auto", head_start=0, strict=False)
         for asked in case.requests
     )
     _fickle(dataclasses.replace(case, requests=capricious))
@@ -592,7 +590,7 @@ def test_a_plan_that_changes_its_mind_leaves_nobody_waiting(case: Case) -> None:
 
 def test_such_a_plan_is_foreseen_wrongly_now_and_then() -> None:
     """So that the claim above is not an empty one."""
-    asked = Settings(schedule=ScheduleName.SD, gamma="auto", max_new_tokens=60)
+    asked = Settings(schedule="sd", gamma="auto", max_new_tokens=60)
     worlds = [_fickle(Case(requests=(asked,), likely=EAGER, seed=seed)) for seed in range(5)]
 
     assert sum(world.mistaken for world in worlds) > 0
@@ -601,15 +599,15 @@ def test_such_a_plan_is_foreseen_wrongly_now_and_then() -> None:
 @pytest.mark.parametrize(
     ("schedule", "ahead"),
     [
-        (Settings(schedule=ScheduleName.AR), True),
+        (Settings(schedule="ar"), True),
         (Settings(gamma=2), True),
         (Settings(gamma=2, strict=True), True),
         (Settings(gamma="auto"), True),
         (Settings(gamma=2, sampling=Sampling(temperature=1.0)), True),
         (Settings(gamma=2, head_start=2), True),
-        (Settings(schedule=ScheduleName.SD, gamma=2), False),
+        (Settings(schedule="sd", gamma=2), False),
         (
-            Settings(gamma=2, verifier=VerifierName.REJECTION, sampling=Sampling(temperature=1.0)),
+            Settings(gamma=2, verifier="rejection", sampling=Sampling(temperature=1.0)),
             False,
         ),
     ],
@@ -630,7 +628,7 @@ def test_the_target_judges_what_it_foresaw_before_it_is_asked(
 @pytest.mark.parametrize(
     "schedule",
     [
-        Settings(schedule=ScheduleName.AR, max_new_tokens=60),
+        Settings(schedule="ar", max_new_tokens=60),
         Settings(gamma=3, max_new_tokens=60),
         Settings(gamma=3, strict=True, max_new_tokens=60),
         Settings(gamma=3, sampling=Sampling(temperature=1.0), max_new_tokens=60),

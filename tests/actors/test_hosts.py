@@ -25,7 +25,7 @@ from decoding.messages import (
 )
 from decoding.sampling import Sampling
 from decoding.turns import OVERTAKES, PIECE, SHORT
-from decoding.verification import VerifierName
+from decoding.verification import VERIFIERS
 from tests.actors.toys import ToyRunner, alone
 from tests.decoding.toys import Logits, Prefix, table
 
@@ -36,8 +36,8 @@ TEXT: Final = alone(MODEL, PROMPT, 12)
 """What the model says after the prompt."""
 
 
-def _open(host: Host, request: int = 1, *, verifier: VerifierName = VerifierName.GREEDY) -> None:
-    temperature = 0.0 if verifier is VerifierName.GREEDY else 1.0
+def _open(host: Host, request: int = 1, *, verifier: str = "greedy") -> None:
+    temperature = 0.0 if verifier == "greedy" else 1.0
     host.take(
         Open(
             request=request,
@@ -201,7 +201,7 @@ def test_a_newer_job_puts_an_end_to_the_older_window() -> None:
 
 def test_the_draft_sends_the_laws_it_drew_from_where_they_are_needed() -> None:
     host = draft_host(ToyRunner(MODEL))
-    _open(host, verifier=VerifierName.REJECTION)
+    _open(host, verifier="rejection")
     _ask(host, _propose(base=0, count=2))
 
     (answer,) = _run(host)
@@ -269,7 +269,7 @@ def test_a_newer_job_replaces_the_one_that_waits() -> None:
 
 def test_a_window_kept_whole_leaves_its_last_row_open() -> None:
     host = target_host(ToyRunner(_sure))
-    _open(host, verifier=VerifierName.REJECTION)
+    _open(host, verifier="rejection")
     _ask(host, _hold(0, (1, 1)))
 
     assert _verdicts(_run(host)) == {1: (2, None)}
@@ -278,7 +278,7 @@ def test_a_window_kept_whole_leaves_its_last_row_open() -> None:
 def test_rejecting_the_first_token_against_a_held_row_costs_no_pass() -> None:
     runner = ToyRunner(_sure)
     host = target_host(runner)
-    _open(host, verifier=VerifierName.REJECTION)
+    _open(host, verifier="rejection")
     _ask(host, _hold(0, (1, 1)))
     _run(host)
     _ask(host, _hold(2, (5, 1)), text=(1, 1))
@@ -293,7 +293,7 @@ def test_rejecting_the_first_token_against_a_held_row_costs_no_pass() -> None:
 def test_a_first_token_kept_by_the_held_row_is_judged_on_with_one_row_less() -> None:
     runner = ToyRunner(_sure)
     host = target_host(runner)
-    _open(host, verifier=VerifierName.REJECTION)
+    _open(host, verifier="rejection")
     _ask(host, _hold(0, (1, 1)))
     _run(host)
     _ask(host, _hold(2, (1, 5)), text=(1, 1))
@@ -310,7 +310,7 @@ def test_a_held_row_alone_chooses_when_no_window_came() -> None:
     """The draft was lost: the row that was kept for its window gives the next token."""
     runner = ToyRunner(_sure)
     host = target_host(runner)
-    _open(host, verifier=VerifierName.REJECTION)
+    _open(host, verifier="rejection")
     _ask(host, _hold(0, (1,)))
     _run(host)
     _ask(host, _judge(1, epoch=1), text=(1,))
@@ -322,10 +322,10 @@ def test_a_held_row_alone_chooses_when_no_window_came() -> None:
 def test_a_held_row_is_lost_with_the_device_and_computed_again() -> None:
     runner = ToyRunner(_sure)
     host = target_host(runner)
-    _open(host, verifier=VerifierName.REJECTION)
+    _open(host, verifier="rejection")
     _ask(host, _hold(0, (1, 1)))
     _run(host)
-    _open(host, verifier=VerifierName.REJECTION)
+    _open(host, verifier="rejection")
     _ask(host, _hold(2, (5, 1)), text=(1, 1))
 
     (answer,) = _run(host)
@@ -337,7 +337,7 @@ def test_a_held_row_is_lost_with_the_device_and_computed_again() -> None:
 def test_a_held_row_of_another_position_is_not_used() -> None:
     runner = ToyRunner(_sure)
     host = target_host(runner)
-    _open(host, verifier=VerifierName.REJECTION)
+    _open(host, verifier="rejection")
     _ask(host, _hold(0, (1, 1, 1)))
     _run(host)
     _ask(host, _hold(1, (5,), epoch=1), text=(1,))
@@ -360,9 +360,9 @@ JOBS = st.lists(
 )
 
 
-@given(jobs=JOBS, verifier=st.sampled_from([VerifierName.GREEDY, VerifierName.COUPLED]))
+@given(jobs=JOBS, verifier=st.sampled_from(["greedy", "coupled"]))
 def test_the_target_answers_each_job_as_if_it_were_the_first(
-    jobs: list[tuple[int, int, Prefix]], verifier: VerifierName
+    jobs: list[tuple[int, int, Prefix]], verifier: str
 ) -> None:
     """Doubled, late, after others, after a restart: a job says all that it stands on."""
     host = target_host(ToyRunner(MODEL))
@@ -376,9 +376,9 @@ def test_the_target_answers_each_job_as_if_it_were_the_first(
         assert _verdicts(_run(host)) == _verdicts(_run(fresh))
 
 
-@given(jobs=JOBS, verifier=st.sampled_from(list(VerifierName)))
+@given(jobs=JOBS, verifier=st.sampled_from(sorted(VERIFIERS)))
 def test_the_draft_answers_each_job_as_if_it_were_the_first(
-    jobs: list[tuple[int, int, Prefix]], verifier: VerifierName
+    jobs: list[tuple[int, int, Prefix]], verifier: str
 ) -> None:
     host = draft_host(ToyRunner(MODEL))
     _open(host, verifier=verifier)
@@ -540,7 +540,7 @@ def test_the_target_does_not_go_on_beyond_the_end_of_a_text_or_its_room() -> Non
                 prompt=PROMPT,
                 capacity=len(PROMPT) + capacity,
                 eos=eos,
-                verifier=VerifierName.GREEDY,
+                verifier="greedy",
                 sampling=Sampling(),
                 seed=1,
             )
@@ -578,7 +578,7 @@ def _long(host: Host, request: int, tokens: int) -> Prefix:
             request=request,
             prompt=prompt,
             capacity=tokens + 16,
-            verifier=VerifierName.GREEDY,
+            verifier="greedy",
             sampling=Sampling(),
             seed=0,
         )

@@ -22,7 +22,7 @@ from decoding.errors import PeerError, PlacementError
 from decoding.messages import DEVICES, DRAFT, TARGET, Device, Drafted, Judge, Order, TokenId
 from decoding.settings import Settings
 from decoding.turns import PIECE
-from decoding.verification import VerifierName, make_verifier
+from decoding.verification import make_verifier
 from tests.actors.toys import ToyDevice, ToyRunner, alone, until
 from tests.decoding.toys import Logits, Model, Prefix, similar
 
@@ -247,7 +247,7 @@ def _open(request: int, prompt: Prefix) -> Open:
         request=request,
         prompt=prompt,
         capacity=40,
-        verifier=VerifierName.GREEDY,
+        verifier="greedy",
         sampling=SETTINGS.sampling,
         seed=0,
     )

@@ -11,13 +11,16 @@ from typing import Any, Final
 import pytest
 
 from actors import device, transcripts
-from actors.engine import Devices, Engine, EngineSettings
+from actors.engine import Engine
+from actors.engine_settings import Devices, EngineSettings
 from actors.hosts import Host
 from actors.local import LocalDeployment
-from actors.stand_ins import PROMPT_TOKENS, Script, StandInPair
+from actors.scripts import PROMPT_TOKENS, Script
+from actors.specs import DeviceSpec
+from actors.stand_ins import StandInPair, parse_stand_ins
 from decoding.errors import PeerError
-from decoding.messages import Role
-from decoding.settings import ScheduleName, Settings
+from decoding.messages import TARGET, Device, Role
+from decoding.settings import Settings
 
 DEADLINE_S: Final = 60.0
 PROMPT: Final = "a prompt"
@@ -27,15 +30,16 @@ SCRIPT: Final = Script()
 PLACES: Final = range(PROMPT_TOKENS, PROMPT_TOKENS + LENGTH)
 WHOLE: Final = tuple(SCRIPT.token(SCRIPT.prompt(PROMPT), place) for place in PLACES)
 ENDLESS: Final = Settings(gamma=4, max_new_tokens=60_000)
-ALONE: Final = Settings(schedule=ScheduleName.AR, max_new_tokens=LENGTH)
+ALONE: Final = Settings(schedule="ar", max_new_tokens=LENGTH)
 
 
 @contextlib.asynccontextmanager
 async def _engine() -> AsyncIterator[tuple[Engine, Any]]:
     """An engine, and the scheduler in it."""
     settings = EngineSettings(devices=Devices.LOCAL, gpus=0)
-    pair = StandInPair(settings=settings, draft_s=0.0, target_s=0.001, script=SCRIPT)
-    async with asyncio.timeout(DEADLINE_S), await Engine.start_fitted(pair) as engine:
+    devices = parse_stand_ins("timed", "0,1")
+    pair = StandInPair(settings=settings, devices=devices, script=SCRIPT)
+    async with asyncio.timeout(DEADLINE_S), await Engine.start_pair(pair) as engine:
         assert isinstance(engine._deployment, LocalDeployment)
         yield engine, engine._deployment._scheduler
 
@@ -50,7 +54,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Role]:
     loaded: list[Role] = []
     load = device._load
 
-    def counted(spec: device.DeviceSpec, threads: int) -> Any:
+    def counted(spec: DeviceSpec, threads: int) -> Any:
         loaded.append(spec.role)
         return load(spec, threads)
 
@@ -68,12 +72,12 @@ async def test_a_device_that_lives_dials_again_when_its_connection_is_cut(
         tokens: list[int] = []
         async for piece in generation:
             if not tokens:
-                scheduler._dispatch.stations[role].peer.cut()
+                scheduler._dispatch.stations[Device(role)].peer.cut()
             tokens += piece.token_ids
 
         assert tuple(tokens) == WHOLE
         assert await _tokens(engine, ALONE) == WHOLE
-        while not scheduler._dispatch.stations[role].usable:  # noqa: ASYNC110 - it is dialling
+        while not scheduler._dispatch.stations[Device(role)].usable:  # noqa: ASYNC110 - it is dialling
             await asyncio.sleep(0)
         statistics = await engine.statistics()
         assert statistics.restarts[role] == statistics.losses[role] == 1
@@ -87,7 +91,7 @@ async def test_a_connection_that_is_cut_again_and_again_costs_no_request() -> No
             generation = engine.generate(PROMPT, SETTINGS)
             tokens: list[int] = []
             async for piece in generation:
-                peer = scheduler._dispatch.stations[Role.TARGET].peer
+                peer = scheduler._dispatch.stations[TARGET].peer
                 if peer is not None and len(tokens) < LENGTH // 2:
                     peer.cut()
                 tokens += piece.token_ids

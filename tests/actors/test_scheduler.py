@@ -36,11 +36,10 @@ from actors.wire import (
 from decoding.errors import PeerError, ProtocolError
 from decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, TokenId
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.stopping import FinishReason
 from decoding.text import Detokenizer
 from decoding.trace import Received
-from decoding.verification import VerifierName
 from tests.actors.toys import ToyDevice, ToyRunner, alone, until
 from tests.decoding.toys import Logits, Prefix, similar
 
@@ -51,7 +50,7 @@ LENGTH_: Final = 40
 WHOLE: Final = alone(PAIR.target, PROMPT, LENGTH_)
 """What the target alone writes."""
 PEARL: Final = Settings(gamma=3, max_new_tokens=LENGTH_)
-AR: Final = Settings(schedule=ScheduleName.AR, max_new_tokens=LENGTH_)
+AR: Final = Settings(schedule="ar", max_new_tokens=LENGTH_)
 ENDLESS: Final = Patience(draft=1e6, target=1e6, restart=1e6)
 
 
@@ -140,7 +139,7 @@ async def _finish(ticket: Ticket) -> tuple[tuple[TokenId, ...], Finished]:
     "settings",
     [
         AR,
-        Settings(schedule=ScheduleName.SD, gamma=3, max_new_tokens=LENGTH_),
+        Settings(schedule="sd", gamma=3, max_new_tokens=LENGTH_),
         PEARL,
         Settings(gamma=3, head_start=2, max_new_tokens=LENGTH_),
         Settings(gamma=3, strict=True, max_new_tokens=LENGTH_),
@@ -901,7 +900,7 @@ async def test_a_request_that_was_aborted_meanwhile_is_not_begun_again() -> None
 
 async def test_a_text_that_would_not_go_on_as_it_began_ends_with_an_error() -> None:
     """Rejection draws other tokens when its windows are others."""
-    verifier, sampling = VerifierName.REJECTION, Sampling(temperature=1.0)
+    verifier, sampling = "rejection", Sampling(temperature=1.0)
     settings = msgspec.structs.replace(PEARL, verifier=verifier, sampling=sampling)
     async with _world(_toy(TARGET, pause_after=5)) as world:
         ticket = world.client.submit(PROMPT, settings)

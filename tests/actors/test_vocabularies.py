@@ -14,11 +14,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.engine import Devices, Engine, EngineSettings, Fitted, Result
-from decoding.messages import Device
+from actors.checking import CheckedPair
+from actors.engine import Engine, Result
+from actors.engine_settings import Devices, EngineSettings
+from decoding.messages import Role
 from decoding.sampling import Sampling
 from decoding.settings import Settings
-from decoding.verification import VerifierName
 from tests.actors.pairs import SavedPair, save_letter_pair
 from tests.actors.requests import AR, PROMPTS, VARIANTS, all_at_once, sampled
 from tests.decoding.certainty import chi_square_limit
@@ -107,7 +108,7 @@ async def test_rejection_still_draws_from_the_law_of_the_target(tmp_path: Path) 
         save_letter_pair(tmp_path, LETTERS), tmp_path / "other", lambda draft: swap(draft, (3, 4))
     )
     law = Sampling(temperature=2.5)
-    one = Settings(gamma=2, verifier=VerifierName.REJECTION, sampling=law, max_new_tokens=2)
+    one = Settings(gamma=2, verifier="rejection", sampling=law, max_new_tokens=2)
     asked = [("ab", msgspec.structs.replace(one, seed=seed)) for seed in range(SEEDS)]
 
     found: Counter[int] = Counter()
@@ -135,10 +136,10 @@ def test_only_the_draft_is_told_what_is_foreign_to_it(text_pair: SavedPair, tmp_
     """And a pair of one vocabulary pays nothing."""
     other = with_draft(text_pair, tmp_path, lambda draft: swap(draft, (60, 61)))
 
-    usual = {spec.role: spec.translation for spec in Fitted(settings(text_pair)).specs()}
-    told = {spec.role: spec.translation for spec in Fitted(settings(other)).specs()}
+    usual = {spec.role: spec.translation for spec in CheckedPair(settings(text_pair)).specs()}
+    told = {spec.role: spec.translation for spec in CheckedPair(settings(other)).specs()}
 
-    assert usual == {Device.DRAFT: None, Device.TARGET: None}
-    assert told[Device.TARGET] is None
-    assert told[Device.DRAFT] == Fitted(settings(other)).shared
-    assert Fitted(settings(other)).shared.foreign == (60, 61)
+    assert usual == {Role.DRAFT: None, Role.TARGET: None}
+    assert told[Role.TARGET] is None
+    assert told[Role.DRAFT] == CheckedPair(settings(other)).shared
+    assert CheckedPair(settings(other)).shared.foreign == (60, 61)

@@ -50,7 +50,6 @@ from decoding.schedules import Counts
 from decoding.settings import Settings
 from decoding.stopping import FinishReason
 from decoding.trace import Received, Sent
-from decoding.verification import VerifierName
 
 _SECRET = "told out of band"  # noqa: S105 - in a test
 _DRAFTED = Drafted(tokens=(4, 5), laws=(b"\x00\x01", b"\xff"))
@@ -82,7 +81,7 @@ PACKETS: list[AnyPacket] = [
         request=1,
         prompt=(1, 2, 3),
         capacity=9,
-        verifier=VerifierName.REJECTION,
+        verifier="rejection",
         sampling=Sampling(temperature=0.5, top_p=0.9),
         seed=-3,
     ),

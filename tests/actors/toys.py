@@ -21,7 +21,7 @@ from actors.wire import Address, Alive, Fault, FromDevice, Hello, ToDevice, Unfr
 from decoding.errors import PeerError
 from decoding.messages import DRAFT, Device, TokenId
 from decoding.sampling import Sampling
-from decoding.verification import VerifierName, make_verifier
+from decoding.verification import make_verifier
 from tests.decoding.toys import Model, Prefix
 
 CHUNK: Final = 1 << 16
@@ -100,7 +100,7 @@ def alone(
 ) -> tuple[TokenId, ...]:
     """The reference: `count` tokens after `prompt`, one at a time, from the target alone."""
     sampling = sampling or Sampling()
-    name = VerifierName.COUPLED if sampling.temperature else VerifierName.GREEDY
+    name = "coupled" if sampling.temperature else "greedy"
     verifier = make_verifier(name, sampling, seed)
     text = prompt
     for position in range(count):

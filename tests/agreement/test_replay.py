@@ -11,12 +11,12 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from actors.engine import Devices, Engine, EngineSettings, Result
+from actors.engine import Engine, Result
+from actors.engine_settings import Devices, EngineSettings
 from decoding.exchanges import agreement
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from decoding.stopping import StopRules
-from decoding.verification import VerifierName
 from simulator.acceptance import Replay
 from simulator.answers import run as simulate
 from simulator.recording import Replayed, replay
@@ -79,7 +79,7 @@ async def test_a_real_run_with_the_rejection_verifier_comes_out_the_same(
 ) -> None:
     """A held row is tested without a pass: answers that take no time at all."""
     settings = msgspec.structs.replace(
-        FIXED[name], verifier=VerifierName.REJECTION, sampling=Sampling(temperature=1.0)
+        FIXED[name], verifier="rejection", sampling=Sampling(temperature=1.0)
     )
     result = await _recorded(engine, settings)
 

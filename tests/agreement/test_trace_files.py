@@ -97,7 +97,7 @@ def test_a_file_that_is_no_trace_is_one_line_and_exit_code_2(
 ) -> None:
     """Whoever names a file is told what is wrong with it, by every verb that reads one."""
     file = tmp_path / "not there.json"
-    monkeypatch.setattr("pearl.generate._read_prompt", lambda *_: trace.read(file))
+    monkeypatch.setattr("pearl.verbs.generate._read_prompt", lambda *_: trace.read(file))
 
     code = run(["generate", PROMPT])
 

@@ -24,7 +24,8 @@ from decoding.errors import MalformedTraceError
 from decoding.estimates import Estimate
 from decoding.settings import ScheduleName, Settings
 from decoding.trace import Received, Record
-from pearl.validate import name_of, validate
+from pearl.harness.systems import name_of
+from pearl.harness.validation import validate
 from simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions
 from simulator.answers import run
 from simulator.costs import Affine

@@ -28,7 +28,7 @@ from decoding.sampling import Sampling
 from decoding.schedules import Schedule
 from decoding.settings import Settings
 from decoding.stopping import StopRules
-from decoding.verification import Coupled, Greedy, Rejection, Verifier, VerifierName
+from decoding.verification import Verifier
 from tests.decoding.network import Network, Script
 from tests.decoding.toys import Logits, Pair, Prefix, ToyDevices, autoregressive
 
@@ -139,13 +139,7 @@ class Case:
 
 def honest(settings: Settings, coins: Coins) -> Verifier:
     """The verifier of these settings, unbroken."""
-    match settings.effective_verifier:
-        case VerifierName.GREEDY:
-            return Greedy()
-        case VerifierName.COUPLED:
-            return Coupled(settings.sampling, coins)
-        case VerifierName.REJECTION:
-            return Rejection(settings.sampling, coins)
+    return settings.verifier_kind.make(settings.sampling, coins)
 
 
 def decode(case: Case, verifier: Verifier) -> Schedule:
@@ -229,6 +223,17 @@ def check_law(case: Case, make: VerifierMaker = honest) -> None:
     """
     got = output_law(lambda coins: tuple(decode(case, make(case.settings, coins)).committed))
     require_same_law(got, target_law(case))
+
+
+def check_output(case: Case, make: VerifierMaker = honest) -> None:
+    """The law of the output, and, where the verifier promises it, the very text.
+
+    Raises:
+        LossyError: it is another.
+    """
+    check_law(case, make)
+    if case.settings.verifier_kind.same_text:
+        check_path(case, make)
 
 
 def require_same_law(got: Law, wanted: Law) -> None:

@@ -34,7 +34,7 @@ from decoding.messages import (
     Proposed,
     TokenId,
 )
-from decoding.plans import AutoPlan
+from decoding.policies import AutoPolicy
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import FinishReason, StopRules
 from tests.decoding.toys import Prefix, ToyDevices
@@ -210,7 +210,7 @@ class Network:
         job, foresight = self.schedule._judge, self.schedule.foresight()
         if not isinstance(event, Judged) or job is None or foresight is None:
             return None
-        if isinstance(self.schedule.plan, AutoPlan):  # the verdict itself may change its mind
+        if isinstance(self.schedule.plan, AutoPolicy):  # the verdict itself may change its mind
             return None
         return onward(job, event, foresight) if self.schedule.awaits(event) else None
 

@@ -1,4 +1,4 @@
-"""The requests the proofs are made for: every schedule, with small windows."""
+"""The requests the proofs are made for: every schedule of the table, with small windows."""
 
 from __future__ import annotations
 
@@ -6,47 +6,56 @@ from typing import Final
 
 import msgspec
 
+from decoding.kinds import SCHEDULES
+from decoding.policies import POLICIES
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
-from decoding.verification import VerifierName
+from decoding.settings import Settings
+from decoding.verification import VERIFIERS
 
 GAMMAS: Final = (1, 2, 3)
 HEAD_STARTS: Final = (1, 2)
 
-AR: Final = Settings(schedule=ScheduleName.AR, gamma=1)
+AR: Final = Settings(schedule="ar", gamma=1)
 
 
 def speculative(gamma: int) -> Settings:
-    return Settings(schedule=ScheduleName.SD, gamma=gamma)
+    return Settings(schedule="sd", gamma=gamma)
 
 
 def pearl(gamma: int, head_start: int = 0, *, strict: bool = False) -> Settings:
-    return Settings(schedule=ScheduleName.PEARL, gamma=gamma, head_start=head_start, strict=strict)
+    return Settings(schedule="pearl", gamma=gamma, head_start=head_start, strict=strict)
 
 
-SCHEDULES: Final[dict[str, Settings]] = {
-    "AR": AR,
-    **{f"SD {gamma}": speculative(gamma) for gamma in GAMMAS},
-    **{f"PEARL {gamma}": pearl(gamma) for gamma in GAMMAS},
-    **{f"PEARL {gamma} strict": pearl(gamma, strict=True) for gamma in GAMMAS},
-    **{
-        f"PEARL {gamma} after {head_start}": pearl(gamma, head_start)
-        for gamma in GAMMAS
-        for head_start in HEAD_STARTS
-    },
-    "PEARL 2 after 1 strict": pearl(2, 1, strict=True),
-    "SD auto": Settings(schedule=ScheduleName.SD, gamma="auto"),
-    "PEARL auto": Settings(schedule=ScheduleName.PEARL, gamma="auto"),
-}
+def requests_of(schedule: str) -> dict[str, Settings]:
+    """Every window, number or policy, and every setting that the kind takes."""
+    kind = SCHEDULES[schedule]
+    if not kind.drafts:
+        return {kind.title: Settings(schedule=schedule, gamma=1)}
+    found = [Settings(schedule=schedule, gamma=gamma) for gamma in (*GAMMAS, *POLICIES)]
+    if kind.takes("strict"):
+        found += [Settings(schedule=schedule, gamma=g, strict=True) for g in GAMMAS]
+    if kind.takes("head_start"):
+        numbers = [(g, k) for g in GAMMAS for k in HEAD_STARTS]
+        found += [Settings(schedule=schedule, gamma=g, head_start=k) for g, k in numbers]
+    if kind.takes("head_start") and kind.takes("strict"):
+        found += [Settings(schedule=schedule, gamma=2, head_start=1, strict=True)]
+    return {title(each): each for each in found}
+
+
+def title(asked: Settings) -> str:
+    ahead = f" after {asked.head_start}" if asked.head_start else ""
+    return f"{asked.kind.title} {asked.gamma}{ahead}{' strict' * asked.strict}"
+
+
+REQUESTS: Final = {name: each for kind in SCHEDULES for name, each in requests_of(kind).items()}
 FEW: Final = {
-    name: SCHEDULES[name]
+    name: REQUESTS[name]
     for name in ("SD 2", "PEARL 2", "PEARL 3 strict", "PEARL 2 after 1", "PEARL auto")
 }
+SAMPLING_VERIFIERS: Final = [name for name, kind in VERIFIERS.items() if kind.samples]
 
 
-def request(
-    schedule: Settings, verifier: VerifierName | None, sampling: Sampling, length: int
-) -> Settings:
+def request(schedule: Settings, verifier: str | None, sampling: Sampling, length: int) -> Settings:
     """This schedule with another verifier, law and length."""
     return msgspec.structs.replace(
         schedule, verifier=verifier, sampling=sampling, max_new_tokens=length

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from decoding.desks import judged
 from decoding.messages import Cancel, Drafted, Judge, Judged, Propose, Proposed
-from decoding.plans import Plan
+from decoding.policies import Policy
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
 
@@ -65,7 +65,7 @@ def window(job: Propose) -> Proposed:
 
 
 def run(
-    plan: Plan, alpha: float, *, passes: int, strict: bool = False, verdict_first: bool = False
+    plan: Policy, alpha: float, *, passes: int, strict: bool = False, verdict_first: bool = False
 ) -> Tally:
     """Drive a schedule for so many passes of the target."""
     schedule = TwoModelSchedule(plan, StopRules(limit=ENDLESS), strict=strict)

@@ -6,9 +6,6 @@ state on the way. Here Hypothesis looks for a script it would object to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,69 +22,25 @@ from decoding.messages import (
     TokenId,
 )
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.stopping import FinishReason, StopRules
-from decoding.text import Detokenizer
-from decoding.verification import VerifierName
-from tests.decoding.enumeration import honest
-from tests.decoding.network import Move, Network, Script
+from tests.decoding.adversity import (
+    VOCAB,
+    Trouble,
+    check_text,
+    decode,
+    requests,
+    scripts,
+    troubles,
+)
+from tests.decoding.network import Script
 from tests.decoding.requests import pearl
-from tests.decoding.toys import Pair, ToyDevices, autoregressive, only, similar, table
-
-VOCAB: Final = 4
-LETTERS: Final = "abcd"
-
-
-def spelled(tokens: Sequence[TokenId]) -> str:
-    return "".join(LETTERS[token] for token in tokens)
-
-
-@st.composite
-def requests(draw: st.DrawFn) -> Settings:
-    schedule = draw(st.sampled_from(ScheduleName))
-    parallel = schedule is ScheduleName.PEARL
-    verifier = draw(st.sampled_from(VerifierName))
-    greedy = verifier is VerifierName.GREEDY
-    return Settings(
-        schedule=schedule,
-        gamma=draw(st.sampled_from([1, 2, 3, 5, "auto"])),
-        head_start=draw(st.integers(0, 3)) if parallel else 0,
-        strict=parallel and draw(st.booleans()),
-        verifier=verifier,
-        sampling=Sampling(temperature=0.0 if greedy else draw(st.sampled_from([0.5, 1.0]))),
-        seed=draw(st.integers(0, 5)),
-        max_new_tokens=draw(st.integers(1, 14)),
-    )
-
-
-scripts = st.lists(st.tuples(st.sampled_from(Move), st.integers(0, 5)), max_size=60)
-ends = st.sampled_from([(frozenset[int](), ()), (frozenset({3}), ()), (frozenset[int](), ("ab",))])
-shares = st.sampled_from([0.0, 0.5, 0.8, 1.0])
-
-
-reaches = st.none() | st.integers(-2, 14)
-
-
-def decode(
-    settings: Settings, pair: Pair, stop: StopRules, script: Script, reach: int | None = None
-) -> Network:
-    verifier = honest(settings, CounterCoins(settings.seed))
-    schedule = settings.start(stop, reach=reach)
-    network = Network(schedule, ToyDevices(pair, verifier), stop)
-    network.play(script)
-    network.finish()
-    return network
+from tests.decoding.toys import Pair, only, table
 
 
 @settings(max_examples=600)
-@given(asked=requests(), share=shares, end=ends, script=scripts, reach=reaches)
-def test_no_network_changes_what_is_said(
-    asked: Settings,
-    share: float,
-    end: tuple[frozenset[int], tuple[str, ...]],
-    script: Script,
-    reach: int | None,
-) -> None:
+@given(asked=requests(), trouble=troubles())
+def test_no_network_changes_what_is_said(asked: Settings, trouble: Trouble) -> None:
     """Greedy and coupled: the text is that of the target alone, whatever happened on the way.
 
     Also where the draft can hold but a part of it.
@@ -95,17 +48,7 @@ def test_no_network_changes_what_is_said(
     Rejection returns another sample (its law is in test_exact_law); here every token must at
     least be one the target can say, and the referee must be content.
     """
-    eos, strings = end
-    stop = StopRules(
-        limit=asked.max_new_tokens, eos=eos, strings=strings, text=Detokenizer(spelled)
-    )
-    pair = similar(VOCAB, seed=asked.seed, share=share)
-
-    network = decode(asked, pair, stop, script, reach)
-
-    if asked.effective_verifier is not VerifierName.REJECTION:
-        alone = autoregressive(pair.target, honest(asked, CounterCoins(asked.seed)), stop)
-        assert tuple(network.schedule.committed) == alone
+    check_text(asked, trouble)
 
 
 @settings(max_examples=150)
@@ -133,7 +76,7 @@ def test_a_held_row_is_given_up_with_its_window() -> None:
     schedule = Settings(
         schedule=asked.schedule,
         gamma=2,
-        verifier=VerifierName.REJECTION,
+        verifier="rejection",
         sampling=Sampling(temperature=1.0),
     ).start(StopRules(limit=9))
     held = Judged(job=1, epoch=0, base=0, judged=0, kept=0, token=None)

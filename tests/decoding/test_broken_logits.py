@@ -12,7 +12,7 @@ import torch
 from decoding.errors import LogitsError
 from decoding.messages import Drafted
 from decoding.sampling import Sampling
-from decoding.verification import Verifier, VerifierName, make_verifier
+from decoding.verification import Verifier, make_verifier
 
 VOCAB: Final = 6
 BROKEN: Final = {
@@ -30,8 +30,8 @@ FILTERS: Final = (
 
 
 def _verifiers() -> list[Any]:
-    found = [pytest.param(make_verifier(VerifierName.GREEDY, Sampling(), 0), id="greedy")]
-    for name in (VerifierName.COUPLED, VerifierName.REJECTION):
+    found = [pytest.param(make_verifier("greedy", Sampling(), 0), id="greedy")]
+    for name in ("coupled", "rejection"):
         for number, sampling in enumerate(FILTERS):
             verifier = make_verifier(name, sampling, 0)
             found.append(pytest.param(verifier, id=f"{name} {number}"))
@@ -82,7 +82,7 @@ def test_a_target_says_at_which_of_its_rows_they_are_broken(
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 def test_rows_behind_a_refusal_are_nobodys_business(library: str) -> None:
     """The target alone would have written another token there, and never seen that row."""
-    greedy = make_verifier(VerifierName.GREEDY, Sampling(), 0)
+    greedy = make_verifier("greedy", Sampling(), 0)
     rows = _rows(library, SOUND, BROKEN["NaN"])
 
     assert greedy.judge(rows, Drafted(tokens=(5,)), 0, hold=False).token == 3
@@ -110,14 +110,14 @@ def test_laws_as_narrow_as_can_be_are_the_most_likely_token(
     sampling: Sampling, library: str
 ) -> None:
     """What the numbers of the logits cannot hold is not taken for a fault of the model."""
-    verifier = make_verifier(VerifierName.COUPLED, sampling, 0)
+    verifier = make_verifier("coupled", sampling, 0)
 
     assert verifier.draft(_rows(library, SOUND), 0).tokens == (3,)
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 def test_the_highest_temperature_makes_all_that_is_possible_alike(library: str) -> None:
-    verifier = make_verifier(VerifierName.COUPLED, Sampling(temperature=1e308), 0)
+    verifier = make_verifier("coupled", Sampling(temperature=1e308), 0)
     drawn = {verifier.draft(_rows(library, SOUND), position).tokens[0] for position in range(200)}
 
     assert drawn == {0, 2, 3, 5}

@@ -10,11 +10,12 @@ import pytest
 
 from decoding.foresight import onward
 from decoding.messages import Drafted, Foresight, Judge, Judged
-from decoding.plans import AUTOREGRESSIVE, Plan, pearl, speculative
+from decoding.policies import AUTOREGRESSIVE, Plan, pearl, speculative
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
 from decoding.verification import Greedy
 from tests.decoding.network import Move, Network
+from tests.decoding.policies import AUTOREGRESSIVE, pearl, speculative
 from tests.decoding.toys import ToyDevices, similar
 
 LIMIT = 40
@@ -84,7 +85,7 @@ def test_what_is_known_of_another_job_says_nothing() -> None:
     ids=["AR", "PEARL", "PEARL strict", "head start", "SD"],
 )
 def test_where_windows_come_first_every_pass_but_the_first_is_foreseen(
-    plan: Plan,
+    plan: Policy,
     strict: bool,  # noqa: FBT001 - pytest gives it by name
     every: bool,  # noqa: FBT001
 ) -> None:

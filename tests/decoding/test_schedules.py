@@ -22,14 +22,15 @@ from decoding.messages import (
     Role,
     TokenId,
 )
-from decoding.plans import AUTOREGRESSIVE, FixedPlan, pearl, speculative
+from decoding.policies import FixedPolicy
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
+from tests.decoding.policies import AUTOREGRESSIVE, pearl, speculative
 from tests.decoding.scripted import run
 
 
 def start(
-    plan: FixedPlan, *, limit: int = 100, hold: bool = False, strict: bool = False
+    plan: FixedPolicy, *, limit: int = 100, hold: bool = False, strict: bool = False
 ) -> TwoModelSchedule:
     return TwoModelSchedule(plan, StopRules(limit=limit), hold=hold, strict=strict)
 
@@ -75,7 +76,7 @@ def tell(schedule: TwoModelSchedule, answer: Proposed | Judged) -> tuple[TokenId
     ],
     ids=["AR", "SD", "PEARL", "PEARL with a head start"],
 )
-def test_each_schedule_begins_in_its_own_way(plan: FixedPlan, first: list[Command]) -> None:
+def test_each_schedule_begins_in_its_own_way(plan: FixedPolicy, first: list[Command]) -> None:
     """The table at the top of `decoding.schedules`: two numbers make the difference."""
     assert list(asked(start(plan))) == first
 
@@ -323,7 +324,7 @@ def test_a_window_that_was_cut_off_is_not_taken() -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("plan", [speculative(3), pearl(3), pearl(3, 2)], ids=["SD", "P", "P2"])
-def test_nothing_is_written_that_the_limit_forbids(plan: FixedPlan, limit: int) -> None:
+def test_nothing_is_written_that_the_limit_forbids(plan: FixedPolicy, limit: int) -> None:
     """The target gives the last token itself, so at most limit - 1 are ever written."""
     schedule = start(plan, limit=limit)
     counts = [job.count for job in schedule.commands() if isinstance(job, Propose)]
@@ -353,7 +354,9 @@ def test_after_the_end_nothing_matters() -> None:
 @pytest.mark.parametrize(
     "plan", [speculative(3), pearl(3), pearl(3, 2)], ids=["SD", "PEARL", "PEARL with a head start"]
 )
-def test_a_draft_is_asked_for_nothing_beyond_what_it_can_hold(plan: FixedPlan, reach: int) -> None:
+def test_a_draft_is_asked_for_nothing_beyond_what_it_can_hold(
+    plan: FixedPolicy, reach: int
+) -> None:
     """There it rests, and the target ends the text alone; before, it writes as ever."""
     limit = 12
     schedule = TwoModelSchedule(plan, StopRules(limit=limit), reach=reach)

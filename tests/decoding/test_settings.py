@@ -11,11 +11,11 @@ import pytest
 from decoding.errors import SettingError
 from decoding.measured import WIDEST
 from decoding.messages import Judge
-from decoding.plans import AUTOREGRESSIVE, AutoPlan, pearl, speculative
+from decoding.policies import AutoPolicy
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings, parse_gamma
+from decoding.settings import Settings, parse_gamma
 from decoding.stopping import StopRules
-from decoding.verification import VerifierName
+from tests.decoding.policies import AUTOREGRESSIVE, pearl, speculative
 
 WARM: Final = Sampling(temperature=1.0)
 STOP: Final = "several texts of at least one character, such as ('END',)"
@@ -96,13 +96,13 @@ def test_numbers_of_other_libraries_are_numbers() -> None:
 def test_greedy_sampling_is_a_contradiction() -> None:
     """The greedy verifier with a temperature would silently return something else."""
     with pytest.raises(SettingError, match=r"temperature is 1.0; it must be 0 with the greedy"):
-        Settings(verifier=VerifierName.GREEDY, sampling=WARM)
+        Settings(verifier="greedy", sampling=WARM)
 
 
-@pytest.mark.parametrize("schedule", [ScheduleName.AR, ScheduleName.SD])
+@pytest.mark.parametrize("schedule", ["ar", "sd"])
 @pytest.mark.parametrize(("name", "value"), [("head_start", 2), ("strict", True)])
 def test_what_belongs_to_pearl_is_refused_elsewhere(
-    schedule: ScheduleName, name: str, value: object
+    schedule: str, name: str, value: object
 ) -> None:
     asked: dict[str, Any] = {name: value}
 
@@ -124,41 +124,37 @@ def test_a_gamma_is_typed_as_a_number_or_auto() -> None:
 @pytest.mark.parametrize(
     ("verifier", "sampling", "effective"),
     [
-        (None, Sampling(), VerifierName.GREEDY),
-        (None, WARM, VerifierName.COUPLED),
-        (VerifierName.COUPLED, Sampling(), VerifierName.GREEDY),
-        (VerifierName.REJECTION, Sampling(), VerifierName.GREEDY),
-        (VerifierName.REJECTION, WARM, VerifierName.REJECTION),
+        (None, Sampling(), "greedy"),
+        (None, WARM, "coupled"),
+        ("coupled", Sampling(), "greedy"),
+        ("rejection", Sampling(), "greedy"),
+        ("rejection", WARM, "rejection"),
     ],
 )
 def test_at_temperature_zero_every_verifier_is_the_greedy_one(
-    verifier: VerifierName | None, sampling: Sampling, effective: VerifierName
+    verifier: str | None, sampling: Sampling, effective: str
 ) -> None:
-    assert Settings(verifier=verifier, sampling=sampling).effective_verifier is effective
+    assert Settings(verifier=verifier, sampling=sampling).effective_verifier == effective
 
 
-def test_a_schedule_is_a_plan_of_two_numbers() -> None:
-    """And `auto` is a plan of its own for each request, for it learns."""
-    sd, ar = ScheduleName.SD, ScheduleName.AR
-
-    assert Settings(schedule=ar).plan() == AUTOREGRESSIVE
-    assert Settings(schedule=sd, gamma=3).plan() == speculative(3)
-    assert Settings(gamma=3, head_start=2).plan() == pearl(3, 2)
-    assert isinstance(Settings(gamma="auto").plan(), AutoPlan)
+def test_a_schedule_is_a_policy_of_two_numbers() -> None:
+    """And `auto` is a policy of its own for each request, for it learns."""
+    assert Settings(schedule="ar").policy() == AUTOREGRESSIVE
+    assert Settings(schedule="sd", gamma=3).policy() == speculative(3)
+    assert Settings(gamma=3, head_start=2).policy() == pearl(3, 2)
+    assert isinstance(Settings(gamma="auto").policy(), AutoPolicy)
 
 
 def test_the_widest_job_is_known_beforehand() -> None:
     """Devices size their buffers by it."""
-    assert Settings(schedule=ScheduleName.AR).widest == 0
-    assert Settings(schedule=ScheduleName.SD, gamma=3).widest == 3
+    assert Settings(schedule="ar").widest == 0
+    assert Settings(schedule="sd", gamma=3).widest == 3
     assert Settings(gamma=3, head_start=5).widest == 5
     assert Settings(gamma="auto").widest == WIDEST
 
 
-@pytest.mark.parametrize(
-    ("verifier", "holds"), [(VerifierName.COUPLED, False), (VerifierName.REJECTION, True)]
-)
-def test_only_rejection_holds_rows(verifier: VerifierName, *, holds: bool) -> None:
+@pytest.mark.parametrize(("verifier", "holds"), [("coupled", False), ("rejection", True)])
+def test_only_rejection_holds_rows(verifier: str, *, holds: bool) -> None:
     """Where tokens are compared, the target's choice does not depend on the draft."""
     asked = Settings(gamma=2, verifier=verifier, sampling=WARM)
     job = asked.start(StopRules(limit=9)).commands()[0]

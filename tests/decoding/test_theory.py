@@ -12,8 +12,8 @@ from typing import Final
 
 import pytest
 
-from decoding.plans import AUTOREGRESSIVE, pearl, speculative
 from tests.decoding.certainty import margin, ratio_margin
+from tests.decoding.policies import AUTOREGRESSIVE, pearl, speculative
 from tests.decoding.scripted import Tally, run
 
 PASSES: Final = 10_000  # of each combination

@@ -15,11 +15,11 @@ from decoding.errors import ImpossibleDraftError
 from decoding.messages import Drafted
 from decoding.sampling import Sampling
 from decoding.verification import (
+    VERIFIERS,
     Coupled,
     Greedy,
     Rejection,
     Verifier,
-    VerifierName,
     acceptance,
     agreement,
     make_verifier,
@@ -118,12 +118,12 @@ def test_a_law_of_another_type_is_refused(
 def test_only_rejection_holds_and_only_it_carries_laws() -> None:
     """Where tokens are compared, the target chooses whatever the draft will say."""
     logits = np.random.default_rng(6).normal(size=(1, VOCAB))
-    for name in VerifierName:
+    for name, kind in VERIFIERS.items():
         verifier = make_verifier(name, WARM, seed=1)
 
-        assert bool(verifier.draft(logits, 0).laws) == name.carries_law
+        assert bool(verifier.draft(logits, 0).laws) == kind.carries_law
         held = verifier.judge(logits, Drafted(), 0, hold=True).token is None
-        assert held == name.carries_law
+        assert held == kind.carries_law
 
 
 def test_of_equal_logits_greedy_takes_the_first() -> None:

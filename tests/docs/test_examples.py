@@ -27,7 +27,7 @@ def test_the_first_what_if_of_the_guide_prints_what_the_guide_shows() -> None:
 
 def test_the_advice_in_the_readme_is_what_is_advised(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = [line.split() for line in page.splitlines() if line.startswith("  PEARL, gamma 8")]
+    shown = [line.split() for line in page.splitlines() if line.startswith(" PEARL 8")]
 
     assert run(["optimise", "--alpha", "0.8", "--speed-ratio", "8"]) == 0
 

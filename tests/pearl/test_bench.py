@@ -14,19 +14,21 @@ import pytest
 
 from actors.runners.reference import Assistance
 from analysis.benchmark import Run
-from decoding.messages import Device
+from decoding.messages import Role
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
-from decoding.verification import VerifierName
-from pearl import bench as verb
-from pearl import contest
+from decoding.settings import Settings
 from pearl.__main__ import run
-from pearl.contest import Competitor, Family, Outcome, Plan, Stage, Tuned
-from pearl.crowd import asked_of, systems
+from pearl.harness import engines
+from pearl.harness.competitors import Competitor, Contest, Family, candidates
+from pearl.harness.contest import Outcome, Tuned, tune
+from pearl.harness.crowd import asked_of, systems
+from pearl.harness.stage import Stage
+from pearl.harness.turns import rotated
+from pearl.verbs import bench as verb
 from tests.actors.pairs import SavedPair
 
-PLAN: Final = Plan(
-    settings=Settings(schedule=ScheduleName.AR),
+CONTEST: Final = Contest(
+    settings=Settings(schedule="ar"),
     gammas=(2, 4),
     head_starts=(0, 1),
     assistant_tokens=(3,),
@@ -42,7 +44,7 @@ SMALL: Final = (
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contest, "WARMING_TOKENS", 4)
+    monkeypatch.setattr(engines, "WARMING_TOKENS", 4)
 
 
 # -- a pair ----------------------------------------------------------------------------------------
@@ -121,7 +123,8 @@ def test_devices_that_only_wait_need_no_models(capsys: pytest.CaptureFixture[str
 
     found = json.loads(capsys.readouterr().out)
     assert found["models"] is None
-    assert found["timed"]["target_s"] == pytest.approx(0.0005)
+    assert found["stand_in"]["kind"] == "timed"
+    assert found["stand_in"]["target"]["pass_s"] == pytest.approx(0.0005)
     assert [system["family"] for system in found["systems"]] == list(Family)[:5]
     assert all(s["acceptance_rate"] == 1.0 for s in found["systems"][1:])
 
@@ -130,7 +133,7 @@ def test_devices_that_only_wait_need_no_models(capsys: pytest.CaptureFixture[str
 
 
 def test_every_family_has_all_its_candidates_and_no_name_twice() -> None:
-    found = contest.candidates(PLAN)
+    found = candidates(CONTEST)
 
     names = [each.name for competitors in found.values() for each in competitors]
     assert len(names) == len(set(names))
@@ -147,7 +150,7 @@ def test_every_family_has_all_its_candidates_and_no_name_twice() -> None:
 
 
 def test_without_the_library_ours_compete_alone() -> None:
-    assert list(contest.candidates(dataclasses.replace(PLAN, reference=False))) == list(Family)[:5]
+    assert list(candidates(dataclasses.replace(CONTEST, reference=False))) == list(Family)[:5]
 
 
 class Scripted:
@@ -157,18 +160,17 @@ class Scripted:
         self.speeds = speeds
         self.order: list[tuple[str, str]] = []
 
-    async def run(self, each: Competitor, prompt: str) -> tuple[Run, None]:
+    async def run(self, each: Competitor, prompt: str) -> Run:
         self.order.append((prompt, each.name))
         seconds = 1 / self.speeds.get(each.name, 1.0)
-        made = Run(system=each.name, prompt=0, round=0, tokens=(1,), arrivals=((seconds, 1),))
-        return made, None
+        return Run(system=each.name, prompt=0, round=0, tokens=(1,), arrivals=((seconds, 1),))
 
 
 async def test_of_each_family_the_best_goes_on_and_all_are_looked_at_equally_often() -> None:
-    every = contest.candidates(PLAN)
+    every = candidates(CONTEST)
     stage = Scripted({"SD 4": 2.0, "PEARL 2, head start 1": 3.0, "HF assisted 3": 1.5})
 
-    tuned = await contest.tune(cast("Stage", stage), every, ["a", "b"], 2)
+    tuned = await tune(cast("Stage", stage), every, ["a", "b"], 2)
 
     assert {family: found.best.name for family, found in tuned.items()} == {
         Family.AR: "AR",
@@ -188,29 +190,27 @@ async def test_of_each_family_the_best_goes_on_and_all_are_looked_at_equally_oft
 
 async def test_the_best_three_of_a_family_are_looked_at_once_more() -> None:
     """One look is often luck: here the one that began second best is the best on all prompts."""
-    plan = dataclasses.replace(PLAN, gammas=(2, 3, 4, 5), head_starts=(0,), reference=False)
+    contest = dataclasses.replace(CONTEST, gammas=(2, 3, 4, 5), head_starts=(0,), reference=False)
     stage = Scripted({"SD 3": 3.0, "SD 4": 2.5, "SD 5": 2.0})
     late = {"SD 3": 1.0, "SD 4": 2.5}
 
-    async def run(each: Competitor, prompt: str) -> tuple[Run, None]:
+    async def run(each: Competitor, prompt: str) -> Run:
         if prompt == "b":
             stage.speeds |= late
         return await Scripted.run(stage, each, prompt)
 
-    tuned = await contest.tune(
-        cast("Stage", SimpleNamespace(run=run)), contest.candidates(plan), ["a", "b"], 1
-    )
+    tuned = await tune(cast("Stage", SimpleNamespace(run=run)), candidates(contest), ["a", "b"], 1)
 
     assert tuned[Family.SD].best.name == "SD 4"
     looks = Counter(name for _, name in stage.order)
-    assert [looks[f"SD {gamma}"] for gamma in plan.gammas] == [1, 2, 2, 2]
+    assert [looks[f"SD {gamma}"] for gamma in contest.gammas] == [1, 2, 2, 2]
 
 
 async def test_where_there_is_no_choice_nothing_is_tried() -> None:
-    plan = dataclasses.replace(PLAN, gammas=(4,), head_starts=(0,), reference=False)
+    contest = dataclasses.replace(CONTEST, gammas=(4,), head_starts=(0,), reference=False)
     stage = Scripted({})
 
-    tuned = await contest.tune(cast("Stage", stage), contest.candidates(plan), ["a"], 1)
+    tuned = await tune(cast("Stage", stage), candidates(contest), ["a"], 1)
 
     assert stage.order == []
     assert tuned[Family.PEARL].best.name == "PEARL 4"
@@ -218,15 +218,15 @@ async def test_where_there_is_no_choice_nothing_is_tried() -> None:
 
 def test_everybody_comes_first_and_behind_everybody_else_equally_often() -> None:
     """Seven systems in forty-two orders: also the cold caches of a neighbour are shared."""
-    orders = [contest.rotated("ABCDEFG", by) for by in range(42)]
+    orders = [rotated("ABCDEFG", by) for by in range(42)]
 
     assert all(sorted(order) == list("ABCDEFG") for order in orders)
     assert set(Counter(order[0] for order in orders).values()) == {6}
     pairs = Counter(pair for order in orders for pair in itertools.pairwise(order))
     assert len(pairs) == 42
     assert set(pairs.values()) == {6}
-    assert contest.rotated("A", 5) == ["A"]
-    assert contest.rotated("", 5) == []
+    assert rotated("A", 5) == ["A"]
+    assert rotated("", 5) == []
 
 
 @pytest.mark.parametrize(
@@ -240,32 +240,32 @@ def test_everybody_comes_first_and_behind_everybody_else_equally_often() -> None
 def test_devices_are_counted_where_something_computes(
     places: dict[str, str], devices: list[int]
 ) -> None:
-    fitted = SimpleNamespace(places={Device(role): at for role, at in places.items()}, eos=())
+    fitted = SimpleNamespace(places={Role(role): at for role, at in places.items()}, eos=())
     families = (Family.AR, Family.PEARL, Family.PLAIN, Family.ASSISTED)
-    compared = [contest.candidates(PLAN)[family][0] for family in families]
+    compared = [candidates(CONTEST)[family][0] for family in families]
 
-    assert [_stage(PLAN, fitted).system(each).devices for each in compared] == devices
+    assert [_stage(CONTEST, fitted).system(each).devices for each in compared] == devices
 
 
 def test_texts_must_be_the_same_where_the_coins_are() -> None:
     """Greedy everybody's; coupled ours; by rejection, or sampled by the library, nobody's."""
 
     def same(**more: Any) -> list[bool]:
-        settings = Settings(schedule=ScheduleName.AR, **more)
-        plan = dataclasses.replace(PLAN, settings=settings)
+        settings = Settings(schedule="ar", **more)
+        contest = dataclasses.replace(CONTEST, settings=settings)
         families = (Family.AR, Family.SD, Family.PLAIN)
-        compared = [contest.candidates(plan)[family][0] for family in families]
-        return [_stage(plan).system(each).same_text for each in compared]
+        compared = [candidates(contest)[family][0] for family in families]
+        return [_stage(contest).system(each).same_text for each in compared]
 
     warm = Sampling(temperature=1.0)
     assert same() == [True, True, True]
     assert same(sampling=warm) == [True, True, False]
-    assert same(sampling=warm, verifier=VerifierName.REJECTION) == [True, False, False]
+    assert same(sampling=warm, verifier="rejection") == [True, False, False]
 
 
-def _stage(plan: Plan, fitted: Any = None) -> Stage:
+def _stage(contest: Contest, fitted: Any = None) -> Stage:
     nothing: Any = None
-    return Stage(plan, fitted or SimpleNamespace(eos=()), nothing, None, {})
+    return Stage(contest, fitted or SimpleNamespace(eos=()), nothing, None, {})
 
 
 def test_a_crowd_asks_for_every_prompt_and_for_some_of_each_user() -> None:
@@ -274,7 +274,7 @@ def test_a_crowd_asks_for_every_prompt_and_for_some_of_each_user() -> None:
 
 
 def test_crowds_are_asked_of_the_best_and_of_automatic_windows() -> None:
-    every = contest.candidates(PLAN)
+    every = candidates(CONTEST)
     best = {Family.AR: 0, Family.SD: 1, Family.PEARL: 3}
     tuned = {family: Tuned(best=every[family][n], speeds={}) for family, n in best.items()}
 
@@ -289,9 +289,9 @@ def test_crowds_are_asked_of_the_best_and_of_automatic_windows() -> None:
 def test_another_text_is_told_in_one_line_and_in_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = dataclasses.replace(PLAN, reference=False)
-    chosen = {family: found[0] for family, found in contest.candidates(plan).items()}
-    stage = _stage(plan)
+    contest = dataclasses.replace(CONTEST, reference=False)
+    chosen = {family: found[0] for family, found in candidates(contest).items()}
+    stage = _stage(contest)
 
     async def compete(*_: object) -> Outcome:
         return Outcome(
@@ -324,27 +324,32 @@ def test_another_text_is_told_in_one_line_and_in_the_exit_code(
 
 # -- wrong input -----------------------------------------------------------------------------------
 
+SHAPES: Final = "it must be one value, A,B,C or START:STOP:STEP, each"
+
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--gammas", "x"], "gammas is 'x'; it must be whole numbers from 1 on between commas"),
-        (["--gammas", "0,2"], "gammas is '0,2'; it must be whole numbers from 1 on"),
-        (["--gammas", "auto"], "gammas is 'auto'; it must be whole numbers"),
-        (["--gammas", "500"], "gamma is 500; it must be a whole number from 1 to 256"),
-        (["--head-starts", "-1"], "head-starts is '-1'; it must be whole numbers from 0 on"),
-        (["--assistant-tokens", ""], "assistant-tokens is ''; it must be whole numbers from 1"),
+        (["--gammas", "x"], f"gammas is x; {SHAPES} whole, from 1 to 256"),
+        (["--gammas", "0,2"], f"gammas is 0; {SHAPES} whole, from 1 to 256"),
+        (["--gammas", "auto"], f"gammas is auto; {SHAPES} whole"),
+        (["--gammas", "500"], f"gammas is 500; {SHAPES} whole, from 1 to 256"),
+        (["--head-starts", "-1"], f"head-starts is -1; {SHAPES} whole, from 0 to 256"),
+        (["--assistant-tokens", ""], f"assistant-tokens is ; {SHAPES} whole, from 1"),
         (["--rounds", "0"], "0 is not in the range 1<=x<=1000"),
         (["--tuning-prompts", "0"], "0 is not in the range x>=1"),
         (["--count", "0"], "count is 0; it must be 1 or more"),
-        (["--in-flight", "0"], "in-flight is '0'; it must be whole numbers from 1 on"),
+        (["--in-flight", "0"], f"in-flight is 0; {SHAPES} whole, from 1 to 4096"),
         (["--figure", "x.txt"], "x.txt cannot hold a figure; its name must end in .png or .svg"),
         (["--in-flight", "2", "--figure", "x.svg"], "figure and in-flight are both given"),
         (["--output", "none/x.json"], "none/x.json cannot be written"),
         (["--timed", "3"], "timed is '3'; it must be two numbers of ms with a comma between"),
-        (["--acceptance", "0.5"], "acceptance is 0.5; it is for --timed"),
+        (["--acceptance", "0.5"], "acceptance is 0.5; it is for stand-ins"),
         (["--timed", "1,2", "--acceptance", "2"], "acceptance is 2.0; it must be from 0 to 1"),
-        (["--timed", "1,2", "--draft", "x"], "the draft needs a time or a shape, and not both"),
+        (["--timed", "1,2", "--draft", "x"], "the draft is x and has a stand-in; give one of them"),
+        (["--timed", "1,2", "--stand-in", "timed:1,2"], "are both given; give one"),
+        (["--stand-in", "slow:1,2"], "stand-in is 'slow'; it must be one of timed, untrained"),
+        (["--stand-in", "untrained"], "untrained is ''; it must be two folders"),
         (["--temperature", "-1"], "temperature is -1.0; it must be 0 or more"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -12,10 +12,10 @@ from rich.console import Console
 from actors.engine import Engine, Result
 from decoding import trace
 from decoding.messages import Drafted, Judged, Proposed
-from decoding.settings import ScheduleName, Settings
-from pearl import demo
+from decoding.settings import Settings
 from pearl.__main__ import run
-from pearl.timeline import timeline
+from pearl.showing.timeline import timeline
+from pearl.verbs import demo
 from tests.actors.pairs import SavedPair
 
 LOCAL: Final = ["--devices", "local", "--gpus", "0"]
@@ -37,7 +37,7 @@ def test_the_demo_shows_three_schedules_that_agree_and_writes_the_trace(
     header, records, whole = trace.read(file)
     assert whole
     assert records
-    assert trace.about(file, header).settings.schedule is ScheduleName.PEARL
+    assert trace.about(file, header).settings.schedule == "pearl"
 
 
 def test_texts_that_differ_are_said_to_differ_and_where(
@@ -47,19 +47,14 @@ def test_texts_that_differ_are_said_to_differ_and_where(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A demo that could not fail would show nothing."""
-    monkeypatch.setattr(demo, "_first_difference", lambda a, b: len(a) - len(b))
     seeds = iter(range(100))
     generate = demo._generate
 
     async def with_another_seed(
-        engine: Engine,
-        prompt: str,
-        settings: Settings,
-        name: ScheduleName,
-        console: Console | None = None,
+        engine: Engine, prompt: str, settings: Settings, console: Console | None
     ) -> Result:
         changed = msgspec.structs.replace(settings, seed=next(seeds))
-        return await generate(engine, prompt, changed, name, console)
+        return await generate(engine, prompt, changed, console)
 
     monkeypatch.setattr(demo, "_generate", with_another_seed)
 
@@ -70,13 +65,6 @@ def test_texts_that_differ_are_said_to_differ_and_where(
 
     assert code == 1
     assert "differs from ar on prompt 1 at token 0" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("a", "b", "where"), [((1, 2), (1, 3), 1), ((1,), (1, 2), 1)])
-def test_the_first_difference_may_be_an_end(
-    a: tuple[int, ...], b: tuple[int, ...], where: int
-) -> None:
-    assert demo._first_difference(a, b) == where
 
 
 def test_the_timeline_has_a_bar_for_each_device() -> None:

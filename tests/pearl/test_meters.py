@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pearl.meters import Energy, Others, PeakMemory
+from pearl.harness.meters import Energy, Others, PeakMemory
 
 STATUS = "Name:\tpython\nVmPeak:\t  900 kB\nVmHWM:\t     {} kB\nVmRSS:\t 10 kB\n"
 
@@ -142,9 +142,9 @@ def test_a_gpu_that_does_not_count_is_left_out(
 def test_what_this_program_computes_is_not_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ten seconds on two cores everybody used twelve, and this program eight."""
     busy, own, clock = iter([100.0, 112.0]), iter([30.0, 38.0]), iter([5.0, 15.0])
-    monkeypatch.setattr("pearl.meters._busy", lambda: next(busy))
-    monkeypatch.setattr("pearl.meters._own", lambda: next(own))
-    monkeypatch.setattr("pearl.meters.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("pearl.harness.meters._busy", lambda: next(busy))
+    monkeypatch.setattr("pearl.harness.meters._own", lambda: next(own))
+    monkeypatch.setattr("pearl.harness.meters.time.monotonic", lambda: next(clock))
     monkeypatch.setattr("psutil.cpu_count", lambda: 2)
 
     with Others() as others:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from decoding.settings import ScheduleName, Settings
-from pearl import profile as verb
+from decoding.kinds import SCHEDULES
+from decoding.settings import Settings
 from pearl.__main__ import run
+from pearl.harness import profiling
 from simulator import profiles
 from tests.actors.pairs import SavedPair
 
@@ -18,8 +19,8 @@ TOKENS = 24
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verb, "TIMED_TOKENS", TOKENS)
-    monkeypatch.setattr(verb, "TIMED_PROMPTS", 2)
+    monkeypatch.setattr(profiling, "TIMED_TOKENS", TOKENS)
+    monkeypatch.setattr(profiling, "TIMED_PROMPTS", 2)
 
 
 def test_a_pair_is_measured_and_then_forecast(
@@ -47,14 +48,14 @@ def test_a_pair_is_measured_and_then_forecast(
 
 def test_the_runs_of_a_profile_are_of_every_kind() -> None:
     """Acceptance at one gamma only; times of every size; several requests at once."""
-    asked = verb.plan(Settings(gamma=5), ["a", "b"])
+    asked = profiling.plan(Settings(gamma=5), ["a", "b"])
 
     lucky = [each for each in asked if each.luck]
     assert [each.settings.gamma for each in lucky] == [5, 5]
     assert {each.prompts for each in lucky} == {("a",), ("b",)}
-    assert {each.settings.schedule for each in asked} == set(ScheduleName)
-    assert {each.settings.gamma for each in asked if not each.luck} == {5, *verb.SIZES}
-    assert {len(each.prompts) for each in asked} == {1, *verb.CROWDS}
+    assert {each.settings.schedule for each in asked} == set(SCHEDULES)
+    assert {each.settings.gamma for each in asked if not each.luck} == {5, *profiling.SIZES}
+    assert {len(each.prompts) for each in asked} == {1, *profiling.CROWDS}
 
 
 @pytest.mark.parametrize(

@@ -300,10 +300,11 @@ def test_a_profile_with_something_missing_is_refused_in_one_line(
     assert complaint.count("\n") == 1
 
 
+SHAPES = "it must be one value, A,B,C or START:STOP:STEP, each"
 PREDICTIONS = {
-    "--schedules fast": "schedules has 'fast'; it must be names of ar, sd, pearl",
-    "--gamma 0": "gamma is 0; it must be a whole number from 1 to 256, or auto",
-    "--head-start x": "head-start is 'x'; it must be whole numbers between commas",
+    "--schedules fast": "schedules is fast; it must be some of ar,sd,pearl",
+    "--gamma 0": f"gamma is 0; {SHAPES} whole, from 1 to 256, or auto",
+    "--head-start x": f"head-start is x; {SHAPES} whole",
     "--users 0": "users is 0; it must be 1 or more",
 }
 

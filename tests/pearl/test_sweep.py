@@ -14,9 +14,9 @@ import pytest
 from pyarrow import parquet
 
 import simulator.sweep
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from pearl.__main__ import run
-from pearl.sweep import values
+from pearl.asking.values import values
 from simulator import profiles
 from simulator.acceptance import Independent
 from simulator.costs import Constant
@@ -56,7 +56,7 @@ def test_a_table_says_what_the_twin_says(capsys: pytest.CaptureFixture[str]) -> 
     times = Times(Pair.of(speed_ratio=4))
     assert [row["schedule"] for row in rows] == ["ar", "sd", "pearl"]
     for row in rows:
-        scheme = Scheme(ScheduleName(row["schedule"]), int(row["gamma"]), 0)
+        scheme = Scheme(row["schedule"], int(row["gamma"]), 0)
         alone = answer(Independent(0.7), scheme, times, seed=9, runs=500)
         assert float(row["tokens_per_s"]) == alone.tokens_per_s.value
         assert float(row["speedup_over_ar_low"]) == alone.speedup_over_ar.low

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from pearl import terminal
 from pearl.__main__ import run
+from pearl.showing import terminal
 
 TEXT = "世界 🙂 é – \N{FULL BLOCK}"
 
@@ -177,4 +177,4 @@ def _let_theory_raise(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None
     def broken(_: object) -> object:
         raise error
 
-    monkeypatch.setattr("pearl.theory._numbers", broken)
+    monkeypatch.setattr("pearl.verbs.theory._numbers", broken)

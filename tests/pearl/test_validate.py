@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from pearl import validate as verb
 from pearl.__main__ import run
+from pearl.harness import engines
 from tests.actors.pairs import SavedPair
 
 TOKENS = 48
+SHAPES = "it must be one value, A,B,C or START:STOP:STEP, each"
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_a_pair_is_run_recorded_and_validated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And the traces that were kept give the same answer again."""
-    monkeypatch.setattr(verb, "WARMING_TOKENS", 4)
+    monkeypatch.setattr(engines, "WARMING_TOKENS", 4)
     kept = tmp_path / "kept"
     pair = [*text_pair.options(), "--devices", "local", "--count", "2"]
     runs = ["--gamma", "3", "--head-start", "0,1", "--max-new-tokens", str(TOKENS)]
@@ -186,9 +187,9 @@ def test_the_page_says_what_is_violated(folder: Path, tmp_path: Path) -> None:
         (["none.json"], "none.json cannot be read: No such file or directory"),
         (["x.json", "--gamma", "3"], "gamma and the trace x.json are both given"),
         (["x.json", "--head-start", "3"], "head-start and the trace x.json are both given"),
-        (["--gamma", "auto"], "gamma is auto; a validation needs whole numbers"),
-        (["--gamma", "0"], "gamma is 0; it must be a whole number from 1 to 256"),
-        (["--head-start", "x"], "head-start is 'x'; it must be whole numbers between commas"),
+        (["--gamma", "auto"], f"gamma is auto; {SHAPES} whole"),
+        (["--gamma", "0"], f"gamma is 0; {SHAPES} whole, from 1 to 256"),
+        (["--head-start", "x"], f"head-start is x; {SHAPES} whole"),
         (["--report", "page.txt"], "report is page.txt; it must end in .html"),
         (["--report", "none/page.html"], "none/page.html cannot be written"),
         (["--count", "0"], "count is 0; it must be 1 or more"),

@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 
 from decoding.estimates import LEVEL, Estimate
 from decoding.messages import Judged, Proposed
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.trace import Received
 from simulator.acceptance import Acceptance
 from simulator.answers import run
@@ -26,11 +26,11 @@ from simulator.world import Pair, Run, Scenario
 from tests.decoding.certainty import ALPHA, Z, margin, ratio_margin
 
 PASS_S: Final = 1 / 32
-AR: Final = Settings(schedule=ScheduleName.AR)
+AR: Final = Settings(schedule="ar")
 
 
 def sd(gamma: int) -> Settings:
-    return Settings(schedule=ScheduleName.SD, gamma=gamma)
+    return Settings(schedule="sd", gamma=gamma)
 
 
 def pearl(gamma: int, head_start: int = 0, *, strict: bool = True) -> Settings:

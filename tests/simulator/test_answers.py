@@ -9,7 +9,7 @@ import pytest
 
 from decoding.errors import SettingError
 from decoding.messages import TARGET
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator.acceptance import Independent, Mixture
 from simulator.answers import Answer, run, runs_of, simulate
 from simulator.costs import Constant, Spread
@@ -179,7 +179,7 @@ def test_the_scenario_of_the_theory_is_the_default() -> None:
     """PEARL with a barrier, gamma = c = 5, a = 0.8, one request, nothing between the devices."""
     scenario = Scenario(workload=Workload(output=Fixed(30)))
 
-    assert scenario.settings.schedule is ScheduleName.PEARL
+    assert scenario.settings.schedule == "pearl"
     assert scenario.settings.strict
     assert scenario.settings.gamma == scenario.pair.speed_ratio == 5
     assert scenario.acceptance == Independent(0.8)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from decoding.messages import Judge, Propose
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.trace import Received, Sent
 from simulator.acceptance import Independent, Replay
 from simulator.answers import run
@@ -18,7 +18,7 @@ from simulator.world import Pair, Run, Scenario
 
 def auto_run(luck: Replay, tokens: int) -> Run:
     scenario = Scenario(
-        settings=Settings(schedule=ScheduleName.SD, gamma="auto"),
+        settings=Settings(schedule="sd", gamma="auto"),
         pair=Pair.of(speed_ratio=4, target_s=1.0),
         acceptance=luck,
         workload=Workload(output=Fixed(tokens)),
@@ -56,9 +56,9 @@ def test_while_it_rests_one_token_is_written_beside_each_pass() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"schedule": ScheduleName.SD},
-        {"schedule": ScheduleName.PEARL},
-        {"schedule": ScheduleName.PEARL, "strict": True},
+        {"schedule": "sd"},
+        {"schedule": "pearl"},
+        {"schedule": "pearl", "strict": True},
     ],
     ids=["SD", "PEARL", "strict"],
 )
@@ -81,7 +81,7 @@ def test_it_is_as_fast_as_the_best_fixed_window_and_as_the_target_alone(
         )
         return run(scenario).seconds
 
-    alone = seconds(schedule=ScheduleName.AR, strict=False, gamma=1)
+    alone = seconds(schedule="ar", strict=False, gamma=1)
     best = min(alone, *(seconds(gamma=gamma) for gamma in range(1, 8)))
 
     assert seconds(gamma="auto") < best / 0.96

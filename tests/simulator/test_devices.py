@@ -39,18 +39,18 @@ from decoding.messages import (
     Propose,
     Proposed,
 )
-from decoding.plans import Plan, pearl, speculative
+from decoding.policies import Policy
 from decoding.sampling import Sampling
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
 from decoding.trace import without_laws
 from decoding.turns import PIECE
-from decoding.verification import VerifierName
 from simulator.acceptance import Independent, Text
 from simulator.costs import Clock
 from simulator.devices import Process, VirtualDraft, VirtualTarget, Worker
 from simulator.ledger import Ledger
 from tests.actors.toys import ToyRunner
+from tests.decoding.policies import pearl, speculative
 from tests.decoding.toys import Logits, Model, Prefix
 
 SURE: Final = np.array([[0.0, -1e9], [-1e9, 0.0]])
@@ -140,7 +140,7 @@ def some_luck(rng: random.Random, requests: int, longest: int = 9) -> Luck:
     return Luck(texts, {request: rng.randint(request + 1, longest) for request in range(requests)})
 
 
-def open_packet(request: int, luck: Luck, verifier: VerifierName) -> Open:
+def open_packet(request: int, luck: Luck, verifier: str) -> Open:
     return Open(
         request=request,
         prompt=luck.prompt(request),
@@ -155,7 +155,7 @@ def open_packet(request: int, luck: Luck, verifier: VerifierName) -> Open:
 class Twins:
     """A real and a virtual host of one device; whatever happens, happens to both."""
 
-    def __init__(self, device: Device, luck: Luck, verifiers: dict[int, VerifierName]) -> None:
+    def __init__(self, device: Device, luck: Luck, verifiers: dict[int, str]) -> None:
         self.device = device
         self.ahead = 0
         """Jobs that were begun before a command for them was read."""
@@ -230,7 +230,7 @@ class Twins:
         return real
 
 
-PLANS: Final[tuple[Plan, ...]] = (
+PLANS: Final[tuple[Policy, ...]] = (
     pearl(1),
     pearl(3),
     pearl(5),
@@ -247,7 +247,7 @@ class Decoders:
     def __init__(self, rng: random.Random, requests: int, longest: int = 9) -> None:
         self._rng = rng
         luck = some_luck(rng, requests, longest)
-        kinds = {r: rng.choice([VerifierName.GREEDY, VerifierName.REJECTION]) for r in luck.texts}
+        kinds = {r: rng.choice(["greedy", "rejection"]) for r in luck.texts}
         self._twins = {device: Twins(device, luck, kinds) for device in DEVICES}
         self._events: dict[int, deque[Event]] = {request: deque() for request in luck.texts}
         self._schedules = {
@@ -479,7 +479,7 @@ def real_loop(script: Script, luck: Luck, device: Device) -> Heard:
     runner = TimedRunner(luck.draft if drafts else says_one, clock, by_rows)
     host: hosts.Host = (hosts.draft_host if drafts else hosts.target_host)(runner, clock)
     for request in luck.texts:
-        host.take(open_packet(request, luck, VerifierName.GREEDY))
+        host.take(open_packet(request, luck, "greedy"))
     link = ScriptedLink(script, clock)
     serve(host, cast("Link", link))
     return link.heard

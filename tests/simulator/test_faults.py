@@ -14,7 +14,6 @@ from decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, Proposed
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from decoding.trace import Received
-from decoding.verification import VerifierName
 from simulator.acceptance import Independent
 from simulator.answers import run
 from simulator.faults import Fault, FaultKind
@@ -25,7 +24,7 @@ from tests.simulator.measuring import AR, PASS_S, committed, one, pearl, sd, sev
 
 TOKENS: Final = 50
 HOLDING: Final = Settings(
-    gamma=4, strict=True, verifier=VerifierName.REJECTION, sampling=Sampling(temperature=1.0)
+    gamma=4, strict=True, verifier="rejection", sampling=Sampling(temperature=1.0)
 )
 SCHEDULES: Final = [AR, sd(4), pearl(4), pearl(4, 2), pearl(6, strict=False), HOLDING]
 PATIENCE_S: Final = 1.0

@@ -26,11 +26,10 @@ from actors.peers import Peer
 from actors.scheduler import Scheduler
 from actors.wire import Alive, Answer, Finished, Hello, Submit, ToDevice, frame
 from decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, Proposed
-from decoding.plans import REST, AutoPlan
+from decoding.policies import REST, AutoPolicy
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.trace import Received, Record, Sent
-from decoding.verification import VerifierName
 from simulator.acceptance import Independent, Replay
 from simulator.answers import run
 from simulator.costs import Affine, Constant, Spread
@@ -45,10 +44,8 @@ from tests.simulator.test_devices import FakeClock, Luck, TimedRunner, says_one
 
 TOKENS: Final = 200
 AUTO: Final = Settings(gamma="auto")
-AT_REST: Final = Settings(schedule=ScheduleName.SD, gamma="auto")
-HOLDING: Final = Settings(
-    gamma=4, verifier=VerifierName.REJECTION, sampling=Sampling(temperature=1.0)
-)
+AT_REST: Final = Settings(schedule="sd", gamma="auto")
+HOLDING: Final = Settings(gamma=4, verifier="rejection", sampling=Sampling(temperature=1.0))
 SCHEDULES: Final = {
     "AR": AR,
     "SD": sd(4),
@@ -174,8 +171,8 @@ def test_a_plan_that_changes_its_mind_costs_passes_and_no_token(
 ) -> None:
     """At rest a pass is foreseen behind each refusal; then the plan wants a window first."""
     mood = random.Random(1)
-    monkeypatch.setattr(AutoPlan, "_is_time", lambda _: True)
-    monkeypatch.setattr(AutoPlan, "_choose", lambda _: mood.choice([REST, 1, 2, 4]))
+    monkeypatch.setattr(AutoPolicy, "_is_time", lambda _: True)
+    monkeypatch.setattr(AutoPolicy, "_choose", lambda _: mood.choice([REST, 1, 2, 4]))
     scenario = Scenario(settings=AT_REST, network=FAR, workload=several(3, TOKENS))
     played = run(scenario, trace=True)
 

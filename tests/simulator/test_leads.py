@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decoding.messages import Judge
-from decoding.settings import ScheduleName, Settings
+from decoding.rounds import RoundTimes
+from decoding.settings import Settings
 from decoding.trace import Sent
 from simulator import leads
 from simulator.acceptance import Independent, Replay
 from simulator.answers import run
-from simulator.leads import Halves, carried, told
+from simulator.leads import carried, told
 from simulator.links import Link, Network
 from simulator.twin import Scheme, Times, exact, seconds_per_token
 from simulator.workload import Fixed, Workload
@@ -42,12 +43,12 @@ RATIOS: Final = (2.0, 4.0, 4.5, 8.0)
 """Windows of four: in time, nearly so, and late."""
 
 
-def walked(halves: Halves, rounds: Iterable[int]) -> list[float]:
+def walked(times: RoundTimes, most: float, rounds: Iterable[int]) -> list[float]:
     """The rule, round by round: 0 is a first one, anything else a later one."""
     seconds, lead = [], 0.0
     for behind in rounds:
-        seconds.append(max(halves.window, (halves.later if behind else halves.first) - lead))
-        lead = min(seconds[-1] - halves.window, halves.most)
+        seconds.append(max(times.beside, (times.later if behind else times.first) - lead))
+        lead = min(seconds[-1] - times.beside, most)
     return seconds
 
 
@@ -78,43 +79,42 @@ def test_simulated_rounds_follow_the_rule(ratio: float, link: str, *, foresight:
         if isinstance(record, Sent) and isinstance(record.command, Judge)
     ]
 
-    expected = walked(Times(pair, network).halves(g, 0), [pending for _, pending in judged])
+    times = Times(pair, network)
+    expected = walked(times.rounds(0, g), times.most_lead, [pending for _, pending in judged])
     found = [later - sooner for (sooner, _), (later, _) in itertools.pairwise(judged)]
     whole = len(found) - 4  # the last windows are cut to fit
     assert whole > 100
     assert found[:whole] == pytest.approx(expected[:whole], rel=1e-9)
 
 
-def halves() -> st.SearchStrategy[Halves]:
-    first = st.floats(0.5, 2)
-    return st.builds(
-        lambda first, growth, window, most: Halves(
-            window=window, first=first + most, later=first + growth + most, most=most
-        ),
-        first,
-        st.sampled_from([0.0, 0.01, 0.2]),
-        st.floats(0, 3),
-        st.sampled_from([0.0, 0.05, 0.4, 1.5]),
-    )
+@st.composite
+def rounds(draw: st.DrawFn) -> tuple[RoundTimes, float]:
+    """Times, and the longest lead."""
+    most = draw(st.sampled_from([0.0, 0.05, 0.4, 1.5]))
+    first = draw(st.floats(0.5, 2)) + most
+    later = first + draw(st.sampled_from([0.0, 0.01, 0.2]))
+    return RoundTimes(beside=draw(st.floats(0, 3)), first=first, later=later), most
 
 
-@given(halves=halves(), later=st.lists(st.integers(0, 5), min_size=1, max_size=30))
+@given(given_times=rounds(), later=st.lists(st.integers(0, 5), min_size=1, max_size=30))
 def test_no_round_is_shorter_than_its_halves_nor_longer_than_a_told_one(
-    halves: Halves, later: list[int]
+    given_times: tuple[RoundTimes, float], later: list[int]
 ) -> None:
-    counts = np.array(later)
+    counts, (times, most) = np.array(later), given_times
 
-    for paces in (told(halves), carried(halves, counts, np.ones(len(counts)))):
-        rounds = [paces.first, paces.second, paces.third, paces.fourth]
-        for judge, seconds in zip([halves.first, *[halves.later] * 3], rounds, strict=True):
-            assert max(halves.window, judge - halves.most) <= seconds + 1e-9
-            assert seconds <= max(halves.window, judge) + 1e-9
+    for paces in (told(times, most), carried(times, most, counts, np.ones(len(counts)))):
+        found = [paces.first, paces.second, paces.third, paces.fourth]
+        for judge, seconds in zip([times.first, *[times.later] * 3], found, strict=True):
+            assert max(times.beside, judge - most) <= seconds + 1e-9
+            assert seconds <= max(times.beside, judge) + 1e-9
 
 
-@given(halves=halves())
-def test_two_rounds_in_turn_take_as_long_together_as_any_two_behind_them(halves: Halves) -> None:
+@given(given_times=rounds())
+def test_two_rounds_in_turn_take_as_long_together_as_any_two_behind_them(
+    given_times: tuple[RoundTimes, float],
+) -> None:
     """What the means rest on: from its third round on, a run repeats itself."""
-    seconds = walked(halves, range(30))
+    seconds = walked(*given_times, range(30))
 
     for first, second in itertools.pairwise(seconds[2:]):
         assert first + second == pytest.approx(seconds[2] + seconds[3])
@@ -133,16 +133,18 @@ def test_a_long_text_takes_what_the_mean_says(
     """20,000 runs, walked round by round; batches of them are nearly independent."""
     rng, g = np.random.default_rng(7), 4
     times = Times(Pair.of(ratio, 1.0, growth), LINKS[link])
-    own = times.halves(g, 0)
+    own, most = times.rounds(0, g), times.most_lead
     runs = rng.geometric(1 - alpha, 20_000) - 1
     later = np.where(runs > 0, (runs - 1) // g + 1, 0)
-    luck = exact(Independent(alpha), Scheme(ScheduleName.PEARL, g))
+    luck = exact(Independent(alpha), Scheme("pearl", g))
 
     behind = np.where(luck.runs > 0, (luck.runs - 1) // g + 1, 0)
-    paces = carried(own, behind, luck.weights)
-    seconds = np.add.reduceat(walked(own, of_runs(later.tolist())), np.cumsum([0, *later[:-1] + 1]))
+    paces = carried(own, most, behind, luck.weights)
+    seconds = np.add.reduceat(
+        walked(own, most, of_runs(later.tolist())), np.cumsum([0, *later[:-1] + 1])
+    )
     away = (seconds - paces.seconds(later)).reshape(200, 100).mean(axis=1)
-    assert abs(away.mean()) <= margin(away.tolist()) + 1e-5 * own.most
+    assert abs(away.mean()) <= margin(away.tolist()) + 1e-5 * most
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
@@ -154,9 +156,9 @@ def test_where_nothing_is_left_to_chance_the_twin_is_the_event_simulation(
     """To rounding; the difference of two texts has neither a beginning nor an end."""
     pair, network = Pair.of(ratio, 1.0), LINKS[link]
     for settings, scheme in (
-        (AR, Scheme(ScheduleName.AR)),
-        (pearl(4), Scheme(ScheduleName.PEARL, 4)),
-        (pearl(4, 2), Scheme(ScheduleName.PEARL, 4, 2)),
+        (AR, Scheme("ar")),
+        (pearl(4), Scheme("pearl", 4)),
+        (pearl(4, 2), Scheme("pearl", 4, 2)),
     ):
         twin = seconds_per_token(exact(Independent(alpha), scheme), scheme, Times(pair, network))
 
@@ -184,10 +186,11 @@ def _apart(settings: Settings, pair: Pair, network: Network, alpha: float) -> fl
 def test_leads_without_number_are_reckoned_with_in_the_coarse() -> None:
     """Passes that grow by next to nothing let a lead wander by as little with each run."""
     counts = np.arange(6)
-    exactly = Halves(window=2.0, first=2.5, later=2.5, most=1.0)
-    nearly = Halves(window=2.0, first=2.5, later=2.5 + 1 / 997, most=1.0)
+    exactly = RoundTimes(beside=2.0, first=2.5, later=2.5)
+    nearly = RoundTimes(beside=2.0, first=2.5, later=2.5 + 1 / 997)
 
-    found, expected = (carried(each, counts, np.ones(6)) for each in (nearly, exactly))
+    found, expected = (carried(each, 1.0, counts, np.ones(6)) for each in (nearly, exactly))
 
-    assert len(leads._reached(nearly, leads.FINE)) > leads.MOST >= len(leads._leads(nearly))
+    assert len(leads._reached(nearly, 1.0, leads.FINE)) > leads.MOST
+    assert len(leads._leads(nearly, 1.0)) <= leads.MOST
     assert found.seconds(counts).mean() == pytest.approx(expected.seconds(counts).mean(), rel=2e-3)

@@ -14,8 +14,7 @@ import pytest
 
 from decoding.errors import SettingError
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
-from decoding.verification import VerifierName
+from decoding.settings import Settings
 from simulator import profiles, profiling
 from simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions, Replay
 from simulator.answers import run
@@ -68,12 +67,12 @@ def recorded(
 @functools.cache
 def measured_profile() -> Profile:
     """What `pearl profile` does to a real pair, done to the simulated one."""
-    sizes = [Settings(schedule=ScheduleName.SD, gamma=gamma) for gamma in (1, 2, 4, 6, 8)]
+    sizes = [Settings(schedule="sd", gamma=gamma) for gamma in (1, 2, 4, 6, 8)]
     sizes += [Settings(gamma=gamma) for gamma in (2, 4, 6, 8)]
     luck = recorded(Settings(gamma=4), requests=12)
     groups = [[recording] for recording in luck]
-    groups += [recorded(settings) for settings in [*sizes, Settings(schedule=ScheduleName.AR)]]
-    groups += [recorded(Settings(schedule=ScheduleName.SD, gamma=4), requests=4, users=4)]
+    groups += [recorded(settings) for settings in [*sizes, Settings(schedule="ar")]]
+    groups += [recorded(Settings(schedule="sd", gamma=4), requests=4, users=4)]
     return profiling.profile(
         groups, luck=luck, settings=Settings(gamma=4), machine={}, models={"draft": "simulated"}
     )
@@ -123,8 +122,8 @@ def test_a_profile_finds_the_ways_of_messages() -> None:
 
 
 SYSTEMS = {
-    "AR": Settings(schedule=ScheduleName.AR),
-    "SD": Settings(schedule=ScheduleName.SD, gamma=4),
+    "AR": Settings(schedule="ar"),
+    "SD": Settings(schedule="sd", gamma=4),
     "PEARL in time": Settings(gamma=2),
     "PEARL nearly in time": Settings(gamma=4),
     "PEARL late": Settings(gamma=8),
@@ -190,7 +189,7 @@ def test_acceptance_by_position_is_that_of_the_window() -> None:
     rates = (0.9, 0.7, 0.5)
 
     luck = profiling.luck_of(
-        recorded(Settings(schedule=ScheduleName.SD, gamma=3), Positions(rates), requests=30)
+        recorded(Settings(schedule="sd", gamma=3), Positions(rates), requests=30)
     )
 
     assert luck.by_position == pytest.approx(rates, abs=0.06)
@@ -202,7 +201,7 @@ def test_passes_beside_a_busy_draft_have_their_own_times(gamma: int, slower: flo
 
     Gamma 5 was not recorded: it lies between.
     """
-    groups = [recorded(Settings(schedule=ScheduleName.AR))]
+    groups = [recorded(Settings(schedule="ar"))]
     groups += [recorded(Settings(gamma=g), target=slower_by(f)) for g, f in ((2, 1.1), (8, 1.3))]
     luck = recorded(Settings(gamma=4))
 
@@ -210,7 +209,7 @@ def test_passes_beside_a_busy_draft_have_their_own_times(gamma: int, slower: flo
         groups, luck=luck, settings=Settings(gamma=4), machine={}, models={}
     )
 
-    alone = profile.target(Settings(schedule=ScheduleName.AR)).seconds(1, 1, 80)
+    alone = profile.target(Settings(schedule="ar")).seconds(1, 1, 80)
     beside = profile.target(Settings(gamma=gamma)).seconds(1, 1, 80)
     assert alone == pytest.approx(TARGET.seconds(1, 1, 80), rel=0.02)
     assert beside == pytest.approx(slower * TARGET.seconds(1, 1, 80), rel=0.02)
@@ -234,9 +233,9 @@ def test_a_profile_is_the_same_after_its_file(tmp_path: Path) -> None:
 
 
 UNSEEN = [
-    Settings(schedule=ScheduleName.AR),
-    Settings(schedule=ScheduleName.SD, gamma=3),
-    Settings(schedule=ScheduleName.SD, gamma=7),
+    Settings(schedule="ar"),
+    Settings(schedule="sd", gamma=3),
+    Settings(schedule="sd", gamma=7),
     Settings(gamma=3),
     Settings(gamma=7),
     Settings(gamma=5, head_start=2),
@@ -273,14 +272,14 @@ def test_the_twin_answers_for_a_profile_too(gamma: int) -> None:
     profile, settings = measured_profile(), Settings(gamma=gamma, strict=True)
     times = Times(profile.pair, profile.network, context=PROMPT + 48)
 
-    found = expected(Replay(profile.luck.texts), Scheme(ScheduleName.PEARL, gamma), times)
+    found = expected(Replay(profile.luck.texts), Scheme("pearl", gamma), times)
 
     forecasted = float(forecast(profile, settings).tokens_per_s)
     assert found.tokens_per_s == pytest.approx(forecasted, rel=0.05)
 
 
 def test_a_forecast_for_several_users_shares_the_passes() -> None:
-    settings = Settings(schedule=ScheduleName.SD, gamma=4)
+    settings = Settings(schedule="sd", gamma=4)
 
     alone, crowd = (forecast(measured_profile(), settings, users=n) for n in (1, 4))
 
@@ -290,7 +289,7 @@ def test_a_forecast_for_several_users_shares_the_passes() -> None:
 
 def test_the_parts_of_a_forecasts_error_name_its_cause() -> None:
     """The profile believes in links ten times as slow: that, and nothing else, is found."""
-    settings = Settings(schedule=ScheduleName.SD, gamma=4)
+    settings = Settings(schedule="sd", gamma=4)
     recordings = recorded(settings, requests=12)
 
     gap = explain(
@@ -310,9 +309,7 @@ def slowed(profile: Profile) -> Profile:
 
 def test_texts_of_a_rejection_run_can_be_replayed() -> None:
     """The verifier that holds rows agrees position by position, too."""
-    settings = Settings(
-        gamma=4, verifier=VerifierName.REJECTION, sampling=Sampling(temperature=1.0)
-    )
+    settings = Settings(gamma=4, verifier="rejection", sampling=Sampling(temperature=1.0))
 
     luck = profiling.luck_of(recorded(settings, requests=4))
 

@@ -25,10 +25,9 @@ from decoding.messages import (
     Proposed,
 )
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.stopping import FinishReason, StopRules
 from decoding.trace import Received, Record, Sent
-from decoding.verification import VerifierName
 from simulator.acceptance import Bursts, Independent, Replay
 from simulator.answers import run
 from simulator.costs import Constant, Spread
@@ -42,12 +41,12 @@ from tests.simulator.numbered import numbered
 
 TOKENS: Final = 200
 STOP: Final = StopRules(limit=TOKENS)
-HOLD: Final = Settings(gamma=4, verifier=VerifierName.REJECTION, sampling=Sampling(temperature=1.0))
+HOLD: Final = Settings(gamma=4, verifier="rejection", sampling=Sampling(temperature=1.0))
 
 SETTINGS: Final = {
-    "AR": Settings(schedule=ScheduleName.AR),
-    "SD 1": Settings(schedule=ScheduleName.SD, gamma=1),
-    "SD 5": Settings(schedule=ScheduleName.SD, gamma=5),
+    "AR": Settings(schedule="ar"),
+    "SD 1": Settings(schedule="sd", gamma=1),
+    "SD 5": Settings(schedule="sd", gamma=5),
     "PEARL 1": Settings(gamma=1),
     "PEARL 5": Settings(gamma=5),
     "PEARL 5 strict": Settings(gamma=5, strict=True),
@@ -55,8 +54,8 @@ SETTINGS: Final = {
     "PEARL 4 after 6 strict": Settings(gamma=4, head_start=6, strict=True),
     "rejection": HOLD,
     "rejection, strict": msgspec.structs.replace(HOLD, strict=True),
-    "rejection, SD": msgspec.structs.replace(HOLD, schedule=ScheduleName.SD),
-    "SD auto": Settings(schedule=ScheduleName.SD),
+    "rejection, SD": msgspec.structs.replace(HOLD, schedule="sd"),
+    "SD auto": Settings(schedule="sd"),
     "PEARL auto": Settings(),
 }
 NOISY: Final = Pair(
@@ -196,8 +195,8 @@ def test_a_limit_that_was_not_the_recorded_one_is_noticed() -> None:
 
 def test_a_plan_that_had_learned_before_is_refused() -> None:
     """Its first window is not the one that a fresh plan asks for."""
-    settings = Settings(schedule=ScheduleName.SD)
-    records = run(_scenario(Settings(schedule=ScheduleName.SD, gamma=7)), trace=True).records
+    settings = Settings(schedule="sd")
+    records = run(_scenario(Settings(schedule="sd", gamma=7)), trace=True).records
 
     with pytest.raises(SettingError, match="began with 7 tokens here and begins with 1"):
         replay(records, settings, STOP)
@@ -344,7 +343,7 @@ def test_the_luck_of_a_simulated_run_is_what_was_drawn(settings: Settings) -> No
     assert len(found) == TOKENS
     assert all(c in {"?", str(d)} for c, d in zip(found, drawn, strict=True))
     compared = TOKENS - found.count("?")
-    if settings.schedule is ScheduleName.PEARL and settings.gamma != 1:
+    if settings.schedule == "pearl" and settings.gamma != 1:
         assert compared > 0.7 * TOKENS
     assert compared > 0 or not settings.widest
 

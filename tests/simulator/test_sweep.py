@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from decoding.errors import SettingError
-from decoding.settings import Gamma, ScheduleName
+from decoding.kinds import SCHEDULES
+from decoding.settings import Gamma
 from simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions
 from simulator.costs import Affine
 from simulator.links import Link, Network
@@ -24,7 +25,7 @@ from simulator.sweep import (
 from simulator.twin import Point, Scheme, Times, answer
 from simulator.world import Pair
 
-AR, SD, PEARL = ScheduleName
+AR, SD, PEARL = "ar", "sd", "pearl"
 
 GRID = Sweep(
     alphas=(0.5, 0.9),
@@ -61,7 +62,7 @@ def times_at(row: dict[str, Any]) -> Times:
 def test_every_row_is_the_twins_own_answer() -> None:
     """Whatever is shared between points for speed changes no digit of any."""
     for row in map(named, run(GRID)):
-        scheme = Scheme(ScheduleName(row["schedule"]), row["gamma"], row["head_start"])
+        scheme = Scheme(row["schedule"], row["gamma"], row["head_start"])
         alone = answer(Independent(row["alpha"]), scheme, times_at(row), seed=7, runs=256)
 
         assert {name: row[name] for name in figures_of(alone)} == figures_of(alone)
@@ -74,7 +75,7 @@ def test_auto_is_the_best_gamma_of_the_point() -> None:
     for row in rows:
         found = best(
             Independent(row["alpha"]),
-            ScheduleName(row["schedule"]),
+            row["schedule"],
             times_at(row),
             head_starts=(row["head_start"],),
         )
@@ -84,7 +85,7 @@ def test_auto_is_the_best_gamma_of_the_point() -> None:
 def test_a_schedule_has_points_only_for_what_makes_it_differ() -> None:
     """AR has no gamma, and only PEARL a head start."""
     rows = [named(row) for row in run(GRID)]
-    counts = {name: sum(row["schedule"] == name for row in rows) for name in ScheduleName}
+    counts = {name: sum(row["schedule"] == name for row in rows) for name in SCHEDULES}
 
     assert GRID.places == 16
     assert counts == {AR: 16, SD: 16 * 2, PEARL: 16 * 2 * 2}
@@ -106,7 +107,7 @@ def test_other_kinds_of_luck_can_be_swept(acceptance: Acceptance, gamma: Gamma) 
     sweep = Sweep(acceptance=acceptance, speed_ratios=(5.0,), gammas=(2, gamma), runs=128)
 
     for row in map(named, run(sweep)):
-        scheme = Scheme(ScheduleName(row["schedule"]), row["gamma"], row["head_start"])
+        scheme = Scheme(row["schedule"], row["gamma"], row["head_start"])
         alone = answer(acceptance, scheme, Times(Pair.of(5.0)), runs=128)
         assert {name: row[name] for name in figures_of(alone)} == figures_of(alone)
 

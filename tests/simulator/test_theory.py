@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 import pytest
 
 from decoding.estimates import Estimate
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator import twin
 from simulator.acceptance import Independent
 from simulator.answers import run, simulate
@@ -140,7 +140,7 @@ def _exact(found: Estimate, expected: float) -> None:
 
 def test_the_exact_law_of_speculative_decoding_is_the_closed_form() -> None:
     for a, g, c, lag in POINTS:
-        point = exactly(Scheme(ScheduleName.SD, g), a, c, lag)
+        point = exactly(Scheme("sd", g), a, c, lag)
 
         require_form(point, speculative_form(a, g, c, lag), lag, _exact)
 
@@ -148,7 +148,7 @@ def test_the_exact_law_of_speculative_decoding_is_the_closed_form() -> None:
 @pytest.mark.parametrize("k", [0, 1, 3, 8])
 def test_the_exact_law_of_pearl_is_the_closed_form(k: int) -> None:
     for a, g, c, lag in POINTS:
-        point = exactly(Scheme(ScheduleName.PEARL, g, k), a, c, lag)
+        point = exactly(Scheme("pearl", g, k), a, c, lag)
 
         require_form(point, pearl_form(a, g, c, k, lag), lag, _exact)
 
@@ -156,7 +156,7 @@ def test_the_exact_law_of_pearl_is_the_closed_form(k: int) -> None:
 def test_pearl_without_a_head_start_yields_tau_tokens_per_pass() -> None:
     """The run form above and the chain of the two phases are the same law."""
     for a, g in itertools.product(ALPHAS, GAMMAS):
-        point = exactly(Scheme(ScheduleName.PEARL, g), a, 5.0)
+        point = exactly(Scheme("pearl", g), a, 5.0)
 
         _exact(point.tokens_per_target_pass, tau(a, g))
         _exact(point.wasted, 1 - a * tau(a, g) / g)
@@ -164,7 +164,7 @@ def test_pearl_without_a_head_start_yields_tau_tokens_per_pass() -> None:
 
 def test_a_window_without_end_yields_the_limit_of_tau() -> None:
     """In the limit of g, tau is 1 / (1 - a^2)."""
-    point = exactly(Scheme(ScheduleName.PEARL, 3000), 0.9, 5.0)
+    point = exactly(Scheme("pearl", 3000), 0.9, 5.0)
 
     _exact(point.tokens_per_target_pass, 1 / (1 - 0.9**2))
 
@@ -185,10 +185,8 @@ def test_the_exact_law_gives_the_table_of_the_theory(
     a: float, c: int, parallel: float, in_turns: float, best: int
 ) -> None:
     """PEARL at g = c against speculative decoding at its own best window."""
-    speeds = [
-        float(exactly(Scheme(ScheduleName.SD, g), a, c).speedup_over_ar) for g in range(1, 40)
-    ]
-    speed = float(exactly(Scheme(ScheduleName.PEARL, c), a, c).speedup_over_ar)
+    speeds = [float(exactly(Scheme("sd", g), a, c).speedup_over_ar) for g in range(1, 40)]
+    speed = float(exactly(Scheme("pearl", c), a, c).speedup_over_ar)
 
     assert round(speed, 3) == parallel
     assert round(max(speeds), 3) == in_turns
@@ -199,9 +197,7 @@ def test_the_exact_law_gives_the_table_of_the_theory(
 def test_the_best_window_of_pearl_is_the_speed_ratio(c: int) -> None:
     """Theorem 1 of the paper, where it is exact: whole c, no overhead, flat passes."""
     for a in ALPHAS:
-        speeds = [
-            float(exactly(Scheme(ScheduleName.PEARL, g), a, c).tokens_per_s) for g in range(1, 25)
-        ]
+        speeds = [float(exactly(Scheme("pearl", g), a, c).tokens_per_s) for g in range(1, 25)]
 
         assert speeds.index(max(speeds)) == c - 1
 
@@ -209,10 +205,10 @@ def test_the_best_window_of_pearl_is_the_speed_ratio(c: int) -> None:
 def test_the_twin_with_luck_drawn_meets_the_closed_forms() -> None:
     for a, g, c, lag in POINTS[::9]:
         for k in (0, 2):
-            scheme = Scheme(ScheduleName.PEARL, g, k)
+            scheme = Scheme("pearl", g, k)
             point = twin.answer(Independent(a), scheme, times(c, lag), runs=RUNS)
             require_form(point, pearl_form(a, g, c, k, lag), lag, _within_chance)
-        point = twin.answer(Independent(a), Scheme(ScheduleName.SD, g), times(c, lag), runs=RUNS)
+        point = twin.answer(Independent(a), Scheme("sd", g), times(c, lag), runs=RUNS)
         require_form(point, speculative_form(a, g, c, lag), lag, _within_chance)
 
 
@@ -221,7 +217,7 @@ def _within_chance(found: Estimate, expected: float) -> None:
 
 
 def test_the_target_alone_makes_a_pass_a_token_in_the_twin() -> None:
-    point = exactly(Scheme(ScheduleName.AR), 0.7, 5.0, 0.25)
+    point = exactly(Scheme("ar"), 0.7, 5.0, 0.25)
 
     assert point.tokens_per_target_pass == Estimate(1.0)
     assert point.speedup_over_ar == Estimate(1.0)

@@ -19,16 +19,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors import device
-from actors.device import DeviceSpec
-from actors.hosts import draft_host
+from actors.hosts import Host, draft_host
 from actors.runners import graphs, loading, memory, shelves
 from actors.runners.graphs import (
     LEAST_USED,
     STEP_TOKENS,
     Again,
     CudaGraphs,
+    PassShape,
     Recorder,
-    Shape,
     rounded,
 )
 from actors.runners.hugging_face import HuggingFaceRunner
@@ -36,9 +35,10 @@ from actors.runners.library import LibraryForward
 from actors.runners.loading import own_stream
 from actors.runners.shelves import BLOCK
 from actors.runners.stand_in import TimedRunner
+from actors.specs import DeviceSpec
 from actors.wire import Address
 from decoding.errors import PlacementError
-from decoding.messages import Device
+from decoding.messages import Role
 from tests.actors.runners.models import (
     CONFIGS,
     POSITIONS,
@@ -490,7 +490,7 @@ def test_a_model_that_asks_its_device_for_numbers_is_not_recorded(
 LONG: Final = 1 << 20
 
 shapes = st.builds(
-    Shape,
+    PassShape,
     first=st.integers(0, 40),
     rows=st.integers(1, 40),
     tokens=st.integers(1, STEP_TOKENS),
@@ -500,7 +500,7 @@ shapes = st.builds(
 
 
 @given(shape=shapes)
-def test_a_rounded_shape_holds_the_pass_and_is_its_own(shape: Shape) -> None:
+def test_a_rounded_shape_holds_the_pass_and_is_its_own(shape: PassShape) -> None:
     wide = rounded(shape, LONG)
 
     assert wide.first <= shape.first
@@ -514,7 +514,7 @@ def test_a_rounded_shape_holds_the_pass_and_is_its_own(shape: Shape) -> None:
 def test_the_shapes_of_some_rows_are_few() -> None:
     """Every range of 16 rows, every number of tokens, contexts up to 4,096 positions."""
     found = {
-        rounded(Shape(first, last - first + 1, tokens, used, 0), LONG)
+        rounded(PassShape(first, last - first + 1, tokens, used, 0), LONG)
         for first in range(16)
         for last in range(first, 16)
         for tokens in range(1, STEP_TOKENS + 1)
@@ -542,9 +542,9 @@ def test_a_device_loads_its_model_and_works_in_a_queue_of_its_own(
 
     monkeypatch.setattr(loading, "own_stream", queue)
 
-    def load(*_: object, **__: object) -> draft_host:
+    def load(*_: object, **__: object) -> Host:
         story.append("load")
-        return draft_host(TimedRunner(0.0))
+        return draft_host(TimedRunner(lambda _: 0.0))
 
     def serve(*_: object) -> bool:
         story.append("serve")
@@ -552,7 +552,7 @@ def test_a_device_loads_its_model_and_works_in_a_queue_of_its_own(
 
     monkeypatch.setattr(device, "_load", load)
     monkeypatch.setattr(device, "serve", serve)
-    spec = DeviceSpec(role=Device.DRAFT, model="any", place="cuda:0", vocabulary=8)
+    spec = DeviceSpec(role=Role.DRAFT, model="any", place="cuda:0", vocabulary=8)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         host, port = server.getsockname()

@@ -1,0 +1,212 @@
+"""Several requests at once, for `pearl bench --in-flight`: the same crowds by every system.
+
+A crowd is so many users; each asks for the next prompt as soon as its last text has ended. Speed is
+what was written while all of them had something to ask: texts are of different speed, and the last
+ones alone would say nothing of a crowd. Prompts come in a fixed cycle, the same for all systems.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import itertools
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
+
+from decoding.errors import SettingError
+from decoding.settings import Settings
+from pearl.harness.competitors import Family, candidates
+from pearl.harness.contest import Tuned, pair_for, tune
+from pearl.harness.engines import warmed
+from pearl.harness.meters import Others
+from pearl.harness.records import recording, request_of
+from pearl.harness.stage import Stage
+from pearl.harness.systems import name_of
+from pearl.harness.turns import rotated
+from pearl.progress import bar
+
+if TYPE_CHECKING:
+    from actors.engine import Engine, Result
+    from actors.engine_settings import EngineSettings
+    from analysis.benchmark import Difference
+    from analysis.crowds import Crowd, Level, Times
+    from decoding.messages import TokenId
+    from pearl.harness.competitors import Contest
+
+
+LAPS: Final = 3  # requests of each user, about
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Crowds:
+    """What was found; the `round` of a difference is the number of requests at once."""
+
+    levels: list[Level]
+    differences: list[Difference]
+    tuned: dict[Family, Tuned]
+    others: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What a crowd was given, and how much of it while it was whole.
+
+    Args:
+        prompts, results: of each request, in the order in which they were asked for.
+        seconds, tokens: from the beginning until the first user had nothing more to ask.
+    """
+
+    system: str
+    settings: Settings
+    in_flight: int
+    prompts: tuple[int, ...]
+    results: tuple[Result, ...]
+    seconds: float
+    tokens: int
+
+
+async def gather(
+    contest: Contest, engine_settings: EngineSettings, prompts: Sequence[str], sizes: Sequence[int]
+) -> Crowds:
+    """Tune, then run every system with every number of requests at once.
+
+    Raises:
+        UsageError: the pair, a prompt or the machine does not do.
+        PeerError: a device failed.
+    """
+    from analysis import crowds
+
+    pair = await asyncio.to_thread(pair_for, contest, engine_settings, prompts)
+    every = candidates(contest)
+    few = {family: every[family] for family in (Family.AR, Family.SD, Family.PEARL)}
+    ways = [way for (first, *_) in few.values() if isinstance(way := first.way, Settings)]
+    async with warmed(pair, ways, prompts[0]) as engine:
+        stage = await Stage.open(contest, pair, engine)
+        with Others() as others:
+            tuned = await tune(stage, few, prompts, contest.tuning_prompts)
+            done = await _run(engine, systems(tuned), prompts, sizes)
+    crowds_run = [_as_crowd(each, pair.eos) for each in done]
+    return Crowds(
+        levels=crowds.levels(crowds_run, _times(crowds_run)),
+        differences=_differences(done),
+        tuned=tuned,
+        others=others.share,
+    )
+
+
+def systems(tuned: dict[Family, Tuned]) -> dict[str, Settings]:
+    """AR, the best of SD and PEARL, and both with automatic windows."""
+    best = [tuned[family].best.way for family in (Family.AR, Family.SD, Family.PEARL)]
+    alone, sd, pearl = (way for way in best if isinstance(way, Settings))
+    sd_auto, pearl_auto = replace(sd, gamma="auto"), replace(pearl, gamma="auto", head_start=0)
+    return {name_of(each): each for each in (alone, sd, sd_auto, pearl, pearl_auto)}
+
+
+def asked_of(prompts: int, size: int) -> list[int]:
+    """Which prompts a crowd asks for: each of them, and some for every user."""
+    count = max(prompts, LAPS * size)
+    return list(itertools.islice(itertools.cycle(range(prompts)), count))
+
+
+async def _run(
+    engine: Engine, compared: dict[str, Settings], prompts: Sequence[str], sizes: Sequence[int]
+) -> list[Done]:
+    """Every crowd by every system, in an order that rotates."""
+    found = []
+    with bar(len(sizes) * len(compared), "crowds") as advance:
+        for number, size in enumerate(sizes):
+            for name in rotated(list(compared), number):
+                found.append(await _crowd(engine, name, compared[name], prompts, size))
+                advance()
+    return found
+
+
+async def _crowd(
+    engine: Engine, name: str, settings: Settings, prompts: Sequence[str], size: int
+) -> Done:
+    """So many users until all is written."""
+    places = asked_of(len(prompts), size)
+    waiting = iter(enumerate(places))
+    results: dict[int, Result] = {}
+    written: collections.Counter[float] = collections.Counter()  # tokens, by when they came
+    left: list[float] = []
+    began = time.perf_counter()
+
+    async def ask() -> None:
+        for number, place in waiting:
+            generation = engine.generate(prompts[place], settings, trace=True)
+            async for piece in generation:
+                written[time.perf_counter()] += len(piece.token_ids)
+            results[number] = generation.result
+        left.append(time.perf_counter())
+
+    await asyncio.gather(*(ask() for _ in range(size)))
+    return Done(
+        system=name,
+        settings=settings,
+        in_flight=size,
+        prompts=tuple(places),
+        results=tuple(results[number] for number in range(len(places))),
+        seconds=left[0] - began,
+        tokens=sum(count for at, count in written.items() if at <= left[0]),
+    )
+
+
+def _as_crowd(done: Done, eos: tuple[TokenId, ...]) -> Crowd:
+    from analysis.crowds import Crowd
+
+    return Crowd(
+        system=done.system,
+        in_flight=done.in_flight,
+        seconds=done.seconds,
+        tokens=done.tokens,
+        requests=tuple(
+            request_of(done.system, done.settings, result, eos) for result in done.results
+        ),
+    )
+
+
+def _times(crowds: Sequence[Crowd]) -> Times | None:
+    """How long passes of so many rows took, in all crowds; None where too little was timed."""
+    from analysis.crowds import Times
+    from simulator import profiling
+
+    together = [[recording(request) for request in crowd.requests] for crowd in crowds]
+    try:
+        target = profiling.fit([s for crowd in together for s in profiling.passes(crowd)])
+        draft = profiling.fit([s for crowd in together for s in profiling.windows(crowd)])
+    except SettingError:
+        return None
+    return Times(draft=draft.measured, target=target.measured)
+
+
+def _differences(done: Sequence[Done]) -> list[Difference]:
+    """Texts that are not AR's, where they must be."""
+    from analysis.benchmark import Run, System, differences
+
+    settings = {each.system: each.settings for each in done}
+    compared = [
+        System(
+            name=name,
+            settings=way,
+            devices=1,
+            same_text=way.widest == 0 or way.verifier_kind.same_text,
+        )
+        for name, way in settings.items()
+    ]
+    runs = [
+        Run(
+            system=each.system,
+            prompt=place,
+            round=each.in_flight,
+            tokens=result.token_ids,
+            arrivals=((each.seconds, len(result.token_ids)),),
+        )
+        for each in done
+        for place, result in zip(each.prompts, each.results, strict=True)
+    ]
+    return list(differences(compared, runs))

@@ -1,0 +1,129 @@
+"""Theory, simulation and real runs of the same requests, held side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from decoding.errors import MalformedTraceError, SettingError
+from pearl.harness.records import recording
+from pearl.progress import bar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from analysis.traces import Request
+    from analysis.validation import BestWindow, Group, Validation
+    from simulator.profiling import Recording
+    from simulator.world import Pair
+
+WIDEST_TRIED: Final = 32  # windows that theorem 1 is held against
+
+
+def validate(requests: dict[str, list[Request]]) -> Validation:
+    """Simulate what was measured, and hold everything side by side.
+
+    Args:
+        requests: by system.
+
+    Raises:
+        MalformedTraceError: no target pass, or no draft step, was timed in any of them.
+    """
+    from analysis import validation
+    from simulator import attribution
+
+    recorded = {name: [recording(r) for r in found] for name, found in requests.items()}
+    pair = _pair(requests, recorded)
+    groups = []
+    with bar(len(recorded) + 1, "simulations") as advance:
+        for name, found in requests.items():
+            steps = attribution.steps(recorded[name], found[0].settings, pair)
+            seconds = {
+                step: value
+                for step, value in msgspec.structs.asdict(steps).items()
+                if step != "figures"
+            }
+            groups.append(
+                validation.Group(
+                    name=name, requests=tuple(found), seconds=seconds, simulated=steps.figures
+                )
+            )
+            advance()
+        best = _best_window(groups, recorded, pair)
+        advance()
+    constants = validation.Constants(step_s=pair.draft.seconds(1), pass_s=pair.target.seconds(1))
+    return validation.validate(groups, constants, best_window=best, notes=list(_notes(groups)))
+
+
+def _pair(requests: dict[str, list[Request]], recorded: dict[str, list[Recording]]) -> Pair:
+    """The two times: of all windows, and of AR's passes where AR was run."""
+    from simulator import attribution
+
+    every = [recording for found in recorded.values() for recording in found]
+    alone = [
+        recording
+        for name, found in requests.items()
+        if not found[0].settings.kind.drafts
+        for recording in recorded[name]
+    ]
+    try:
+        return attribution.constants(drafted=every, judged=alone or every)
+    except SettingError as error:
+        raise MalformedTraceError(f"the traces have no times: {error}") from None
+
+
+def _best_window(
+    groups: Sequence[Group], recorded: dict[str, list[Recording]], pair: Pair
+) -> BestWindow | None:
+    """What every window would give, with the luck and times of the first run of PEARL."""
+    from analysis import theory, traces, validation
+    from analysis.statistics import acceptance
+    from simulator import attribution
+
+    group = next((g for g in groups if g.settings.kind.parallel), None)
+    if group is None or traces.overlap(group.requests):
+        return None
+    recordings = recorded[group.name]
+    c = pair.speed_ratio
+    widest = min(WIDEST_TRIED, max(round(2 * c), validation.window(group)) + 2)
+    speeds = attribution.speeds(recordings, group.settings, range(1, widest + 1))
+    rate = acceptance([r.luck for r in group.requests]).independent.value
+    if not speeds or rate is None:
+        return None
+    alone = next((g for g in groups if not g.settings.kind.drafts), None)
+    passes = pair.target.seconds(1) if alone is None else _seconds_per_token(alone)
+    return validation.BestWindow(
+        speed_ratio=c,
+        theory=int(theory.best_pearl_gamma(rate, c, group.settings.head_start)),
+        simulated={gamma: speed * passes for gamma, speed in speeds.items()},
+    )
+
+
+def _seconds_per_token(alone: Group) -> float:
+    """Of AR as it was simulated, like what it is compared with."""
+    seconds = alone.seconds["messages"] or alone.seconds["measured"]
+    assert seconds is not None
+    return seconds / sum(len(request.tokens) for request in alone.requests)
+
+
+def _notes(groups: Sequence[Group]) -> Iterator[str]:
+    """What a reader must know of these runs."""
+    from analysis import traces
+
+    for group in groups:
+        if all(request.simulated for request in group.requests):
+            yield f"{group.name}: no real run, it was recorded in a simulation."
+        if traces.overlap(group.requests):
+            yield (
+                f"{group.name}: requests ran at the same time, so their times are not compared "
+                "with theory, which knows one request."
+            )
+        elif group.simulated is None:
+            yield f"{group.name}: not simulated; " + (
+                "automatic windows follow the times, so the parts of times stand together."
+                if group.settings.adapts
+                else "too little was recorded, or a device was lost meanwhile."
+            )
+        if any(request.prompt is None for request in group.requests):
+            yield f"{group.name}: the trace does not say how long the prompt was."

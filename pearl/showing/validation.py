@@ -1,0 +1,189 @@
+"""What `pearl validate` shows: tables for people, one object for machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from rich.console import Console
+
+from pearl.showing.tables import NONE, as_object, digits, share, table, with_ends
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from analysis.validation import System, Validation
+    from decoding.estimates import Estimate
+
+WIDTH: Final = 100
+
+
+def as_builtins(found: Validation) -> dict[str, Any]:
+    """The comparison as one object: values by name, and under `interval` the ends of each."""
+    best = found.best_window
+    return {
+        "speed_ratio": _number(found.constants.speed_ratio),
+        "draft_step_s": _number(found.constants.step_s),
+        "target_pass_s": found.constants.pass_s,
+        "systems": [_system(system) for system in found.systems],
+        "theorem_1": None
+        if best is None
+        else {
+            "speed_ratio": best.speed_ratio,
+            "stated": best.stated,
+            "best_by_theory": best.theory,
+            "best_simulated": best.best,
+            "holds": best.holds,
+            "lost": _number(best.lost),
+            "simulated": best.simulated,
+        },
+        "unexplained": found.unexplained,
+        "violated": [f"{name}: {claim.name}" for name, claim in found.violated],
+        "notes": found.notes,
+    }
+
+
+def _system(system: System) -> dict[str, Any]:
+    from analysis.validation import parts
+
+    figures = {**_estimates(system.measured), "speedup_over_ar": system.speedup_over_ar}
+    measured, lengths = as_object(figures), as_object(_estimates(system.run_length))
+    interval = measured.pop("interval") | lengths.pop("interval")
+    simulated = {} if system.simulation is None else _estimates(system.simulation)
+    rate = system.acceptance
+    return {
+        "name": system.name,
+        "schedule": system.settings.schedule,
+        "gamma": system.gamma,
+        "head_start": system.settings.head_start,
+        "strict": system.settings.strict,
+        "verifier": system.settings.effective_verifier,
+        "requests": system.requests,
+        "tokens": system.tokens,
+        "theory": {
+            name: _number(value) if name != "run_length" else value
+            for name, value in msgspec.structs.asdict(system.theory).items()
+        },
+        "simulation": {
+            **{name: estimate.value for name, estimate in simulated.items()},
+            "speedup_over_ar": system.simulated_over_ar,
+        },
+        "measured": measured,
+        "run_length": lengths,
+        "acceptance": {
+            "kept": rate.kept,
+            "rejections": rate.rejections,
+            "rate": rate.independent.value,
+            "interval_if_independent": rate.independent.interval,
+            "interval_over_requests": rate.over_requests.interval,
+        },
+        "interval": interval,
+        "independence": {
+            **msgspec.to_builtins(system.independence),
+            "holds": system.independence.holds,
+        },
+        "gap": {**parts(system.gap), "parts": system.gap, "total": sum(system.gap.values())},
+        "claims": [
+            {
+                **msgspec.to_builtins(claim),
+                "measured": claim.measured.value,
+                "interval": claim.measured.interval,
+                "holds": claim.holds,
+                "is_bound": claim.is_bound,
+            }
+            for claim in system.claims
+        ],
+    }
+
+
+def _estimates(figures: msgspec.Struct) -> dict[str, Estimate]:
+    return {name: getattr(figures, name) for name in figures.__struct_fields__}
+
+
+def _number(value: float) -> float | None:
+    """Null where there is none."""
+    return value if value == value else None  # noqa: PLR0124 - nan is not itself
+
+
+def show(found: Validation) -> None:
+    console = Console(width=WIDTH, highlight=False)
+    constants = found.constants
+    console.print(
+        f"A draft step takes {1e3 * constants.step_s:.3g} ms, a target pass "
+        f"{1e3 * constants.pass_s:.3g} ms: speed ratio {constants.speed_ratio:.3g}."
+    )
+    console.print(_speeds(found))
+    console.print(_gaps(found))
+    console.print(_claims(found))
+    for system in found.systems:
+        for claim in system.claims:
+            if claim.holds is False:
+                needs = f" It needs {claim.needs}:" if claim.needs else ""
+                console.print(f"{system.name}: {claim.name}: not so.{needs} {claim.why}.")
+    if found.best_window is not None:
+        console.print(found.best_window.sentence)
+    for note in found.notes:
+        console.print(note)
+
+
+def _speeds(found: Validation) -> Table:
+    """Theory, simulation and measurement, side by side."""
+    shown = table(
+        "", "tokens/s", "speed over AR", "tokens per pass", "accepted",
+        title="theory · simulation · measurement",
+    )  # fmt: skip
+    for system in found.systems:
+        said, real = system.theory, system.measured
+        made = {} if system.simulation is None else _estimates(system.simulation)
+        simulated = {name: estimate.value for name, estimate in made.items()}
+        rate = system.acceptance.independent.value
+        shown.add_row(
+            system.name,
+            _three(said.tokens_per_s, simulated.get("tokens_per_s"), real.tokens_per_s, 0),
+            _three(said.speedup_over_ar, system.simulated_over_ar, system.speedup_over_ar, 2),
+            _three(
+                said.tokens_per_target_pass,
+                simulated.get("tokens_per_target_pass"),
+                real.tokens_per_target_pass,
+                2,
+            ),
+            share(rate, 1),
+        )
+    return shown
+
+
+def _three(theory: float, simulation: float | None, measured: Estimate, places: int) -> str:
+    """Three numbers, the last with its interval."""
+    return " · ".join(
+        (digits(theory, places), digits(simulation, places), with_ends(measured, places))
+    )
+
+
+def _gaps(found: Validation) -> Table:
+    """From theory to the run."""
+    from analysis.validation import PARTS_OF, parts
+
+    heads = [name.replace("_", " ") for name in PARTS_OF]
+    shown = table("", *heads, "speed", title="from theory to the run")
+    for system in found.systems:
+        if system.gap:
+            shares = [*parts(system.gap).values(), sum(system.gap.values())]
+            shown.add_row(system.name, *(f"{100 * share:+.1f} %" for share in shares))
+    return shown
+
+
+def _claims(found: Validation) -> Table:
+    """What theory states, and whether it is so."""
+    heads = ("", "statement", "holds", "stated", "measured")
+    shown = table(*heads, title="what theory states", words=3)
+    for system in found.systems:
+        for claim in system.claims:
+            sign = {"equal to": "", "at least": "≥ ", "at most": "≤ "}[claim.relation]
+            shown.add_row(
+                system.name,
+                claim.name,
+                {True: "yes", None: NONE, False: "no" if claim.needs else "VIOLATED"}[claim.holds],
+                f"{sign}{claim.stated:.4g}",
+                str(claim.measured),
+            )
+    return shown
