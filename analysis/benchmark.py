@@ -21,15 +21,13 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from analysis import theory, traces, validation
-from analysis.statistics import acceptance
+from analysis import traces
+from analysis.parameters import own_constants, rate_of, tokens_per_s, window
 from analysis.traces import Request
 from decoding.estimates import Estimate, of_median, of_ratio
-from decoding.messages import Judged, Proposed
 from decoding.metrics import Metrics
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.summaries import over_requests
-from decoding.trace import Received
 
 NOTHING: Final = Estimate(None)
 
@@ -50,7 +48,7 @@ class System(msgspec.Struct, frozen=True, kw_only=True):
     same_text: bool = True
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class BenchmarkRun(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt by one system, once.
 
     Args:
@@ -117,7 +115,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     token: int
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """One system; names that `decoding.metrics.Metrics` has mean what they mean there.
 
     Args:
@@ -155,29 +153,29 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     prompts: int
     rounds: int
-    rows: tuple[Row, ...]
+    rows: tuple[Standing, ...]
     differences: tuple[Difference, ...]
 
-    def __getitem__(self, name: str) -> Row:
+    def __getitem__(self, name: str) -> Standing:
         return next(row for row in self.rows if row.system.name == name)
 
 
 def report(
     systems: Sequence[System],
-    runs: Sequence[Run],
+    runs: Sequence[BenchmarkRun],
     traced: Mapping[str, Sequence[Request]] | None = None,
 ) -> Report:
     """Compare.
 
     Args:
-        systems: the first one is AR, what all others are compared with; of several SDs the first
-            counts as the SD.
+        systems: the first one is AR, what all others are compared with; of several in which draft
+            and target take turns, the first counts as the SD.
         runs: of all systems, every prompt in every round.
         traced: by system, runs with their records.
     """
     found = {system.name: _by_prompt(runs, system.name) for system in systems}
     alone = systems[0].name
-    sd = next((s.name for s in systems if _is(s, ScheduleName.SD)), None)
+    sd = next((system.name for system in systems if _takes_turns(system)), None)
     different = tuple(differences(systems, runs))
     limits = _allowed(traced or {}, alone)
     wrong = {difference.system for difference in different}
@@ -196,22 +194,24 @@ def report(
     )
 
 
-def _is(system: System, schedule: ScheduleName) -> bool:
-    return system.settings is not None and system.settings.schedule is schedule
+def _takes_turns(system: System) -> bool:
+    """Whether it is speculative decoding of ours."""
+    kind = None if system.settings is None else system.settings.kind
+    return kind is not None and kind.drafts and not kind.parallel
 
 
-Rounds = dict[int, list[Run]]  # by prompt
+ByPrompt = dict[int, list[BenchmarkRun]]  # by prompt
 
 
-def _by_prompt(runs: Sequence[Run], system: str) -> Rounds:
+def _by_prompt(runs: Sequence[BenchmarkRun], system: str) -> ByPrompt:
     own = sorted((r for r in runs if r.system == system), key=lambda r: (r.prompt, r.round))
     return {prompt: list(found) for prompt, found in itertools.groupby(own, lambda r: r.prompt)}
 
 
-def _row(system: System, own: Rounds, alone: Rounds, sd: Rounds | None) -> Row:
+def _row(system: System, own: ByPrompt, alone: ByPrompt, sd: ByPrompt | None) -> Standing:
     every = [run for rounds in own.values() for run in rounds]
     over_ar = ratios(own, alone)
-    row = Row(
+    row = Standing(
         system=system,
         tokens_per_s=of_median([_speed(rounds) for rounds in own.values()]),
         speed_over_ar=of_median(over_ar),
@@ -236,22 +236,22 @@ def _row(system: System, own: Rounds, alone: Rounds, sd: Rounds | None) -> Row:
     return msgspec.structs.replace(row, **shared)
 
 
-def _speed(rounds: Sequence[Run]) -> float:
+def _speed(rounds: Sequence[BenchmarkRun]) -> float:
     """Tokens a second on one prompt: the median of its rounds."""
     return statistics.median(run.tokens_per_s for run in rounds)
 
 
-def _middle(rounds: Sequence[Run]) -> Run:
+def _middle(rounds: Sequence[BenchmarkRun]) -> BenchmarkRun:
     """The round of median speed, or the one below."""
     return sorted(rounds, key=lambda run: run.tokens_per_s)[(len(rounds) - 1) // 2]
 
 
-def ratios(own: Rounds, other: Rounds) -> list[float]:
+def ratios(own: ByPrompt, other: ByPrompt) -> list[float]:
     """Speed over another system's on the same prompt, for every prompt that both have."""
     return [_speed(own[prompt]) / _speed(other[prompt]) for prompt in own if prompt in other]
 
 
-def _of_totals(own: Rounds, alone: Rounds) -> Estimate:
+def _of_totals(own: ByPrompt, alone: ByPrompt) -> Estimate:
     """Seconds that AR would take for the same tokens, over seconds taken."""
     tokens = {prompt: len(_middle(rounds).tokens) for prompt, rounds in own.items()}
     both = [prompt for prompt in own if prompt in alone]
@@ -261,7 +261,7 @@ def _of_totals(own: Rounds, alone: Rounds) -> Estimate:
     )
 
 
-def _joules_per_token(runs: Sequence[Run]) -> float | None:
+def _joules_per_token(runs: Sequence[BenchmarkRun]) -> float | None:
     taken = [run.joules for run in runs if run.joules is not None]
     tokens = sum(len(run.tokens) for run in runs)
     return sum(taken) / tokens if len(taken) == len(runs) else None
@@ -278,7 +278,7 @@ def quantiles(values: Sequence[float]) -> Quantiles | None:
     return Quantiles(p50=p50, p95=p95, p99=p99)
 
 
-def token_times(run: Run) -> list[float]:
+def token_times(run: BenchmarkRun) -> list[float]:
     """Seconds of each token behind the first arrival."""
     return [
         (at - before) / count
@@ -290,7 +290,7 @@ def token_times(run: Run) -> list[float]:
 # -- texts -------------------------------------------------------------------------------------
 
 
-def differences(systems: Sequence[System], runs: Sequence[Run]) -> Iterator[Difference]:
+def differences(systems: Sequence[System], runs: Sequence[BenchmarkRun]) -> Iterator[Difference]:
     """Of every system and prompt the first round in which the text was not AR's."""
     first = {run.prompt: run.tokens for run in reversed(runs) if run.system == systems[0].name}
     checked = {system.name for system in systems if system.same_text}
@@ -339,14 +339,9 @@ def allowed(requests: Sequence[Request]) -> Allowed | None:
     if constants is None:
         return None
     settings = requests[0].settings
-    gamma = validation.window(
-        validation.Group(name="", requests=tuple(requests), seconds={}, simulated=None)
-    )
-    rates = [
-        acceptance([request.luck]).independent.value if settings.widest else 0.0
-        for request in requests
-    ]
-    speeds = [speed(settings, gamma, rate, constants) for rate in rates if rate is not None]
+    gamma = window(requests)
+    rates = [rate for request in requests if (rate := rate_of([request])) is not None]
+    speeds = [tokens_per_s(settings, gamma, rate, constants) for rate in rates]
     least = [traces.least_s(request) for request in requests]
     shares = [traces.overlap_efficiency(request) for request in requests]
     gaps = [1e6 * gap for request in requests for gap in traces.control_s(request)]
@@ -355,30 +350,3 @@ def allowed(requests: Sequence[Request]) -> Allowed | None:
         efficiency=of_ratio(least, [s / share for s, share in zip(least, shares, strict=True)]),
         control_us=quantiles(gaps),
     )
-
-
-def speed(settings: Settings, gamma: int, rate: float, constants: validation.Constants) -> float:
-    """Tokens a second of the closed forms."""
-    c, over_ar = constants.speed_ratio, 1.0
-    if settings.schedule is ScheduleName.SD:
-        over_ar = float(theory.speculative_speedup(rate, gamma, c))
-    elif settings.schedule is ScheduleName.PEARL:
-        over_ar = float(theory.pearl_speedup(rate, gamma, c, settings.head_start))
-    return over_ar / constants.pass_s
-
-
-def own_constants(requests: Sequence[Request]) -> validation.Constants | None:
-    """Means of a pass and of a draft step behind the prompt; None where no pass is."""
-    passes: list[float] = []
-    drafted, steps = 0.0, 0
-    for request in requests:
-        answers = [r.event for r in request.records if isinstance(r, Received)]
-        judged = [a for a in answers if isinstance(a, Judged) and a.passes]
-        windows = [a for a in answers if isinstance(a, Proposed) and a.drafted]
-        passes += [(a.ended - a.began) / a.passes for a in judged[1:]]
-        drafted += sum(a.ended - a.began for a in windows[1:])
-        steps += sum(len(a.drafted) for a in windows[1:])
-    if not passes:
-        return None
-    pass_s = statistics.mean(passes)
-    return validation.Constants(step_s=drafted / steps if drafted else pass_s, pass_s=pass_s)

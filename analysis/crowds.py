@@ -14,19 +14,18 @@ from typing import TypeAlias
 
 import msgspec
 
-from analysis import validation
-from analysis.benchmark import speed
-from analysis.statistics import acceptance
+from analysis.parameters import Constants, rate_of, tokens_per_s, window
+from analysis.theory import Assumptions
 from analysis.traces import Request
 from decoding.errors import SettingError
 from decoding.estimates import Estimate, of_ratio
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 
 PassTime: TypeAlias = Callable[[int, int], float]
 """Seconds of a pass over so many tokens in each of so many rows."""
 
 
-class Times(msgspec.Struct, frozen=True, kw_only=True):
+class BatchTimes(msgspec.Struct, frozen=True, kw_only=True):
     """How long passes take, as measured: of the draft, whose steps read one token, and the target.
 
     Outside what was measured they go on straight.
@@ -69,7 +68,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     over_ar: float | None
 
 
-def levels(crowds: Sequence[Crowd], times: Times | None) -> list[Level]:
+def levels(crowds: Sequence[Crowd], times: BatchTimes | None) -> list[Level]:
     """Of all crowds, by number of users, and of each number by system, as they came first.
 
     Args:
@@ -84,7 +83,7 @@ def levels(crowds: Sequence[Crowd], times: Times | None) -> list[Level]:
     fewest = min(sizes, default=0)
     speeds = {key: of_ratio(*_sums(own)) for key, own in found.items()}
     said = {} if times is None else {key: allowed(own, times) for key, own in found.items()}
-    alone = next((n for (n, _), own in found.items() if _schedule(own) is ScheduleName.AR), "")
+    alone = next((name for (name, _), own in found.items() if not _settings(own).kind.drafts), "")
     return [
         Level(
             system=system,
@@ -104,8 +103,8 @@ def _sums(crowds: Sequence[Crowd]) -> tuple[list[int], list[float]]:
     return [crowd.tokens for crowd in crowds], [crowd.seconds for crowd in crowds]
 
 
-def _schedule(crowds: Sequence[Crowd]) -> ScheduleName:
-    return crowds[0].requests[0].settings.schedule
+def _settings(crowds: Sequence[Crowd]) -> Settings:
+    return crowds[0].requests[0].settings
 
 
 def _over(above: float | None, below: Estimate | float | None) -> float | None:
@@ -113,18 +112,17 @@ def _over(above: float | None, below: Estimate | float | None) -> float | None:
     return None if above is None or not base else above / base
 
 
-def allowed(crowds: Sequence[Crowd], times: Times) -> float | None:
+def allowed(crowds: Sequence[Crowd], times: BatchTimes) -> float | None:
     """Tokens a second that the closed forms give a crowd; None where nothing was compared."""
     requests = [request for crowd in crowds for request in crowd.requests]
     settings, number = requests[0].settings, crowds[0].in_flight
-    rate = acceptance([r.luck for r in requests]).independent.value if settings.widest else 0.0
+    rate = rate_of(requests)
     if rate is None:
         return None
-    group = validation.Group(name="", requests=tuple(requests), seconds={}, simulated=None)
     try:
-        gamma = validation.window(group)
+        gamma = window(requests)
     except SettingError:
-        return None  # auto never asked the draft for anything
+        return None  # the draft was never asked for anything
     return max(
         rows * _row_speed(settings, gamma, rate, times, rows=rows, groups=number // rows)
         for rows in range(1, number + 1)
@@ -132,16 +130,16 @@ def allowed(crowds: Sequence[Crowd], times: Times) -> float | None:
 
 
 def _row_speed(
-    settings: Settings, gamma: int, rate: float, times: Times, *, rows: int, groups: int
+    settings: Settings, gamma: int, rate: float, times: BatchTimes, *, rows: int, groups: int
 ) -> float:
     """Tokens a second of all groups together, for each row of a group.
 
     While one group is drafted another is judged, until the slower device never rests.
     """
-    judged = gamma if settings.schedule is ScheduleName.PEARL else gamma + 1
-    constants = validation.Constants(step_s=times.draft(1, rows), pass_s=times.target(judged, rows))
-    beside = 1.0
-    if settings.schedule is ScheduleName.SD:
-        drafting = gamma * constants.step_s
-        beside += min(drafting, constants.pass_s) / max(drafting, constants.pass_s)
-    return min(groups, beside) * speed(settings, gamma, rate, constants)
+    assumed = Assumptions(settings.schedule, rate, max(gamma, 1), head_start=settings.head_start)
+    constants = Constants(
+        step_s=times.draft(1, rows), pass_s=times.target(int(assumed.later), rows)
+    )
+    drafting = 0.0 if assumed.kind.parallel else float(assumed.before) * constants.step_s
+    slower, faster = max(drafting, constants.pass_s), min(drafting, constants.pass_s)
+    return min(groups, 1 + faster / slower) * tokens_per_s(settings, gamma, rate, constants)

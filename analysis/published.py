@@ -27,7 +27,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from analysis.theory import pearl_tokens_per_pass
+from analysis.theory import Assumptions, Numbers, expected
 from decoding import files
 from decoding.errors import SettingError
 from decoding.measured import WIDEST
@@ -39,7 +39,7 @@ COLUMNS: Final = ("draft", "target", "batch_size", "benchmark", "mode", "tokens"
                   "mean_accepted_tokens")  # fmt: skip
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class PublishedRun(msgspec.Struct, frozen=True, kw_only=True):
     """One measurement that somebody has published.
 
     Args:
@@ -70,7 +70,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return 1 - 1 / self.mean_accepted_tokens
 
 
-class Fitted(msgspec.Struct, frozen=True, kw_only=True):
+class FittedRun(msgspec.Struct, frozen=True, kw_only=True):
     """A row beside what theory says of it.
 
     Args:
@@ -78,7 +78,7 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True):
         predicted: tau at the row's acceptance rate.
     """
 
-    row: Row
+    row: PublishedRun
     gamma: int
     predicted: float
 
@@ -92,7 +92,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """All rows, with one window for each pair."""
 
     gammas: dict[str, int]
-    rows: tuple[Fitted, ...]
+    rows: tuple[FittedRun, ...]
 
     @property
     def worst(self) -> float:
@@ -105,7 +105,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
         return statistics.median(abs(fitted.error) for fitted in self.rows)
 
 
-def fit(rows: Iterable[Row]) -> Fit:
+def fit(rows: Iterable[PublishedRun]) -> Fit:
     """The whole gamma of each pair whose largest error, in the logarithm, is the smallest.
 
     Raises:
@@ -114,14 +114,14 @@ def fit(rows: Iterable[Row]) -> Fit:
     known = list(rows)
     if not known:
         raise SettingError("the table has no rows of PEARL; a fit needs one for each pair")
-    by_pair: dict[str, list[Row]] = {}
+    by_pair: dict[str, list[PublishedRun]] = {}
     for row in known:
         by_pair.setdefault(row.pair, []).append(row)
     gammas = {pair: best_gamma(own) for pair, own in by_pair.items()}
     return Fit(gammas=gammas, rows=tuple(_fitted(row, gammas[row.pair]) for row in known))
 
 
-def without(rows: Iterable[Row]) -> Fit:
+def without(rows: Iterable[PublishedRun]) -> Fit:
     """The same where each row's gamma is fitted to the other benchmarks of its pair.
 
     `gammas` are those of all rows. A pair with one benchmark has nothing left to be fitted to, and
@@ -136,18 +136,23 @@ def without(rows: Iterable[Row]) -> Fit:
     return Fit(gammas=fit(known).gammas, rows=tuple(found))
 
 
-def best_gamma(rows: Sequence[Row], *, widest: int = WIDEST) -> int:
+def best_gamma(rows: Sequence[PublishedRun], *, widest: int = WIDEST) -> int:
     """The window from 1 to `widest` whose tau is nearest to the row it is farthest from."""
     gammas = np.arange(1, widest + 1)
     rates = np.array([row.acceptance_rate for row in rows])
     seen = np.log([row.tokens_per_round for row in rows])
-    said = np.log(pearl_tokens_per_pass(rates[:, None], gammas))
+    said = np.log(tau(rates[:, None], gammas))
     return int(gammas[np.abs(said - seen[:, None]).max(axis=0).argmin()])
 
 
-def _fitted(row: Row, gamma: int) -> Fitted:
-    predicted = float(pearl_tokens_per_pass(row.acceptance_rate, gamma))
-    return Fitted(row=row, gamma=gamma, predicted=predicted)
+def tau(rate: Numbers, gamma: Numbers) -> Numbers:
+    """Tokens of a target pass of PEARL."""
+    return expected(Assumptions("pearl", rate, gamma)).tokens_per_pass
+
+
+def _fitted(row: PublishedRun, gamma: int) -> FittedRun:
+    predicted = float(tau(row.acceptance_rate, gamma))
+    return FittedRun(row=row, gamma=gamma, predicted=predicted)
 
 
 # -- files -------------------------------------------------------------------------------------
@@ -155,7 +160,7 @@ def _fitted(row: Row, gamma: int) -> Fitted:
 
 def read(
     path: pathlib.Path, *, rounds_per_prompt: int = ROUNDS, ar_tokens_per_prompt: int = AR_TOKENS
-) -> list[Row]:
+) -> list[PublishedRun]:
     """The PEARL rows of a table in the layout of nano-PEARL's report, a CSV file.
 
     It has the columns `draft`, `target`, `batch_size`, `benchmark`, `mode`, `tokens` and
@@ -209,13 +214,13 @@ def _row(
     line: Mapping[str, str],
     plain: Mapping[tuple[str, ...], float],
     rounds_per_ar_token: float,
-) -> Row:
+) -> PublishedRun:
     alone = plain.get(_place(line))
     if not alone:
         message = f"{path}, line {number}: no tokens in an autoregressive row of the same run"
         raise SettingError(message)
     rounds = alone * rounds_per_ar_token
-    return Row(
+    return PublishedRun(
         pair=f"{line['draft']} / {line['target']}",
         benchmark=line["benchmark"],
         batch_size=int(_number(path, number, line, "batch_size")),

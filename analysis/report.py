@@ -10,22 +10,25 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import jinja2
 import msgspec
 from markupsafe import Markup
 
-from analysis import figures, statistics, theory, traces
+from analysis import figures, statistics, traces
+from analysis.comparison import Claim, Comparison, Relation
+from analysis.gap import Part
+from analysis.parameters import Constants, assumptions
+from analysis.theory import expected
 from analysis.traces import Request
-from analysis.validation import Claim, Part, Relation, System, Validation
+from analysis.validation import Validation
 from decoding.estimates import Estimate
-from decoding.settings import ScheduleName
+from decoding.kinds import SCHEDULES
 
 TITLE: Final = "PEARL: theory, simulation and measurement"
 SIGNS: Final = {Relation.EQUAL: "", Relation.AT_LEAST: "≥ ", Relation.AT_MOST: "≤ "}
-SHOWN: Final = 3  # systems whose rounds are drawn: one of each schedule
 
 
 def html(found: Validation, requests: Mapping[str, Sequence[Request]]) -> str:
@@ -56,7 +59,7 @@ def html(found: Validation, requests: Mapping[str, Sequence[Request]]) -> str:
         gap_rows=[(s.name, _gap_cells(s, shown_parts)) for s in found.systems if s.gap],
         claims=[(s.name, _claim(claim)) for s in found.systems for claim in s.claims],
         window=None if found.best_window is None else found.best_window.sentence,
-        luck=[_luck(system) for system in found.systems if system.settings.widest],
+        luck=[_luck(system) for system in found.systems if system.settings.kind.drafts],
         figures={
             "speeds": [*_speeds(found)],
             "gaps": [*_gaps(found)],
@@ -74,7 +77,8 @@ def _made(found: Validation) -> str:
     drawn = "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}"
     tokens = sum(system.tokens for system in found.systems)
     clock = "simulated" if all(s.simulated_clock for s in found.systems) else "real"
-    verifier = {str(s.settings.effective_verifier) for s in found.systems} - {"greedy"}
+    sampled = (s.settings for s in found.systems if s.settings.verifier_kind.samples)
+    verifier = {settings.effective_verifier for settings in sampled}
     judged = f", {' and '.join(sorted(verifier))} verifier" if verifier else ""
     names = ", ".join(system.name for system in found.systems)
     return f"{names}; {tokens} tokens of {clock} runs, {drawn}{judged}"
@@ -92,7 +96,7 @@ def _verdict(found: Validation) -> str:
 # -- tables ------------------------------------------------------------------------------------
 
 
-def _row(system: System) -> dict[str, Any]:
+def _row(system: Comparison) -> dict[str, Any]:
     """Theory, simulation and measurement of every figure."""
     made = system.simulation
     said, real = system.theory, system.measured
@@ -122,7 +126,7 @@ def _row(system: System) -> dict[str, Any]:
     return {"name": system.name, "requests": system.requests, "cells": cells}
 
 
-def _gap_cells(system: System, parts: Sequence[Part]) -> list[str]:
+def _gap_cells(system: Comparison, parts: Sequence[Part]) -> list[str]:
     shares = [system.gap.get(part) for part in parts]
     return [_change(share) for share in [*shares, sum(system.gap.values())]]
 
@@ -140,7 +144,7 @@ def _claim(claim: Claim) -> dict[str, Any]:
     }
 
 
-def _luck(system: System) -> dict[str, Any]:
+def _luck(system: Comparison) -> dict[str, Any]:
     found, rate = system.independence, system.acceptance
     several = rate.over_requests.interval is not None
     return {
@@ -159,7 +163,7 @@ def _luck(system: System) -> dict[str, Any]:
 
 def _speeds(found: Validation) -> Iterator[Markup]:
     rows = [
-        figures.Row(
+        figures.ThreeAnswers(
             name=s.name,
             theory=s.theory.tokens_per_s,
             simulation=None if s.simulation is None else s.simulation.tokens_per_s.value,
@@ -186,9 +190,10 @@ def _windows(found: Validation) -> Iterator[Markup]:
     """Speed against gamma: theory, and what was measured."""
     systems = [s for s in found.systems if s.gamma and s.speedup_over_ar.value is not None]
     points = [
-        figures.Point(name=_kind(s), gamma=s.gamma, speedup=s.speedup_over_ar) for s in systems
+        figures.MeasuredSpeed(name=_kind(s), gamma=s.gamma, speedup=s.speedup_over_ar)
+        for s in systems
     ]
-    laws = {_kind(s): _law(s, found.constants.speed_ratio) for s in systems}
+    laws = {_kind(s): _law(s, found.constants) for s in systems}
     if points:
         yield _drawn(
             lambda axes: figures.speedup_against_gamma(
@@ -198,25 +203,28 @@ def _windows(found: Validation) -> Iterator[Markup]:
         )
 
 
-def _kind(system: System) -> str:
+def _kind(system: Comparison) -> str:
     k = system.settings.head_start
-    return system.settings.schedule.upper() + (f", head start {k}" if k else "")
+    return system.settings.kind.title + (f", head start {k}" if k else "")
 
 
-def _law(system: System, c: float) -> Any:
+def _law(system: Comparison, constants: Constants) -> Callable[[int], float]:
     """Speed over AR as a function of gamma, at the acceptance of one system."""
-    a, k = float(system.acceptance.independent), system.settings.head_start
-    if system.settings.schedule is ScheduleName.SD:
-        return lambda gamma: float(theory.speculative_speedup(a, gamma, c))
-    return lambda gamma: float(theory.pearl_speedup(a, gamma, c, k))
+    rate = float(system.acceptance.independent)
+    return lambda gamma: float(
+        expected(assumptions(system.settings, gamma, rate, constants)).speedup
+    )
 
 
 def _runs(found: Validation, requests: Mapping[str, Sequence[Request]]) -> Iterator[Markup]:
-    """Run lengths of the first system of PEARL, or of SD: they are the pair's, not a schedule's."""
+    """Run lengths of one system: they are the pair's, not a schedule's.
+
+    Of the first whose passes end runs and nothing else, if there is one: it has no bonus tokens.
+    """
     systems = [s for s in found.systems if s.acceptance.independent.value is not None]
     if not systems:
         return
-    system = min(systems, key=lambda s: s.settings.schedule is not ScheduleName.PEARL)
+    system = min(systems, key=lambda s: not s.settings.kind.parallel)
     shares = statistics.survival([request.luck for request in requests[system.name]])
     alpha, title = float(system.acceptance.independent), f"Runs of {system.name}"
     yield _drawn(lambda axes: figures.run_lengths(axes, shares, alpha=alpha, title=title))
@@ -225,7 +233,7 @@ def _runs(found: Validation, requests: Mapping[str, Sequence[Request]]) -> Itera
 def _rounds(found: Validation, requests: Mapping[str, Sequence[Request]]) -> Iterator[Markup]:
     """The first rounds of one system of each schedule, and how the devices spent the time."""
     first = {system.settings.schedule: system for system in reversed(found.systems)}
-    chosen = sorted(first.values(), key=lambda s: list(ScheduleName).index(s.settings.schedule))
+    chosen = [first[name] for name in SCHEDULES if name in first]
     for system in chosen:
         records = requests[system.name][0].records
         yield _drawn(functools.partial(figures.timeline, records=records, title=system.name))

@@ -40,7 +40,7 @@ LAGS: Final = 8
 # -- the rate ----------------------------------------------------------------------------------
 
 
-class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
+class AcceptanceRate(msgspec.Struct, frozen=True, kw_only=True):
     """How often a draft token was kept.
 
     Args:
@@ -56,10 +56,10 @@ class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     over_requests: Estimate
 
 
-def acceptance(lucks: Sequence[str]) -> Acceptance:
+def acceptance(lucks: Sequence[str]) -> AcceptanceRate:
     """The acceptance rate, from what was compared in each request."""
     kept, rejections = _kept(lucks), _rejections(lucks)
-    return Acceptance(
+    return AcceptanceRate(
         kept=int(kept.sum()),
         rejections=int(rejections.sum()),
         independent=of_share(int(kept.sum()), int(rejections.sum())),
@@ -78,7 +78,7 @@ def _rejections(lucks: Iterable[str]) -> Counts:
 # -- runs --------------------------------------------------------------------------------------
 
 
-class RunLength(msgspec.Struct, frozen=True, kw_only=True):
+class RunEstimates(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens from one rejection to the next, in the conventions that are in circulation.
 
     Each is tokens over rejections, so a run that the end of the text cuts short counts for what
@@ -98,7 +98,7 @@ class RunLength(msgspec.Struct, frozen=True, kw_only=True):
     first_kept: Estimate
 
 
-def run_length(lucks: Sequence[str]) -> RunLength:
+def run_length(lucks: Sequence[str]) -> RunEstimates:
     """The conventions, from the luck of each request.
 
     A place that was not compared (`?`) belongs to the run it stands in: the bonus token of
@@ -109,7 +109,7 @@ def run_length(lucks: Sequence[str]) -> RunLength:
         [row for luck in lucks for row in _run_counts(luck, apart=len(lucks) == 1)], dtype=float
     ).reshape(-1, len(_RunCounts.__struct_fields__))
     kept, emitted, rejections, begun, first, further, ended = found.T
-    return RunLength(
+    return RunEstimates(
         accepted=inverse(of_ratio(rejections, kept)),
         emitted=inverse(of_ratio(rejections, emitted)),
         emitted_given_preverify=shifted(inverse(of_ratio(ended, further)), 1.0),
@@ -230,7 +230,7 @@ def _hazards(lucks: Iterable[str]) -> tuple[Counts, Counts]:
 # -- independence ------------------------------------------------------------------------------
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Significance(msgspec.Struct, frozen=True, kw_only=True):
     """A test of one way in which luck may fail to be one coin.
 
     Args:
@@ -267,9 +267,9 @@ class Independence(msgspec.Struct, frozen=True, kw_only=True):
     correlation: float
     correlation_within: float
     autocorrelation: tuple[float, ...]
-    bursts: Verdict
-    lengths: Verdict
-    requests: Verdict
+    bursts: Significance
+    lengths: Significance
+    requests: Significance
 
     @property
     def holds(self) -> bool:
@@ -295,7 +295,7 @@ def independence(lucks: Sequence[str]) -> Independence:
     )
 
 
-def _bursts(lucks: Iterable[str]) -> Verdict:
+def _bursts(lucks: Iterable[str]) -> Significance:
     """Wald and Wolfowitz's test, summed over requests."""
     seen = expected = variance = 0.0
     for luck in lucks:
@@ -308,9 +308,9 @@ def _bursts(lucks: Iterable[str]) -> Verdict:
         expected += twice / n + 1
         variance += twice * (twice - n) / (n * n * (n - 1))
     if variance < FEWEST:  # so few rejections that two in a row are no sign yet
-        return Verdict(statistic=None, p=None)
+        return Significance(statistic=None, p=None)
     deviate = (seen - expected) / math.sqrt(variance)
-    return Verdict(statistic=deviate, p=2 * float(stats.norm.sf(abs(deviate))))
+    return Significance(statistic=deviate, p=2 * float(stats.norm.sf(abs(deviate))))
 
 
 def _binned(lucks: Sequence[str]) -> tuple[Counts, Counts]:
@@ -337,13 +337,15 @@ def _enough(kept: int, refused: int) -> float:
     return FEWEST * (kept + refused) / rarer if rarer else math.inf
 
 
-def _chi_square(kept: Counts, refused: Counts) -> Verdict:
+def _chi_square(kept: Counts, refused: Counts) -> Significance:
     """Whether all bins have one rate; small ones do not count."""
     some = kept + refused >= _enough(int(kept.sum()), int(refused.sum()))
     if some.sum() < 2:  # noqa: PLR2004 - one bin is like itself
-        return Verdict(statistic=None, p=None)
+        return Significance(statistic=None, p=None)
     table = np.stack([kept[some], refused[some]])
     if (table.sum(axis=1) == 0).any():
-        return Verdict(statistic=None, p=None)
+        return Significance(statistic=None, p=None)
     found = stats.chi2_contingency(table, correction=False)
-    return Verdict(statistic=float(found.statistic), degrees=int(found.dof), p=float(found.pvalue))
+    return Significance(
+        statistic=float(found.statistic), degrees=int(found.dof), p=float(found.pvalue)
+    )

@@ -23,8 +23,8 @@ from decoding import exchanges, trace
 from decoding.errors import MalformedTraceError
 from decoding.exchanges import agreement
 from decoding.messages import (
-    DRAFT,
     DEVICES,
+    DRAFT,
     TARGET,
     Device,
     DeviceBack,
@@ -36,7 +36,7 @@ from decoding.messages import (
 )
 from decoding.metrics import Meter, Metrics
 from decoding.schedules import Counts
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.summaries import Figures, over_requests
 from decoding.trace import Received, Record, Sent
 
@@ -139,8 +139,8 @@ def _before(window: Proposed, judged: Judged) -> bool:
 def overlap_efficiency(request: Request) -> float:
     """What its jobs must take, over what the request took from the first job to the last.
 
-    Source: design.md, section 8: achieved speed over what theory allows at the measured
-    acceptance, pass times and gamma; the rounds are those that were made, so the luck is the same.
+    That is the speed achieved over what the measured acceptance, pass times and windows allow: the
+    rounds are those that were made, so what was agreed on is the same.
     """
     answers = [r.event for r in request.records if isinstance(r, Received)]
     jobs = [answer for answer in answers if isinstance(answer, Proposed | Judged)]
@@ -276,7 +276,7 @@ def _parts(request: Request) -> Iterator[list[Record]]:
         part.append(record)
         if not isinstance(record, Received):
             continue
-        if record.rejections > rejections or (request.settings.widest == 0 and record.tokens):
+        if record.rejections > rejections or (not request.settings.kind.drafts and record.tokens):
             rejections = record.rejections
             yield part
             part = []
@@ -328,8 +328,8 @@ def _measured(
     )
     return meter.metrics(
         counts,
-        schedule=str(settings.schedule),
-        verifier=str(settings.effective_verifier),
+        schedule=settings.schedule,
+        verifier=settings.effective_verifier,
         gamma=seen.gamma,
         tokens=tokens,
     )
@@ -338,13 +338,15 @@ def _measured(
 def _gamma(request: Request) -> int:
     """The window; of automatic ones the last, where the text had room for a whole one."""
     settings = request.settings
-    if settings.gamma != "auto":
-        return settings.gamma if settings.widest else 0
-    parallel = settings.schedule is ScheduleName.PEARL
+    if not settings.kind.drafts:
+        return 0
+    if isinstance(settings.gamma, int):
+        return settings.gamma
     window, beside, end = 0, False, len(request.tokens)
     for record in request.records:
         command = record.command if isinstance(record, Sent) else None
-        if isinstance(command, Propose) and beside is parallel:  # else it is a head start
+        # A window that is not written where the schedule writes its own is a head start.
+        if isinstance(command, Propose) and beside is settings.kind.parallel:
             whole = command.base + len(command.pending) + command.count + 1 < end
             window = command.count if whole else max(window, command.count)
         beside = isinstance(command, Judge)

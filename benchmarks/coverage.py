@@ -43,12 +43,11 @@ from scipy import stats
 from analysis.statistics import run_length, survival
 from decoding.estimates import LEVEL, Estimate, of_share
 from decoding.metrics import Metrics
-from decoding.settings import ScheduleName
 from decoding.summaries import over_requests
-from simulator.twin import Rounds, Scheme, Times, decode
+from simulator.twin import Decoded, Scheme, Times, decode
 from simulator.world import Pair
 
-Luck: TypeAlias = NDArray[np.uint8]  # shape (requests, tokens): 1 agreed, 0 did not
+Agreed: TypeAlias = NDArray[np.uint8]  # shape (requests, tokens): 1 agreed, 0 did not
 Figures: TypeAlias = dict[str, Estimate]
 
 WIDTH: Final = 130
@@ -67,8 +66,8 @@ ALIKE: Final = 24  # requests, for figures of runs: of fewer their intervals are
 # devices wait more in some rounds than in others.
 TIMES: Final = Times(Pair.of(5, growth=0.05))
 SCHEMES: Final = {
-    "PEARL": Scheme(ScheduleName.PEARL, 6),
-    "SD": Scheme(ScheduleName.SD, 4),
+    "PEARL": Scheme("pearl", 6),
+    "SD": Scheme("sd", 4),
 }
 SHOWN: Final = {
     "PEARL": (
@@ -94,7 +93,7 @@ class Law(msgspec.Struct, frozen=True):
     correlation: float = 0.0
     concentration: float | None = None
 
-    def draw(self, rng: np.random.Generator, rate: float, requests: int, tokens: int) -> Luck:
+    def draw(self, rng: np.random.Generator, rate: float, requests: int, tokens: int) -> Agreed:
         """Texts, each from a place that is like any other."""
         a: Any = rate
         if self.concentration is not None:
@@ -145,7 +144,7 @@ class Seen:
         return Seen(metrics, [self.lucks[n] for n in chosen])
 
 
-def seen(luck: Luck, *, by_run: bool) -> Seen:
+def seen(luck: Agreed, *, by_run: bool) -> Seen:
     """What schedules make of these texts, request by request or run by run.
 
     The last token of a text is the target's own, so nobody compares it.
@@ -165,10 +164,20 @@ def seen(luck: Luck, *, by_run: bool) -> Seen:
     return Seen(metrics, [compared[n * each : (n + 1) * each] + "?" for n in range(requests)])
 
 
-def _metrics(rounds: Rounds, cut: NDArray[np.bool_], starts: NDArray[np.int64]) -> list[Metrics]:
+def _metrics(found: Decoded, cut: NDArray[np.bool_], starts: NDArray[np.int64]) -> list[Metrics]:
     """Sums of rounds from one start to the next; a run that was cut short met no rejection."""
-    fields = {f.name: getattr(rounds, f.name) for f in dataclasses.fields(rounds)}
-    fields["rejections"] = np.where(cut, 0.0, rounds.rejections)
+    made = found.rounds
+    each = {
+        "tokens": made.tokens,
+        "passes": made.passes,
+        "steps": made.steps,
+        "kept": made.kept,
+        "rejections": np.where(cut, 0.0, made.rejections),
+        "seconds": found.seconds,
+        "writing": found.writing,
+        "working": found.working,
+    }
+    fields = {name: np.broadcast_to(values, cut.shape) for name, values in each.items()}
     sums = {name: np.add.reduceat(values, starts).tolist() for name, values in fields.items()}
     rows = zip(*sums.values(), strict=True)
     return [_of_sums(**dict(zip(sums, row, strict=True))) for row in rows]
@@ -226,7 +235,7 @@ def _of_sums(
 # -- cells -------------------------------------------------------------------------------------
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class Coverage(msgspec.Struct, frozen=True, kw_only=True):
     """The cells of one law, one rate and one amount of what was seen.
 
     Args:
@@ -243,11 +252,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     beyond: dict[str, float]
 
 
-def row(over: str, law: str, rate: float, requests: int, tokens: int, of: dict[str, float]) -> Row:
+def row(
+    over: str, law: str, rate: float, requests: int, tokens: int, of: dict[str, float]
+) -> Coverage:
     """One, its figures sorted into those for which something is claimed and all others."""
     sure = {name for name in of if claimed(name, over, law, rate, requests, tokens)}
     found = {name: round(value, 4) for name, value in of.items()}
-    return Row(
+    return Coverage(
         over=over,
         law=law,
         rate=rate,
@@ -271,7 +282,7 @@ def claimed(figure: str, over: str, law: str, rate: float, requests: int, tokens
     return enough and LAWS[law].concentration is None and (over == "runs" or requests >= ALIKE)
 
 
-def over_tokens() -> Iterator[Row]:
+def over_tokens() -> Iterator[Coverage]:
     """The independent rate: exact."""
     for rate in RATES:
         for tokens in (64, 128, *LENGTHS):
@@ -282,7 +293,9 @@ def over_tokens() -> Iterator[Row]:
             yield row("tokens", "independent", rate, 1, tokens, {"acceptance": covered})
 
 
-def requests_of(law: str, rate: float, repetitions: int, rng: np.random.Generator) -> Iterator[Row]:
+def requests_of(
+    law: str, rate: float, repetitions: int, rng: np.random.Generator
+) -> Iterator[Coverage]:
     """Requests drawn from one population, few and many."""
     population = seen(LAWS[law].draw(rng, rate, POPULATION, ANSWER), by_run=False)
     truth = population.figures()
@@ -292,7 +305,9 @@ def requests_of(law: str, rate: float, repetitions: int, rng: np.random.Generato
         yield row("requests", law, rate, requests, ANSWER, _coverage(found, truth))
 
 
-def runs_of(law: str, rate: float, repetitions: int, rng: np.random.Generator) -> Iterator[Row]:
+def runs_of(
+    law: str, rate: float, repetitions: int, rng: np.random.Generator
+) -> Iterator[Coverage]:
     """Single texts, short and long."""
     for tokens in LENGTHS:
         lucks = LAWS[law].draw(rng, rate, repetitions, tokens)
@@ -315,9 +330,9 @@ def _holds(found: Estimate, truth: float) -> bool:
     return found.low is not None and found.high is not None and found.low <= truth <= found.high
 
 
-def study(repetitions: int, seed: int) -> list[Row]:
+def study(repetitions: int, seed: int) -> list[Coverage]:
     """All cells; each law and rate has its own stream."""
-    work: list[tuple[Callable[..., Iterator[Row]], str, float]] = [
+    work: list[tuple[Callable[..., Iterator[Coverage]], str, float]] = [
         *((requests_of, law, rate) for law in LAWS for rate in RATES),
         *((runs_of, law, rate) for law in ("independent", "bursts") for rate in RATES),
     ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.theory import acceptance_from_distributions, coupled_bound
+from analysis.distributions import acceptance_from_distributions, coupled_bound
 from decoding.coins import CounterCoins, Purpose
 from decoding.estimates import of_share
 from decoding.messages import Drafted

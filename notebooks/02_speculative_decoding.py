@@ -9,7 +9,8 @@
 # %%
 import numpy as np
 
-from analysis import figures, theory, traces
+from analysis import figures, traces
+from analysis.theory import Assumptions, best_gamma, expected
 from decoding.settings import Settings
 from simulator import Fixed, Independent, Pair, Scenario, Workload, run, simulate
 from simulator.optimise import best
@@ -51,7 +52,7 @@ simulated = {gamma: simulate(speculative(gamma), seed=2) for gamma in (1, 2, 4, 
 
 print("gamma  derived  simulated, with its 95 % interval")
 for gamma, outcome in simulated.items():
-    derived = theory.speculative_tokens_per_pass(A, gamma)
+    derived = expected(Assumptions("sd", A, gamma)).tokens_per_pass
     print(f"{gamma:5}  {derived:7.3f}  {outcome.tokens_per_target_pass}")
 
 # %% [markdown]
@@ -69,14 +70,14 @@ for gamma, outcome in simulated.items():
 
 # %%
 points = [
-    figures.Point(name="SD", gamma=gamma, speedup=outcome.speedup_over_ar)
+    figures.MeasuredSpeed(name="SD", gamma=gamma, speedup=outcome.speedup_over_ar)
     for gamma, outcome in simulated.items()
 ]
 figures.picture(
     lambda axes: figures.speedup_against_gamma(
         axes,
         points,
-        theory={"SD": lambda gamma: theory.speculative_speedup(A, gamma, C)},
+        theory={"SD": lambda gamma: expected(Assumptions("sd", A, gamma, C)).speedup},
         title=f"SD at a = {A} and c = {C:g}, simulated over theory",
     )
 )
@@ -99,16 +100,17 @@ ALPHAS, RATIOS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95), (2, 5, 10, 20, 50)
 def first_that_does_not_pay(alpha, ratio):
     """The least window that one token more makes no faster."""
     gamma = 1
-    while alpha ** (gamma + 1) * ratio > theory.speculative_speedup(alpha, gamma, ratio):
+    while alpha ** (gamma + 1) * ratio > expected(Assumptions("sd", alpha, gamma, ratio)).speedup:
         gamma += 1
     return gamma
 
 
 by_rule = {(a, c): first_that_does_not_pay(a, c) for a in ALPHAS for c in RATIOS}
-by_search = {(a, c): int(theory.best_speculative_gamma(a, c)) for a, c in by_rule}
-speeds = {(a, c): theory.speculative_speedup(a, g, c) for (a, c), g in by_search.items()}
+by_search = {(a, c): int(best_gamma(Assumptions("sd", a, speed_ratio=c))) for a, c in by_rule}
+speeds = {(a, c): expected(Assumptions("sd", a, g, c)).speedup for (a, c), g in by_search.items()}
 missed_by_one = {
-    (a, c): 1 - min(theory.speculative_speedup(a, (max(g - 1, 1), g + 1), c)) / speeds[a, c]
+    (a, c): 1
+    - min(expected(Assumptions("sd", a, (max(g - 1, 1), g + 1), c)).speedup) / speeds[a, c]
     for (a, c), g in by_search.items()
 }
 
@@ -132,12 +134,12 @@ for a in ALPHAS:
 
 # %%
 border = [
-    (alpha, ratio, max(theory.speculative_speedup(alpha, np.arange(1, 257), ratio)))
+    (alpha, ratio, max(expected(Assumptions("sd", alpha, np.arange(1, 257), ratio)).speedup))
     for ratio in RATIOS
     for alpha in (0.9 / ratio, 1.0 / ratio, 1.1 / ratio)
 ]
 poor = [
-    figures.Point(name=name, gamma=gamma, speedup=point.speedup_over_ar)
+    figures.MeasuredSpeed(name=name, gamma=gamma, speedup=point.speedup_over_ar)
     for name, alpha in (("a = 0.15", 0.15), ("a = 0.2", 0.2), ("a = 0.5", 0.5))
     for gamma in (1, 2, 4, 6)
     for point in [
@@ -149,7 +151,9 @@ figures.picture(
         axes,
         poor,
         theory={
-            f"a = {alpha}": lambda gamma, alpha=alpha: theory.speculative_speedup(alpha, gamma, C)
+            f"a = {alpha}": lambda gamma, alpha=alpha: (
+                expected(Assumptions("sd", alpha, gamma, C)).speedup
+            )
             for alpha in (0.15, 0.2, 0.5)
         },
         title=f"Poor drafts at c = {C:g}: the border is a = 1/c = 0.2",
@@ -190,11 +194,11 @@ figures.picture(
 # %%
 print("gamma   draft waits  c/(g+c)   target waits  g/(g+c)   wasted  derived")
 for gamma, outcome in simulated.items():
-    idle, wasted = theory.speculative_idle(gamma, C), theory.speculative_wasted(A, gamma)
+    derived = expected(Assumptions("sd", A, gamma, C))
     print(
-        f"{gamma:5}   {float(outcome.draft_idle):11.3f}  {idle.draft:7.3f}"
-        f"   {float(outcome.target_idle):12.3f}  {idle.target:7.3f}"
-        f"   {float(outcome.wasted):6.3f}  {wasted:7.3f}"
+        f"{gamma:5}   {float(outcome.draft_idle):11.3f}  {derived.draft_idle:7.3f}"
+        f"   {float(outcome.target_idle):12.3f}  {derived.target_idle:7.3f}"
+        f"   {float(outcome.wasted):6.3f}  {derived.wasted:7.3f}"
     )
 
 # %% [markdown]
@@ -207,7 +211,7 @@ for gamma, outcome in simulated.items():
 # The schedule yields the tokens of a pass that were derived: a miss by more than 4.9 standard
 # errors of independent rounds has a chance of 1e-6. They stay below 1 / (1 - a).
 for gamma, outcome in simulated.items():
-    derived = theory.speculative_tokens_per_pass(A, gamma)
+    derived = expected(Assumptions("sd", A, gamma)).tokens_per_pass
     tokens = np.arange(1, gamma + 2)
     law = A ** (tokens - 1.0) * np.where(tokens <= gamma, 1 - A, 1)
     error = (law @ (tokens - derived) ** 2 / 50_000 * derived) ** 0.5

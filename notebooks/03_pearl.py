@@ -11,7 +11,8 @@ import itertools
 
 import numpy as np
 
-from analysis import figures, theory
+from analysis import figures
+from analysis.theory import Assumptions, best_gamma, chain, expected
 from decoding.messages import Judge
 from decoding.settings import Settings
 from decoding.trace import Received, Sent
@@ -105,13 +106,15 @@ seen = {
         run(parallel(gamma), seed=3, trace=True).records)]))
     for gamma in (2, 5)
 }  # fmt: skip
-solved = {gamma: theory.chain(A, gamma) for gamma in GAMMAS}
+solved = {gamma: chain(A, gamma) for gamma in GAMMAS}
 
 print(f"a = {A}   tokens of a pass: by the chain, closed form, simulated")
 for gamma in GAMMAS:
-    form = theory.pearl_tokens_per_pass(A, gamma)
-    chain = solved[gamma].tokens_per_round
-    print(f"gamma {gamma:2}   {chain:.4f}  {form:.4f}  {simulated[gamma].tokens_per_target_pass}")
+    form = expected(Assumptions("pearl", A, gamma)).tokens_per_pass
+    by_chain = solved[gamma].tokens_per_round
+    print(
+        f"gamma {gamma:2}   {by_chain:.4f}  {form:.4f}  {simulated[gamma].tokens_per_target_pass}"
+    )
 print()
 for gamma, share in seen.items():
     print(
@@ -127,8 +130,8 @@ for gamma, share in seen.items():
 # %%
 per_pass = {
     gamma: (
-        theory.pearl_tokens_per_pass(0.9, gamma),
-        theory.speculative_tokens_per_pass(0.9, gamma),
+        expected(Assumptions("pearl", 0.9, gamma)).tokens_per_pass,
+        expected(Assumptions("sd", 0.9, gamma)).tokens_per_pass,
     )
     for gamma in (2, 5, 10, 40)
 }
@@ -158,13 +161,13 @@ for gamma, (mine, other) in per_pass.items():
 # %%
 CASES = {
     "as in the paper": {},
-    "overhead l = 1": {"l": 1.0},
+    "overhead l = 1": {"overhead": 1.0},
     "passes grow by 0.1": {"growth": 0.1},
     "link of 0.4": {"link": 0.4},
 }
 RATES = (0.5, 0.8, 0.95, 0.98)
 best = {
-    (name, alpha): int(theory.best_pearl_gamma(alpha, C, **case))
+    (name, alpha): int(best_gamma(Assumptions("pearl", alpha, speed_ratio=C, **case)))
     for (name, case), alpha in itertools.product(CASES.items(), RATES)
 }
 print(f"best gamma at c = {C:g}" + "".join(f"   a = {alpha:<4}" for alpha in RATES))
@@ -186,7 +189,9 @@ def by_schedule(gamma, alpha, growth=0.0, link=0.0):
 
 ALPHA = 0.95
 curves = {
-    name: lambda gamma, case=case: float(theory.pearl_speedup(ALPHA, gamma, C, **case))
+    name: lambda gamma, case=case: float(
+        expected(Assumptions("pearl", ALPHA, gamma, C, **case)).speedup
+    )
     for name, case in CASES.items()
 }
 figures.picture(
@@ -213,13 +218,18 @@ figures.picture(
 # %%
 HIGH = 0.96
 long_runs = simulate(parallel(5, HIGH, tokens=40_000), seed=3).run_length
-said = theory.pearl_run_length(HIGH, 5)
-other = theory.speculative_run_length(HIGH, 5)
-names = ("accepted", "emitted", "emitted_given_preverify", "per_verify_step")
+said = expected(Assumptions("pearl", HIGH, 5))
+other = expected(Assumptions("sd", HIGH, 5))
+stated = {
+    "accepted": said.accepted_per_run,
+    "emitted": said.emitted_per_run,
+    "emitted_given_preverify": said.emitted_given_preverify,
+    "per_verify_step": said.tokens_per_pass,
+}
 print(f"a = {HIGH}, gamma 5          theory  simulated, one and the same trace")
-for name in names:
-    print(f"{name:24}  {getattr(said, name):6.2f}  {getattr(long_runs, name)}")
-print(f"\nspeculative decoding, emitted per run: {other.emitted:.1f}")
+for name, value in stated.items():
+    print(f"{name:24}  {value:6.2f}  {getattr(long_runs, name)}")
+print(f"\nspeculative decoding, emitted per run: {other.emitted_per_run:.1f}")
 
 # %% [markdown]
 # One trace, and figures from 4 to 26. A "mean accepted tokens" without its convention says nothing.
@@ -237,7 +247,7 @@ assert after_zero == [pending == 0 for pending, _ in by_hand[1:]]
 # The chain and the closed form are the same, and the schedule object yields them within its
 # interval, widened by half a percent for the end of the text.
 for gamma in GAMMAS:
-    form = theory.pearl_tokens_per_pass(A, gamma)
+    form = expected(Assumptions("pearl", A, gamma)).tokens_per_pass
     low, high = simulated[gamma].tokens_per_target_pass.interval
     assert abs(solved[gamma].tokens_per_round - form) < 1e-12
     assert 0.995 * low <= form <= 1.005 * high
@@ -245,7 +255,7 @@ for gamma in GAMMAS:
 assert all(abs(share - solved[gamma].shares[1]) < 0.03 for gamma, share in seen.items())
 # Per pass PEARL yields less than speculative decoding, at every window.
 assert all(mine < other_ for mine, other_ in per_pass.values())
-assert abs(theory.pearl_tokens_per_pass(0.9, 1000) - 1 / (1 - 0.9**2)) < 1e-9
+assert abs(expected(Assumptions("pearl", 0.9, 1000)).tokens_per_pass - 1 / (1 - 0.9**2)) < 1e-9
 # Theorem 1 holds as stated; overhead and growth move the best window up where acceptance is high,
 # growth and a link move it down where it is low.
 assert all(best["as in the paper", alpha] == C for alpha in RATES)
@@ -255,8 +265,8 @@ assert best["link of 0.4", 0.8] == round(C * (1 - 0.4)) < C
 # Each form is what the schedule makes of the law of runs.
 for growth, link in ((0.0, 0.0), (0.1, 0.0), (0.0, 0.4)):
     for gamma in GAMMAS:
-        form = theory.pearl_speedup(ALPHA, gamma, C, growth=growth, link=link)
+        form = expected(Assumptions("pearl", ALPHA, gamma, C, growth=growth, link=link)).speedup
         assert abs(by_schedule(gamma, ALPHA, growth, link) / form - 1) < 1e-9
 # Theorem 2 in its conventions, within 3 % of what 40,000 tokens show.
-assert all(abs(float(getattr(long_runs, name)) / getattr(said, name) - 1) < 0.03 for name in names)
+assert all(abs(float(getattr(long_runs, n)) / value - 1) < 0.03 for n, value in stated.items())
 assert abs(said.emitted_given_preverify - (1 / (1 - HIGH) + 1)) < 1e-9

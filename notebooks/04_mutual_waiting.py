@@ -6,7 +6,8 @@
 # that is worth; then the speed ratio is varied, and the devices are counted.
 
 # %%
-from analysis import figures, theory, traces
+from analysis import figures, traces
+from analysis.theory import Assumptions, expected
 from decoding.settings import Settings
 from simulator import Fixed, Independent, Pair, Scenario, Workload, run
 from simulator.optimise import Means, best, placed
@@ -124,9 +125,10 @@ idle = {c: traces.metrics(request) for c, request in what_if.items()}
 print("         draft waits            target waits")
 print("    c    simulated  1 - g/c     simulated  1 - c/g")
 for c, found in idle.items():
-    law = theory.pearl_idle(A, 5, c)
+    law = expected(Assumptions("pearl", A, 5, c))
     print(
-        f"{c:5}{found.draft_idle:13.3f}{law.draft:9.3f}{found.target_idle:14.3f}{law.target:9.3f}"
+        f"{c:5}{found.draft_idle:13.3f}{law.draft_idle:9.3f}"
+        f"{found.target_idle:14.3f}{law.target_idle:9.3f}"
     )
 
 # %%

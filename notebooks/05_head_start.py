@@ -8,7 +8,14 @@
 # %%
 import numpy as np
 
-from analysis import figures, theory
+from analysis import figures
+from analysis.theory import (
+    Assumptions,
+    best_gamma,
+    best_head_start,
+    expected,
+    head_start_criterion,
+)
 from decoding.settings import Settings
 from simulator import Fixed, Independent, Pair, Scenario, Workload, run, simulate
 from simulator.twin import Scheme, Times, exact, seconds_per_token
@@ -27,18 +34,18 @@ RATES, RATIOS = (0.3, 0.5, 0.7, 0.8, 0.9), (2, 5, 7, 10, 14, 20)
 
 def speculative_best(alpha, ratio):
     """Speed over AR of speculative decoding with its best window."""
-    gamma = theory.best_speculative_gamma(alpha, ratio)
-    return float(theory.speculative_speedup(alpha, gamma, ratio))
+    gamma = best_gamma(Assumptions("sd", alpha, speed_ratio=ratio))
+    return float(expected(Assumptions("sd", alpha, gamma, ratio)).speedup)
 
 
 def ahead_best(alpha, ratio):
     """The best head start at gamma = c, and the speed over AR with it."""
-    k = int(theory.best_head_start(alpha, ratio, ratio))
-    return k, float(theory.pearl_speedup(alpha, ratio, ratio, k))
+    k = int(best_head_start(Assumptions("pearl", alpha, ratio, ratio)))
+    return k, float(expected(Assumptions("pearl", alpha, ratio, ratio, head_start=k)).speedup)
 
 
 lead = {
-    (a, c): float(theory.pearl_speedup(a, c, c)) / speculative_best(a, c)
+    (a, c): float(expected(Assumptions("pearl", a, c, c)).speedup) / speculative_best(a, c)
     for a in RATES
     for c in RATIOS
 }
@@ -107,9 +114,12 @@ timeline(K, f"The same text with a head start of {K}")
 
 # %%
 TRIED = tuple(range(9))
-speeds = {k: float(theory.pearl_speedup(ALPHA, RATIO, RATIO, k)) for k in TRIED}
+speeds = {
+    k: float(expected(Assumptions("pearl", ALPHA, RATIO, RATIO, head_start=k)).speedup)
+    for k in TRIED
+}
 measured = {k: simulate(parallel(RATIO, k), seed=4).speedup_over_ar for k in TRIED}
-fails = theory.head_start_criterion(ALPHA, RATIO, RATIO, np.array(TRIED))
+fails = head_start_criterion(Assumptions("pearl", ALPHA, RATIO, RATIO, head_start=np.array(TRIED)))
 other = speculative_best(ALPHA, RATIO)
 
 print(f"a = {ALPHA}, g = c = {RATIO}; SD at its best: {other:.3f}\n")
@@ -143,13 +153,15 @@ for a in RATES:
 # %%
 alphas, ratios = np.arange(0.30, 0.985, 0.02), np.arange(2, 21)
 grid_a, grid_c = np.meshgrid(alphas, ratios)
-windows = theory.best_speculative_gamma(grid_a, grid_c)
-starts = theory.best_head_start(grid_a, grid_c, grid_c)
+windows = best_gamma(Assumptions("sd", grid_a, speed_ratio=grid_c))
+starts = best_head_start(Assumptions("pearl", grid_a, grid_c, grid_c))
 maps = {
     "ar": np.ones(grid_a.shape),
-    "sd": theory.speculative_speedup(grid_a, windows, grid_c),
-    "pearl": theory.pearl_speedup(grid_a, grid_c, grid_c),
-    figures.HEAD_START: theory.pearl_speedup(grid_a, grid_c, grid_c, starts),
+    "sd": expected(Assumptions("sd", grid_a, windows, grid_c)).speedup,
+    "pearl": expected(Assumptions("pearl", grid_a, grid_c, grid_c)).speedup,
+    figures.HEAD_START: expected(
+        Assumptions("pearl", grid_a, grid_c, grid_c, head_start=starts)
+    ).speedup,
 }
 figures.picture(
     lambda axes: figures.speedup_map(
@@ -187,9 +199,12 @@ assert (maps["pearl"] < maps["sd"]).any()
 # The criterion finds the best head start: the first k at which one token more does not pay.
 assert int(np.argmax(fails)) == K == max(speeds, key=speeds.get)
 for a, c in repaired:
-    found = theory.head_start_criterion(a, c, c, np.arange(257))
+    found = head_start_criterion(Assumptions("pearl", a, c, c, head_start=np.arange(257)))
     k = int(np.argmax(found))
-    assert abs(theory.pearl_speedup(a, c, c, k) / repaired[a, c][1] - 1) < 1e-11
+    assert (
+        abs(expected(Assumptions("pearl", a, c, c, head_start=k)).speedup / repaired[a, c][1] - 1)
+        < 1e-11
+    )
 # The real schedule is as fast as the form says, within its interval widened by half a percent.
 for k in TRIED:
     low, high = measured[k].interval

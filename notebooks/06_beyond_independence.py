@@ -9,8 +9,9 @@
 # %%
 import numpy as np
 
-from analysis import figures, theory
+from analysis import departures, figures
 from analysis.statistics import acceptance, independence, run_length, survival
+from analysis.theory import Assumptions, expected
 from decoding.exchanges import agreement
 from decoding.settings import Settings
 from simulator import (
@@ -139,7 +140,10 @@ print("r     PEARL: closed form, simulated        SD: closed form, simulated")
 burst_forms, burst_runs = {}, {}
 for r in (0.0, 0.2, 0.4, 0.6):
     law = Bursts(A, r)
-    forms = theory.pearl_tokens_in_bursts(A, r, G), theory.speculative_tokens_in_bursts(A, r, G)
+    forms = (
+        departures.tokens_in_bursts(Assumptions("pearl", A, G), r),
+        departures.tokens_in_bursts(Assumptions("sd", A, G), r),
+    )
     runs = tokens_per_pass(law, PEARL), tokens_per_pass(law, SD)
     burst_forms[r], burst_runs[r] = forms, runs
     print(f"{r:.1f}   {forms[0]:.3f}, {runs[0]!s:25}   {forms[1]:.3f}, {runs[1]}")
@@ -176,8 +180,8 @@ position_forms, position_runs, position_rates = {}, {}, {}
 for gamma in (2, 3, 5):
     records = run(decoded(by_position, PEARL, gamma), seed=6, trace=True).records
     rate = float(acceptance(list(agreement(records).values())).independent)
-    form = theory.pearl_tokens_by_position(RATES, gamma)
-    alike = theory.pearl_tokens_per_pass(rate, gamma)
+    form = departures.tokens_by_position(Assumptions("pearl", 1, gamma), RATES)
+    alike = expected(Assumptions("pearl", rate, gamma)).tokens_per_pass
     answer = simulate(decoded(by_position, PEARL, gamma), seed=6).tokens_per_target_pass
     position_forms[gamma], position_runs[gamma], position_rates[gamma] = form, answer, rate
     print(f"{gamma:5}  {rate:13.3f}   {form:.3f}, {alike:.3f}, {answer}")
@@ -203,10 +207,10 @@ WIDE = 10
 
 
 def pearl(a):
-    return theory.pearl_tokens_per_pass(a, WIDE)
+    return expected(Assumptions("pearl", a, WIDE)).tokens_per_pass
 
 
-mixed = theory.mixture([HARD, EASY], [1, 1], pearl)
+mixed = departures.mixed_prompts(Assumptions("pearl", A, WIDE), [HARD, EASY], [1, 1])
 
 print(f"hard prompts {pearl(HARD):.3f}, easy prompts {pearl(EASY):.3f}")
 print(f"all their passes together  {mixed.tokens_per_pass:.3f}")
@@ -282,12 +286,12 @@ for tokens in (8, 16, 32, 128, 512):
 # of a text stands on nothing. The exact mean comes from a recursion over the tokens left.
 
 # %%
-endless = theory.pearl_tokens_per_pass(A, G)
+endless = expected(Assumptions("pearl", A, G)).tokens_per_pass
 print(f"tokens  tokens of a pass: exact, simulated   (without end {endless:.3f})")
 ends, end_runs = {}, {}
 for tokens in (8, 32, 128, 512):
     scenario = decoded(Independent(A), PEARL, requests=8_000 // tokens, tokens=tokens)
-    ends[tokens] = tokens / theory.pearl_passes(A, G, tokens)
+    ends[tokens] = tokens / departures.passes_of(Assumptions("pearl", A, G), tokens)
     end_runs[tokens] = simulate(scenario, seed=6).tokens_per_target_pass
     print(f"{tokens:6}  {ends[tokens]:.3f}, {end_runs[tokens]}")
 
@@ -300,10 +304,13 @@ for tokens in (8, 32, 128, 512):
 # token each behind a rejection and whole windows while all goes well.
 
 # %%
-spread = {"PEARL": theory.pearl_variance(A, G), "SD": theory.speculative_variance(A, G)}
+spread = {
+    "PEARL": departures.variance(Assumptions("pearl", A, G)),
+    "SD": departures.variance(Assumptions("sd", A, G)),
+}
 mean = {
-    "PEARL": theory.pearl_tokens_per_pass(A, G),
-    "SD": theory.speculative_tokens_per_pass(A, G),
+    "PEARL": expected(Assumptions("pearl", A, G)).tokens_per_pass,
+    "SD": expected(Assumptions("sd", A, G)).tokens_per_pass,
 }
 for name, variance in spread.items():
     passes = variance / (0.05 / 1.96 * mean[name]) ** 2

@@ -22,8 +22,8 @@ This is the home of matplotlib: the rest of the project imports it late, or not 
 from __future__ import annotations
 
 from analysis.figures.benchmark import Speed, speeds
-from analysis.figures.comparisons import Row, gap_bars, side_by_side
-from analysis.figures.curves import Point, run_lengths, speedup_against_gamma
+from analysis.figures.comparisons import ThreeAnswers, gap_bars, side_by_side
+from analysis.figures.curves import MeasuredSpeed, run_lengths, speedup_against_gamma
 from analysis.figures.files import Picture, check_figure_path, picture, save
 from analysis.figures.maps import speedup_map
 from analysis.figures.style import HEAD_START
@@ -34,10 +34,10 @@ __all__ = [
     "HEAD_START",
     "PARTS",
     "ROWS",
+    "MeasuredSpeed",
     "Picture",
-    "Point",
-    "Row",
     "Speed",
+    "ThreeAnswers",
     "check_figure_path",
     "gap_bars",
     "picture",

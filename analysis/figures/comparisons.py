@@ -45,7 +45,7 @@ OPEN: Final[Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class ThreeAnswers:
     """One system, three ways; None where there is no answer."""
 
     name: str
@@ -55,7 +55,7 @@ class Row:
 
 
 def side_by_side(
-    axes: Axes, rows: Sequence[Row], *, unit: str = "tokens/s", title: str = ""
+    axes: Axes, rows: Sequence[ThreeAnswers], *, unit: str = "tokens/s", title: str = ""
 ) -> None:
     """A line a system: what theory said, what the simulation said, what was measured.
 

@@ -11,16 +11,25 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from analysis.figures.style import INK, LINES, SOFT, TARGET, WAITING, legend_below
+from analysis.figures.style import (
+    FURTHER_LINES,
+    INK,
+    SOFT,
+    TARGET,
+    WAITING,
+    LineStyle,
+    in_words,
+    legend_below,
+    schedule_lines,
+)
 from decoding.estimates import Estimate
 
 BEYOND: Final = 1.4  # times the widest window measured: so far theory is drawn
 FEWEST_WINDOWS: Final = 8
-FURTHER: Final = ("#7a5195", "#8c6d1f", "#00798c")  # of names that are no schedule's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class MeasuredSpeed:
     """One measured system; `name` says to which law it belongs."""
 
     name: str
@@ -30,7 +39,7 @@ class Point:
 
 def speedup_against_gamma(
     axes: Axes,
-    points: Sequence[Point],
+    points: Sequence[MeasuredSpeed],
     *,
     theory: Mapping[str, Callable[[int], float]],
     title: str = "",
@@ -46,14 +55,14 @@ def speedup_against_gamma(
     names = list(dict.fromkeys([*theory, *(point.name for point in points)]))
     widest = max((round(BEYOND * point.gamma) for point in points), default=0)
     gammas = np.arange(1, max(widest, FEWEST_WINDOWS) + 1)
-    for name, (color, marker) in zip(names, _looks(names), strict=True):
+    for name, look in zip(names, _lines(names), strict=True):
         own = [point for point in points if point.name == name]
         label = None if own else f"{name}, theory"
         if name in theory:
             law = [theory[name](int(gamma)) for gamma in gammas]
-            axes.plot(gammas, law, color=color, linewidth=1, label=label, zorder=1)
+            axes.plot(gammas, law, color=look.color, linewidth=1, label=label, zorder=1)
         if own:
-            _draw_points(axes, own, color=color, marker=marker)
+            _draw_points(axes, own, look)
     if points and theory:
         axes.plot([], [], color=SOFT, linewidth=1, label="lines: theory")
     axes.axhline(1, color=SOFT, linewidth=1, linestyle=":", label="AR")
@@ -67,24 +76,22 @@ def speedup_against_gamma(
     legend_below(axes, entry=130)
 
 
-def _looks(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """A colour and a marker for each name: the schedules have theirs."""
-    further = itertools.cycle(zip(FURTHER, "^vD", strict=True))
+def _lines(names: Sequence[str]) -> Iterator[LineStyle]:
+    """One for each name: the schedules have theirs."""
+    known = {in_words(schedule): line for schedule, line in schedule_lines().items()}
+    further = itertools.cycle(FURTHER_LINES)
     for name in names:
-        if (look := LINES.get(name.lower())) is not None:
-            yield look["color"], look["marker"]
-        else:
-            yield next(further)
+        yield known[in_words(name)] if in_words(name) in known else next(further)
 
 
-def _draw_points(axes: Axes, points: Sequence[Point], *, color: str, marker: str) -> None:
+def _draw_points(axes: Axes, points: Sequence[MeasuredSpeed], look: LineStyle) -> None:
     speeds = np.array([float(point.speedup) for point in points])
     axes.errorbar(
         [point.gamma for point in points],
         speeds,
         yerr=_reach([point.speedup for point in points]),
-        color=color,
-        marker=marker,
+        color=look.color,
+        marker=look.marker,
         markersize=5,
         linestyle="none",
         linewidth=1.4,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -17,15 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 from analysis.figures.style import (
     HEAD_START,
     INK,
-    LINES,
     SMALL,
     SOFT,
     WAITING,
     in_words,
     legend_below,
+    schedule_lines,
 )
 from decoding.errors import SettingError
-from decoding.settings import ScheduleName
+from decoding.kinds import SCHEDULES
 
 Numbers: TypeAlias = NDArray[np.float64]
 Overtaking: TypeAlias = tuple[str, str, Any]  # one, other, the other's lead
@@ -61,9 +61,10 @@ def speedup_map(
     Raises:
         SettingError: no schedule is given.
     """
-    known = {n: np.asarray(speeds[n], dtype=np.float64) for n in LINES if n in speeds}
+    names = schedule_lines()
+    known = {n: np.asarray(speeds[n], dtype=np.float64) for n in names if n in speeds}
     if not known:
-        raise SettingError(f"no schedule to draw; speeds must have one of {', '.join(LINES)}")
+        raise SettingError(f"no schedule to draw; speeds must have one of {', '.join(names)}")
     axes.set_title(title, loc="left", color=INK)
     rates, ratios = np.asarray(alphas, np.float64), np.asarray(speed_ratios, np.float64)
     if len(ratios) == 1:
@@ -78,8 +79,10 @@ def speedup_map(
 
 
 def _draw_lines(axes: Axes, x: Numbers, speeds: Mapping[str, Numbers], across: str) -> None:
+    lines = schedule_lines()
     for name, speed in speeds.items():
-        axes.plot(x, speed, label=in_words(name), markersize=3.5, **LINES[name])  # type: ignore[arg-type]
+        look: dict[str, Any] = asdict(lines[name])
+        axes.plot(x, speed, label=in_words(name), markersize=3.5, **look)
     axes.set_xlabel(across, color=SOFT)
     axes.set_ylabel("speed over AR", color=SOFT)
     axes.grid(color=WAITING.face, linewidth=0.8)
@@ -131,12 +134,13 @@ def _overtakings(speeds: Mapping[str, Numbers]) -> Iterator[Overtaking]:
         contested = np.ma.masked_invalid(np.where(beaten, np.nan, lead))
         if np.any(contested > 0) and np.any(contested < 0):
             yield one, other, contested
-    if HEAD_START in speeds and ScheduleName.PEARL in speeds:
+    plain = next((name for name, kind in SCHEDULES.items() if kind.takes("head_start")), "")
+    if HEAD_START in speeds and plain in speeds:
         # Never behind PEARL, which is the same without one: the line is where it begins to pay.
-        lead = speeds[HEAD_START] - speeds[ScheduleName.PEARL]
+        lead = speeds[HEAD_START] - speeds[plain]
         pays = np.ma.masked_invalid(np.where(lead < TIE, -TIE, lead))
         if np.any(pays > 0) and np.any(pays < 0):
-            yield ScheduleName.PEARL, HEAD_START, pays
+            yield plain, HEAD_START, pays
 
 
 @dataclass(frozen=True, slots=True, eq=False)

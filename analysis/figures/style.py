@@ -6,6 +6,7 @@ so in a print without colours.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +14,7 @@ from typing import Final
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
-from decoding.settings import ScheduleName
+from decoding.kinds import SCHEDULES
 
 INK, SOFT = "#1f2328", "#656d76"
 SMALL: Final = 8.5  # points
@@ -40,17 +41,39 @@ DOWN: Final = Paint("#3b4047", ink="white", hatch="xx", edge="#656d76")
 NO_WORK: Final = Paint("white", edge="#c4cad1")
 
 HEAD_START: Final = "head start"  # PEARL with its best one, in figures a schedule of its own
-LINES: Final[Mapping[str, Mapping[str, str]]] = {
-    ScheduleName.AR: {"color": SOFT, "linestyle": ":", "marker": "."},
-    ScheduleName.SD: {"color": "#b5467f", "linestyle": "--", "marker": "s"},
-    ScheduleName.PEARL: {"color": INK, "linestyle": "-", "marker": "o"},
-    HEAD_START: {"color": "#7a5195", "linestyle": "-.", "marker": "^"},
-}
+
+
+@dataclass(frozen=True, slots=True)
+class LineStyle:
+    """How the line of one schedule looks."""
+
+    color: str
+    linestyle: str
+    marker: str
+
+
+SCHEDULE_LINES: Final = (  # in the order of their table
+    LineStyle(SOFT, ":", "."),
+    LineStyle("#b5467f", "--", "s"),
+    LineStyle(INK, "-", "o"),
+)
+HEAD_START_LINE: Final = LineStyle("#7a5195", "-.", "^")
+FURTHER_LINES: Final = (  # of whatever else there is
+    HEAD_START_LINE,
+    LineStyle("#8c6d1f", "-", "v"),
+    LineStyle("#00798c", "--", "D"),
+)
+
+
+def schedule_lines() -> dict[str, LineStyle]:
+    """The line of every schedule there is, and of PEARL with its best head start."""
+    lines = itertools.chain(SCHEDULE_LINES, itertools.cycle(FURTHER_LINES[1:]))
+    return dict(zip(SCHEDULES, lines, strict=False)) | {HEAD_START: HEAD_START_LINE}
 
 
 def in_words(name: str) -> str:
     """A schedule as figures write it; any other name as it is."""
-    return name.upper() if name in set(ScheduleName) else name
+    return SCHEDULES[name].title if name in SCHEDULES else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ ROWS: Final = {TARGET: 1, DRAFT: 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class BusySpan:
     """A device at work, in seconds; of its time this share was of use."""
 
     began: float
@@ -58,7 +58,7 @@ class View:
     since: float
     until: float
 
-    def shows(self, job: Job) -> bool:
+    def shows(self, job: BusySpan) -> bool:
         return job.ended > self.since and job.began < self.until
 
     def bar(self, row: int, began: float, ended: float) -> Bar:
@@ -98,7 +98,7 @@ def timeline(
     legend_below(axes)
 
 
-def _passes(records: Sequence[Record]) -> Iterator[Job]:
+def _passes(records: Sequence[Record]) -> Iterator[BusySpan]:
     """The target's passes, each with the tokens that were committed because of it.
 
     With a barrier these come when the window beside it is in, and a verdict that took no pass
@@ -118,10 +118,10 @@ def _passes(records: Sequence[Record]) -> Iterator[Job]:
         assert isinstance(record.event, Judged)
         words = f"+{committed[number]}" if record.wanted else ""
         times = {"began": record.event.began, "ended": record.event.ended}
-        yield Job(**times, useful=float(record.wanted), words=words)
+        yield BusySpan(**times, useful=float(record.wanted), words=words)
 
 
-def _windows(records: Sequence[Record]) -> Iterator[Job]:
+def _windows(records: Sequence[Record]) -> Iterator[BusySpan]:
     """The draft's windows, with the share of their tokens that the text has."""
     text = tuple(t for r in records if isinstance(r, Received) for t in r.tokens)
     stood_on: dict[tuple[int, int], Propose] = {}
@@ -133,7 +133,7 @@ def _windows(records: Sequence[Record]) -> Iterator[Job]:
                 asked_for = stood_on.get((window.epoch, window.start)) if wanted else None
                 kept = _kept(window, asked_for, text)
                 share = kept / len(window.drafted) if kept else 0.0
-                yield Job(began=window.began, ended=window.ended, useful=share)
+                yield BusySpan(began=window.began, ended=window.ended, useful=share)
             case _:
                 pass
 
@@ -146,14 +146,14 @@ def _kept(window: Proposed, asked: Propose | None, text: Sequence[TokenId]) -> i
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _view(passes: Sequence[Job], windows: Sequence[Job], first: int, rounds: int) -> View:
+def _view(passes: Sequence[BusySpan], windows: Sequence[BusySpan], first: int, rounds: int) -> View:
     """From the end of the pass before, so that each round is there with its waiting."""
     begins = min(job.began for job in (*passes, *windows))
     since = passes[first - 1].ended if first else begins
     return View(since, passes[first : first + rounds][-1].ended)
 
 
-def _draw_rows(axes: Axes, view: View, jobs: Mapping[Device, Sequence[Job]]) -> None:
+def _draw_rows(axes: Axes, view: View, jobs: Mapping[Device, Sequence[BusySpan]]) -> None:
     bars: dict[str, list[Bar]] = {words: [] for words in PIECES}
     for device, row in ROWS.items():
         shown = [job for job in jobs[device] if view.shows(job)]
@@ -171,7 +171,7 @@ def _draw_rows(axes: Axes, view: View, jobs: Mapping[Device, Sequence[Job]]) -> 
     axes.set_ylim(-0.75, 1.45)
 
 
-def _gaps(jobs: Sequence[Job], view: View) -> Iterator[tuple[float, float]]:
+def _gaps(jobs: Sequence[BusySpan], view: View) -> Iterator[tuple[float, float]]:
     """The stretches of the view in which no job runs."""
     free = view.since
     for job in sorted(jobs, key=lambda job: job.began):
@@ -182,7 +182,7 @@ def _gaps(jobs: Sequence[Job], view: View) -> Iterator[tuple[float, float]]:
         yield free, view.until
 
 
-def _write_counts(axes: Axes, view: View, shown: Sequence[Job]) -> None:
+def _write_counts(axes: Axes, view: View, shown: Sequence[BusySpan]) -> None:
     room = width_in_points(axes) / len(shown) / 2  # half of a round may be waiting
     for job in filter(view.shows, shown):
         bar = view.bar(1, job.began, job.ended)

@@ -32,7 +32,7 @@ from pearl.progress import bar
 if TYPE_CHECKING:
     from actors.checking import ModelPair
     from actors.engine_settings import EngineSettings
-    from analysis.benchmark import Run, System
+    from analysis.benchmark import BenchmarkRun, System
     from analysis.traces import Request
     from pearl.harness.competitors import Competitor, Contest, StandIns
 
@@ -54,7 +54,7 @@ class Outcome:
     """Everything that was run, for `analysis.benchmark.report`."""
 
     systems: list[System]
-    runs: list[Run]
+    runs: list[BenchmarkRun]
     traced: dict[str, list[Request]]
     tuned: dict[Family, Tuned]
     others: float
@@ -175,7 +175,7 @@ def _over(found: Speeds, each: Competitor, alone: Competitor) -> float:
 
 async def _measure(
     stage: Stage, chosen: Sequence[Competitor], prompts: Sequence[str], rounds: int
-) -> list[Run]:
+) -> list[BenchmarkRun]:
     """Every prompt by everybody, in every round."""
     found, every = [], turns(chosen, prompts, rounds)
     with bar(len(every), "runs") as advance:

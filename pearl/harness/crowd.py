@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from actors.engine import Engine, Result
     from actors.engine_settings import EngineSettings
     from analysis.benchmark import Difference
-    from analysis.crowds import Crowd, Level, Times
+    from analysis.crowds import BatchTimes, Crowd, Level
     from decoding.messages import TokenId
     from pearl.harness.competitors import Contest
 
@@ -170,9 +170,9 @@ def _as_crowd(done: Done, eos: tuple[TokenId, ...]) -> Crowd:
     )
 
 
-def _times(crowds: Sequence[Crowd]) -> Times | None:
+def _times(crowds: Sequence[Crowd]) -> BatchTimes | None:
     """How long passes of so many rows took, in all crowds; None where too little was timed."""
-    from analysis.crowds import Times
+    from analysis.crowds import BatchTimes
     from simulator import profiling
 
     together = [[recording(request) for request in crowd.requests] for crowd in crowds]
@@ -181,12 +181,12 @@ def _times(crowds: Sequence[Crowd]) -> Times | None:
         draft = profiling.fit([s for crowd in together for s in profiling.windows(crowd)])
     except SettingError:
         return None
-    return Times(draft=draft.measured, target=target.measured)
+    return BatchTimes(draft=draft.measured, target=target.measured)
 
 
 def _differences(done: Sequence[Done]) -> list[Difference]:
     """Texts that are not AR's, where they must be."""
-    from analysis.benchmark import Run, System, differences
+    from analysis.benchmark import BenchmarkRun, System, differences
 
     settings = {each.system: each.settings for each in done}
     compared = [
@@ -199,7 +199,7 @@ def _differences(done: Sequence[Done]) -> list[Difference]:
         for name, way in settings.items()
     ]
     runs = [
-        Run(
+        BenchmarkRun(
             system=each.system,
             prompt=place,
             round=each.in_flight,

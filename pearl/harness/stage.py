@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from actors.checking import CheckedPair, ModelPair
     from actors.engine import Engine
     from actors.runners.reference import Assistance, ReferenceSpec
-    from analysis.benchmark import Run, System
+    from analysis.benchmark import BenchmarkRun, System
     from pearl.harness.competitors import Competitor, Contest
 
 
@@ -77,9 +77,9 @@ class Stage:
             return len(set(self._places.values()))
         return 1 if each.family is Family.ASSISTED else len(Role)
 
-    async def run(self, each: Competitor, prompt: str, limit: int | None = None) -> Run:
+    async def run(self, each: Competitor, prompt: str, limit: int | None = None) -> BenchmarkRun:
         """One text; `limit` makes it shorter."""
-        from analysis.benchmark import Run
+        from analysis.benchmark import BenchmarkRun
 
         most = min(limit or self._most, self._most)
         memory = PeakMemory(self._computing(each))
@@ -89,7 +89,7 @@ class Stage:
             written = await self._ours(prompt, replace(each.way, max_new_tokens=most))
         else:
             written = await self._library(prompt, each.way, most)
-        return Run(
+        return BenchmarkRun(
             system=each.name,
             prompt=0,
             round=0,

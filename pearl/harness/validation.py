@@ -13,8 +13,10 @@ from pearl.progress import bar
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from analysis.comparison import Group
+    from analysis.parameters import Constants
     from analysis.traces import Request
-    from analysis.validation import BestWindow, Group, Validation
+    from analysis.validation import BestWindow, Validation
     from simulator.profiling import Recording
     from simulator.world import Pair
 
@@ -31,6 +33,8 @@ def validate(requests: dict[str, list[Request]]) -> Validation:
         MalformedTraceError: no target pass, or no draft step, was timed in any of them.
     """
     from analysis import validation
+    from analysis.comparison import Group
+    from analysis.parameters import Constants
     from simulator import attribution
 
     recorded = {name: [recording(r) for r in found] for name, found in requests.items()}
@@ -45,14 +49,12 @@ def validate(requests: dict[str, list[Request]]) -> Validation:
                 if step != "figures"
             }
             groups.append(
-                validation.Group(
-                    name=name, requests=tuple(found), seconds=seconds, simulated=steps.figures
-                )
+                Group(name=name, requests=tuple(found), seconds=seconds, simulated=steps.figures)
             )
             advance()
-        best = _best_window(groups, recorded, pair)
+        constants = Constants(step_s=pair.draft.seconds(1), pass_s=pair.target.seconds(1))
+        best = _best_window(groups, recorded, constants)
         advance()
-    constants = validation.Constants(step_s=pair.draft.seconds(1), pass_s=pair.target.seconds(1))
     return validation.validate(groups, constants, best_window=best, notes=list(_notes(groups)))
 
 
@@ -74,28 +76,26 @@ def _pair(requests: dict[str, list[Request]], recorded: dict[str, list[Recording
 
 
 def _best_window(
-    groups: Sequence[Group], recorded: dict[str, list[Recording]], pair: Pair
+    groups: Sequence[Group], recorded: dict[str, list[Recording]], constants: Constants
 ) -> BestWindow | None:
     """What every window would give, with the luck and times of the first run of PEARL."""
     from analysis import theory, traces, validation
-    from analysis.statistics import acceptance
+    from analysis.parameters import assumptions, rate_of, window
     from simulator import attribution
 
     group = next((g for g in groups if g.settings.kind.parallel), None)
     if group is None or traces.overlap(group.requests):
         return None
-    recordings = recorded[group.name]
-    c = pair.speed_ratio
-    widest = min(WIDEST_TRIED, max(round(2 * c), validation.window(group)) + 2)
-    speeds = attribution.speeds(recordings, group.settings, range(1, widest + 1))
-    rate = acceptance([r.luck for r in group.requests]).independent.value
+    gamma, rate, c = window(group.requests), rate_of(group.requests), constants.speed_ratio
+    tried = range(1, min(WIDEST_TRIED, max(round(2 * c), gamma) + 2) + 1)
+    speeds = attribution.speeds(recorded[group.name], group.settings, tried)
     if not speeds or rate is None:
         return None
     alone = next((g for g in groups if not g.settings.kind.drafts), None)
-    passes = pair.target.seconds(1) if alone is None else _seconds_per_token(alone)
+    passes = constants.pass_s if alone is None else _seconds_per_token(alone)
     return validation.BestWindow(
         speed_ratio=c,
-        theory=int(theory.best_pearl_gamma(rate, c, group.settings.head_start)),
+        theory=int(theory.best_gamma(assumptions(group.settings, gamma, rate, constants))),
         simulated={gamma: speed * passes for gamma, speed in speeds.items()},
     )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from actors.engine_settings import EngineSettings
-    from analysis.benchmark import Difference, Quantiles, Report, Row, Run
+    from analysis.benchmark import BenchmarkRun, Difference, Quantiles, Report, Standing
     from analysis.crowds import Level
     from pearl.harness.competitors import Contest, Family
     from pearl.harness.contest import Outcome, Tuned
@@ -72,7 +72,7 @@ def level_as_builtins(found: Level) -> dict[str, Any]:
     return plain | as_object({"tokens_per_s": found.tokens_per_s})
 
 
-def _row(row: Row, outcome: Outcome) -> dict[str, Any]:
+def _row(row: Standing, outcome: Outcome) -> dict[str, Any]:
     figures = {
         name: value
         for name in row.__struct_fields__
@@ -115,7 +115,7 @@ def _how(way: Any) -> dict[str, Any]:
             return {}
 
 
-def run_as_builtins(run: Run) -> dict[str, Any]:
+def run_as_builtins(run: BenchmarkRun) -> dict[str, Any]:
     """A single run, without its text."""
     first, last = run.arrivals[0][0], run.arrivals[-1][0]
     return {

@@ -12,7 +12,8 @@ from pearl.showing.tables import NONE, as_object, digits, share, table, with_end
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from analysis.validation import System, Validation
+    from analysis.comparison import Comparison
+    from analysis.validation import Validation
     from decoding.estimates import Estimate
 
 WIDTH: Final = 100
@@ -43,8 +44,8 @@ def as_builtins(found: Validation) -> dict[str, Any]:
     }
 
 
-def _system(system: System) -> dict[str, Any]:
-    from analysis.validation import parts
+def _system(system: Comparison) -> dict[str, Any]:
+    from analysis.gap import parts
 
     figures = {**_estimates(system.measured), "speedup_over_ar": system.speedup_over_ar}
     measured, lengths = as_object(figures), as_object(_estimates(system.run_length))
@@ -161,7 +162,7 @@ def _three(theory: float, simulation: float | None, measured: Estimate, places: 
 
 def _gaps(found: Validation) -> Table:
     """From theory to the run."""
-    from analysis.validation import PARTS_OF, parts
+    from analysis.gap import PARTS_OF, parts
 
     heads = [name.replace("_", " ") for name in PARTS_OF]
     shown = table("", *heads, "speed", title="from theory to the run")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-import msgspec
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,11 @@ from pearl.asking import what_if
 from pearl.asking.options import options
 from pearl.asking.values import check_number
 from pearl.showing.terminal import print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from analysis.theory import Assumptions, Expected
 
 QUESTION = [
     click.option("--alpha", type=float, metavar="A", default=what_if.ALPHA, show_default=True,
@@ -34,78 +39,9 @@ QUESTION = [
                  help="What each window of the draft waits for its messages, in target passes."),
 ]  # fmt: skip
 
+COSTS: Final = ("overhead", "growth", "link")
 COLUMNS: Final = ("tokens per pass", "speed over AR", "over SD", "draft idle", "target idle",
                   "wasted")  # fmt: skip
-
-
-class Lengths(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a run, in three conventions; null in JSON where a run has no end (alpha 1)."""
-
-    accepted: float
-    emitted: float
-    emitted_given_preverify: float
-
-
-class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """One schedule, and what theory says of it; idle and wasted are shares."""
-
-    name: str
-    gamma: int
-    head_start: int
-    tokens_per_target_pass: float
-    speedup_over_ar: float
-    draft_idle: float
-    target_idle: float
-    wasted: float
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What theory says of PEARL on this pair.
-
-    Args:
-        speedup_over_sd: over speculative decoding at its own best gamma.
-        best_gamma: of PEARL, with this head start and overhead.
-        best_head_start: with this gamma and overhead.
-        break_even_overhead: at which PEARL is as fast as AR; negative where it never is.
-        draft_idle, target_idle: shares of the time.
-        wasted: share of the draft's tokens.
-    """
-
-    alpha: float
-    speed_ratio: float
-    gamma: int
-    head_start: int
-    overhead: float
-    growth: float
-    link: float
-    tokens_per_target_pass: float
-    speedup_over_ar: float
-    speedup_over_sd: float
-    best_gamma: int
-    best_head_start: int
-    break_even_overhead: float
-    draft_idle: float
-    target_idle: float
-    wasted: float
-    run_length: Lengths
-
-
-_LENGTHS: Final = Lengths.__struct_fields__
-
-
-class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """A draft and a target, and what a round costs beside them."""
-
-    alpha: float
-    speed_ratio: float
-    overhead: float
-    growth: float
-    link: float
-
-    @property
-    def further(self) -> dict[str, Any]:
-        """What closed forms take by name."""
-        return {"growth": self.growth, "link": self.link}
 
 
 @click.command(name="theory")
@@ -117,17 +53,23 @@ def command(*, as_json: bool, **given: Any) -> None:
     Acceptance is independent, rounds have a barrier, and texts are without end; `pearl simulate`
     needs none of that.
     """
+    from analysis.theory import Assumptions, best_gamma, expected
+
     gamma, head_start = _numbers(given)
-    pair = Pair(**{name: given[name] for name in Pair.__struct_fields__})
-    best_gamma = _best_gamma(pair, head_start)
-    chosen = best_gamma if gamma is None else gamma
-    sd, plain = _speculative(pair), _pearl(pair, chosen, head_start)
-    found = _answer(pair, plain, sd, best_gamma)
+    pair = {name: given[name] for name in ("speed_ratio", *COSTS)} | {"acceptance": given["alpha"]}
+    plain = Assumptions("pearl", head_start=head_start, **pair)
+    best = int(best_gamma(plain))
+    plain = replace(plain, gamma=best if gamma is None else gamma)
+    in_turns = Assumptions("sd", **pair)
+    sd = expected(replace(in_turns, gamma=best_gamma(in_turns)))
+    found = _answer(expected(plain), sd, best)
     if as_json:
         print_json(found)
-    else:
-        ahead = _pearl(pair, chosen, found.best_head_start)
-        _show(found, [_alone(), sd, plain, *([ahead] if ahead != plain else [])])
+        return
+    ahead = found["best_head_start"]
+    lines = [expected(Assumptions("ar", **pair)), sd, expected(plain)]
+    lines += [] if ahead == head_start else [expected(replace(plain, head_start=ahead))]
+    _show(found, lines, float(sd.speedup))
 
 
 def _numbers(given: dict[str, Any]) -> tuple[int | None, int]:
@@ -146,142 +88,93 @@ def _numbers(given: dict[str, Any]) -> tuple[int | None, int]:
     head_start: int = given["head_start"]
     allowed = f"a whole number from 0 to {WIDEST_GAMMA}"
     check(head_start, "head-start", allowed, lambda k: 0 <= k <= WIDEST_GAMMA)
-    for name in ("overhead", "growth", "link"):
+    for name in COSTS:
         check(given[name], name, "0 or more", lambda share: share >= 0)
     return number, head_start
 
 
-# -- the schedules -----------------------------------------------------------------------------
+def _answer(pearl: Expected, sd: Expected, best: int) -> dict[str, Any]:
+    """What theory says of PEARL on this pair; null in JSON where a run has no end (alpha 1).
+
+    Args:
+        pearl: as asked.
+        sd: speculative decoding at its own best gamma.
+        best: gamma of PEARL, with this head start and these costs.
+    """
+    from analysis.theory import best_head_start
+
+    assumed = pearl.assumed
+    costs = {name: float(getattr(assumed, name)) for name in COSTS}
+    return {
+        "alpha": float(assumed.acceptance),
+        "speed_ratio": float(assumed.speed_ratio),
+        "gamma": int(assumed.gamma),
+        "head_start": int(assumed.head_start),
+        **costs,
+        "tokens_per_target_pass": float(pearl.tokens_per_pass),
+        "speedup_over_ar": float(pearl.speedup),
+        "speedup_over_sd": float(pearl.speedup / sd.speedup),
+        "best_gamma": best,
+        "best_head_start": int(best_head_start(assumed)),
+        "break_even_overhead": float(pearl.break_even_overhead),
+        "draft_idle": float(pearl.draft_idle),
+        "target_idle": float(pearl.target_idle),
+        "wasted": float(pearl.wasted),
+        "run_length": {
+            "accepted": float(pearl.accepted_per_run),
+            "emitted": float(pearl.emitted_per_run),
+            "emitted_given_preverify": float(pearl.emitted_given_preverify),
+        },
+    }
 
 
-def _best_gamma(pair: Pair, head_start: int) -> int:
-    from analysis import theory
+def _show(found: dict[str, Any], lines: Sequence[Expected], sd: float) -> None:
+    """The schedules, then what holds for PEARL alone.
 
-    a, c, overhead = pair.alpha, pair.speed_ratio, pair.overhead
-    return int(theory.best_pearl_gamma(a, c, head_start, overhead, **pair.further))
-
-
-def _alone() -> Line:
-    """The target without a draft: the measure of speed, which pays no overhead."""
-    return Line(
-        name="AR",
-        gamma=0,
-        head_start=0,
-        tokens_per_target_pass=1.0,
-        speedup_over_ar=1.0,
-        draft_idle=1.0,
-        target_idle=0.0,
-        wasted=0.0,
-    )
-
-
-def _speculative(pair: Pair) -> Line:
-    """At its best gamma."""
-    from analysis import theory
-
-    a, c, overhead = pair.alpha, pair.speed_ratio, pair.overhead
-    g = int(theory.best_speculative_gamma(a, c, overhead, **pair.further))
-    idle = theory.speculative_idle(g, c, overhead, **pair.further)
-    return Line(
-        name="SD",
-        gamma=g,
-        head_start=0,
-        tokens_per_target_pass=float(theory.speculative_tokens_per_pass(a, g)),
-        speedup_over_ar=float(theory.speculative_speedup(a, g, c, overhead, **pair.further)),
-        draft_idle=float(idle.draft),
-        target_idle=float(idle.target),
-        wasted=float(theory.speculative_wasted(a, g)),
-    )
-
-
-def _pearl(pair: Pair, g: int, k: int) -> Line:
-    from analysis import theory
-
-    a, c, overhead = pair.alpha, pair.speed_ratio, pair.overhead
-    idle = theory.pearl_idle(a, g, c, k, overhead, **pair.further)
-    return Line(
-        name="PEARL",
-        gamma=g,
-        head_start=k,
-        tokens_per_target_pass=float(theory.pearl_tokens_per_pass(a, g, k)),
-        speedup_over_ar=float(theory.pearl_speedup(a, g, c, k, overhead, **pair.further)),
-        draft_idle=float(idle.draft),
-        target_idle=float(idle.target),
-        wasted=float(theory.pearl_wasted(a, g, k)),
-    )
-
-
-def _answer(pair: Pair, pearl: Line, sd: Line, best_gamma: int) -> Answer:
-    from analysis import theory
-
-    a, c, g, k = pair.alpha, pair.speed_ratio, pearl.gamma, pearl.head_start
-    length = theory.pearl_run_length(a, g, k)
-    return Answer(
-        alpha=a,
-        speed_ratio=c,
-        gamma=g,
-        head_start=k,
-        overhead=pair.overhead,
-        **pair.further,
-        tokens_per_target_pass=pearl.tokens_per_target_pass,
-        speedup_over_ar=pearl.speedup_over_ar,
-        speedup_over_sd=pearl.speedup_over_ar / sd.speedup_over_ar,
-        best_gamma=best_gamma,
-        best_head_start=int(theory.best_head_start(a, g, c, pair.overhead, **pair.further)),
-        break_even_overhead=float(theory.break_even_overhead(a, g, c, k, **pair.further)),
-        draft_idle=pearl.draft_idle,
-        target_idle=pearl.target_idle,
-        wasted=pearl.wasted,
-        run_length=Lengths(**{name: float(getattr(length, name)) for name in _LENGTHS}),
-    )
-
-
-# -- the readable answer -----------------------------------------------------------------------
-
-
-def _show(found: Answer, lines: list[Line]) -> None:
-    """The schedules, then what holds for PEARL alone."""
-    console, sd = Console(highlight=False), lines[1]
-    costs = {name: getattr(found, name) for name in ("overhead", "growth", "link")}
-    also = "".join(f", {name} {cost:.4g}" for name, cost in costs.items() if cost)
-    console.print(f"alpha {found.alpha:.4g}, speed ratio {found.speed_ratio:.4g}{also}")
+    Args:
+        found: of PEARL.
+        lines: of the table.
+        sd: speed of speculative decoding.
+    """
+    console = Console(highlight=False)
+    also = "".join(f", {name} {found[name]:.4g}" for name in COSTS if found[name])
+    console.print(f"alpha {found['alpha']:.4g}, speed ratio {found['speed_ratio']:.4g}{also}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
     for head in COLUMNS:
         table.add_column(head, justify="right", min_width=6)
     for line in lines:
-        table.add_row(_name(line), *_cells(line, sd))
+        table.add_row(_name(line.assumed), *_cells(line, sd))
     console.print(table)
-    length = found.run_length
+    accepted, emitted, given = found["run_length"].values()
     console.print(
-        f"A run of PEARL, from one rejection to the next: {length.accepted:.4g} tokens accepted, "
-        f"{length.emitted:.4g} emitted, {length.emitted_given_preverify:.4g} emitted where the "
-        "first was accepted.",
+        f"A run of PEARL, from one rejection to the next: {accepted:.4g} tokens accepted, "
+        f"{emitted:.4g} emitted, {given:.4g} emitted where the first was accepted.",
         soft_wrap=True,
     )
     console.print(
-        f"PEARL is at its best with gamma {found.best_gamma}, and with gamma {found.gamma} at head "
-        f"start {found.best_head_start}. {_break_even(found.break_even_overhead)}",
+        f"PEARL is at its best with gamma {found['best_gamma']}, and with gamma {found['gamma']} "
+        f"at head start {found['best_head_start']}. {_break_even(found['break_even_overhead'])}",
         soft_wrap=True,
     )
 
 
-def _cells(line: Line, sd: Line) -> tuple[str, ...]:
+def _cells(line: Expected, sd: float) -> tuple[str, ...]:
     """Under `COLUMNS`."""
     return (
-        f"{line.tokens_per_target_pass:.3f}",
-        f"{line.speedup_over_ar:.3f}",
-        f"{line.speedup_over_ar / sd.speedup_over_ar:.3f}",
+        f"{line.tokens_per_pass:.3f}",
+        f"{line.speedup:.3f}",
+        f"{line.speedup / sd:.3f}",
         f"{line.draft_idle:.1%}",
         f"{line.target_idle:.1%}",
-        f"{line.wasted:.1%}" if line.gamma else "",
+        f"{line.wasted:.1%}" if line.assumed.kind.drafts else "",
     )
 
 
-def _name(line: Line) -> str:
-    gamma = f", gamma {line.gamma}" if line.gamma else ""
-    ahead = f", head start {line.head_start}" if line.head_start else ""
-    return f"{line.name}{gamma}{ahead}"
+def _name(assumed: Assumptions) -> str:
+    gamma = f", gamma {int(assumed.gamma)}" if assumed.kind.drafts else ""
+    ahead = f", head start {int(assumed.head_start)}" if assumed.head_start else ""
+    return f"{assumed.kind.title}{gamma}{ahead}"
 
 
 def _break_even(overhead: float) -> str:

@@ -29,7 +29,7 @@ from actors.membership import Connection, Membership
 from actors.deadlines import Patience
 from actors.wire import Finished
 from decoding.errors import PeerError, PlacementError, ProtocolError
-from decoding.messages import DEVICES, DRAFT, TARGET, Device, TokenId
+from decoding.messages import DEVICES, DRAFT, TARGET, Device, Role, TokenId
 from decoding.settings import Settings
 from tests.actors.pairs import SavedPair
 from tests.actors.requests import AR, PROMPTS, VARIANTS, all_at_once, sampled

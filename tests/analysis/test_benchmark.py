@@ -8,57 +8,57 @@ from typing import Any, Final
 import pytest
 from msgspec.structs import replace
 
-from analysis import theory
 from analysis.benchmark import (
+    BenchmarkRun,
     Difference,
     Quantiles,
     Report,
-    Run,
     System,
     allowed,
     differences,
     first_difference,
-    own_constants,
     quantiles,
     report,
     token_times,
 )
+from analysis.parameters import own_constants
 from analysis.statistics import acceptance
 from analysis.traces import Request
 from decoding.estimates import Estimate, of_median, of_ratio
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator.acceptance import Independent
 from simulator.answers import run as simulated
 from simulator.costs import Affine
 from simulator.links import Network
 from simulator.workload import ClosedLoop, Fixed, Workload
 from simulator.world import Pair, Scenario
+from tests.analysis.forms import pearl
 from tests.decoding.test_summaries import LONG, SHORT
 from tests.simulator.measuring import PASS_S
 
-AR: Final = System(name="AR", settings=Settings(schedule=ScheduleName.AR), devices=1)
-SD: Final = System(name="SD 4", settings=Settings(schedule=ScheduleName.SD, gamma=4), devices=2)
+AR: Final = System(name="AR", settings=Settings(schedule="ar"), devices=1)
+SD: Final = System(name="SD 4", settings=Settings(schedule="sd", gamma=4), devices=2)
 PEARL: Final = System(name="PEARL 5", settings=Settings(gamma=5), devices=2)
 LIBRARY: Final = System(name="HF generate", settings=None, devices=1)
 TEXT: Final = tuple(range(8))
 
 
-def one(system: System, prompt: int, seconds: float, **more: Any) -> Run:
+def one(system: System, prompt: int, seconds: float, **more: Any) -> BenchmarkRun:
     """Eight tokens in so many seconds, the first of them after a quarter of that."""
     given: dict[str, Any] = {
         "round": 1,
         "tokens": TEXT,
         "arrivals": ((seconds / 4, 1), (seconds, 7)),
     }
-    return Run(system=system.name, prompt=prompt, **(given | more))
+    return BenchmarkRun(system=system.name, prompt=prompt, **(given | more))
 
 
-def runs(system: System, *seconds: float, **more: Any) -> list[Run]:
+def runs(system: System, *seconds: float, **more: Any) -> list[BenchmarkRun]:
     """One a prompt."""
     return [one(system, prompt, taken, **more) for prompt, taken in enumerate(seconds)]
 
 
-def compared(*groups: list[Run], systems: Sequence[System] = (AR, SD, PEARL)) -> Report:
+def compared(*groups: list[BenchmarkRun], systems: Sequence[System] = (AR, SD, PEARL)) -> Report:
     return report(systems, [run for group in groups for run in group])
 
 
@@ -250,8 +250,8 @@ def decoded(
 @pytest.mark.parametrize(
     "settings",
     [
-        Settings(schedule=ScheduleName.AR),
-        Settings(schedule=ScheduleName.SD, gamma=4),
+        Settings(schedule="ar"),
+        Settings(schedule="sd", gamma=4),
         Settings(gamma=5, strict=True),
         Settings(gamma=4, head_start=1),
     ],
@@ -269,7 +269,7 @@ def test_where_messages_take_no_time_all_that_is_allowed_is_achieved(settings: S
 def test_what_messages_take_is_missing() -> None:
     """A tenth of a pass for every round, of a target that waits for every command."""
     network = Network(control_s=PASS_S / 10, foresight=False)
-    requests = decoded(Settings(schedule=ScheduleName.AR), network=network)
+    requests = decoded(Settings(schedule="ar"), network=network)
 
     found = allowed(requests)
 
@@ -281,7 +281,7 @@ def test_what_messages_take_is_missing() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [Settings(schedule=ScheduleName.AR), Settings(gamma=4)],
+    [Settings(schedule="ar"), Settings(gamma=4)],
     ids=lambda settings: str(settings.schedule),
 )
 def test_messages_that_nobody_waits_for_are_not_missing(settings: Settings) -> None:
@@ -302,7 +302,7 @@ def test_theory_is_asked_at_each_requests_own_acceptance() -> None:
 
     assert found is not None
     assert found.tokens_per_s == pytest.approx(
-        of_median([theory.pearl_speedup(rate, 5, 5) / PASS_S for rate in rates]).value
+        of_median([pearl(rate, 5, 5).speedup / PASS_S for rate in rates]).value
     )
 
 
@@ -311,7 +311,7 @@ def test_times_are_those_behind_the_prompt() -> None:
     pair = Pair(draft=Affine(base=0.25, per_token=0.25), target=Affine(base=1.0, per_token=0.5))
 
     found = own_constants(decoded(Settings(gamma=2, strict=True), pair=pair, prompt=100))
-    alone = own_constants(decoded(Settings(schedule=ScheduleName.AR), pair=pair, prompt=100))
+    alone = own_constants(decoded(Settings(schedule="ar"), pair=pair, prompt=100))
 
     assert alone is not None
     assert alone.pass_s == pytest.approx(pair.target.seconds(1))

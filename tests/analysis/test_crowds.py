@@ -6,16 +6,21 @@ from typing import Final
 
 import pytest
 
-from analysis import theory
-from analysis.crowds import Crowd, Times, allowed, levels
+from analysis.crowds import BatchTimes, Crowd, allowed, levels
 from analysis.statistics import acceptance
 from analysis.traces import Request
 from decoding.estimates import of_ratio
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
+from simulator.acceptance import Independent
+from simulator.answers import run
+from simulator.costs import Affine
+from simulator.workload import ClosedLoop, Fixed, Workload
+from simulator.world import Pair, Scenario
+from tests.analysis.forms import pearl, sd
 from tests.analysis.test_benchmark import decoded
 
-AR: Final = Settings(schedule=ScheduleName.AR)
-SD: Final = Settings(schedule=ScheduleName.SD, gamma=4)
+AR: Final = Settings(schedule="ar")
+SD: Final = Settings(schedule="sd", gamma=4)
 PEARL: Final = Settings(gamma=5, strict=True)
 
 
@@ -29,7 +34,7 @@ def judge(tokens: int, rows: int) -> float:
     return 0.5 + 0.5 * rows + 0.05 * (tokens - 1)
 
 
-TIMES: Final = Times(draft=step, target=judge)
+TIMES: Final = BatchTimes(draft=step, target=judge)
 
 
 def crowd(name: str, requests: list[Request], seconds: float) -> Crowd:
@@ -89,39 +94,57 @@ def test_alone_the_target_is_allowed_a_token_a_row_of_each_pass() -> None:
     assert allowed([crowd("AR", alone[:4], 1.0)], TIMES) == pytest.approx(4 / judge(1, 4))
 
 
-def closed_form(settings: Settings, requests: list[Request], rows: int) -> float:
-    """Tokens a second of as many rows that go together."""
-    form = theory.pearl_speedup if settings is PEARL else theory.speculative_speedup
-    rate = float(acceptance([request.luck for request in requests]).independent)
-    pass_s = judge(5, rows)  # of gamma, or of gamma and the token before
-    return rows * float(form(rate, int(settings.gamma), pass_s / step(1, rows))) / pass_s
+def rate_of(requests: list[Request]) -> float:
+    return float(acceptance([request.luck for request in requests]).independent)
 
 
-def test_with_a_draft_the_closed_form_has_passes_and_steps_of_as_many_rows() -> None:
+def test_with_a_draft_passes_and_steps_are_of_as_many_rows() -> None:
+    """A round of three rows lasts as long as its window or its pass, and settles 3 tau."""
     requests = decoded(PEARL)[:3]
 
     found = allowed([crowd("", requests, 1.0)], TIMES)
 
-    assert found == pytest.approx(closed_form(PEARL, requests, 3))
+    tokens = 3 * pearl(rate_of(requests), 5).tokens_per_pass
+    assert found == pytest.approx(tokens / max(5 * step(1, 3), judge(5, 3)))
 
 
 def test_while_one_request_is_drafted_another_is_judged() -> None:
     """Until the slower of the devices never rests; passes of two rows must not cost more."""
     requests = decoded(SD)[:2]
-    dear = Times(draft=step, target=lambda tokens, rows: rows * judge(tokens, 1))
-    drafting, judging = 4 * step(1, 1), judge(5, 1)
+    dear = BatchTimes(draft=step, target=lambda tokens, rows: rows * judge(tokens, 1))
 
     found = allowed([crowd("", requests, 1.0)], dear)
 
-    assert found == pytest.approx(
-        closed_form(SD, requests, 1) * (drafting + judging) / max(drafting, judging)
-    )
+    rounds_per_s = 1 / max(4 * step(1, 1), judge(5, 1))
+    assert found == pytest.approx(sd(rate_of(requests), 4).tokens_per_pass * rounds_per_s)
 
 
 def test_one_request_takes_turns_with_itself_alone() -> None:
     requests = decoded(SD)[:1]
 
-    assert allowed([crowd("", requests, 1.0)], TIMES) == pytest.approx(closed_form(SD, requests, 1))
+    found = allowed([crowd("", requests, 1.0)], TIMES)
+
+    seconds = 4 * step(1, 1) + judge(5, 1)
+    assert found == pytest.approx(sd(rate_of(requests), 4).tokens_per_pass / seconds)
+
+
+@pytest.mark.parametrize("users", [1, 3])
+def test_a_simulated_crowd_is_as_fast_as_it_is_allowed_to_be(users: int) -> None:
+    """Passes and steps whose time depends on the rows alone, so that all users stay in step."""
+    pair = Pair(draft=Affine(base=0.01, per_row=0.001), target=Affine(base=0.04, per_row=0.02))
+    load = Workload(requests=users, arrivals=ClosedLoop(users), output=Fixed(2000))
+    scenario = Scenario(settings=PEARL, acceptance=Independent(0.8), pair=pair, workload=load)
+    records = run(scenario, seed=4, trace=True).records
+    own = [tuple(record for record in records if record.request == n) for n in range(users)]
+    requests = [Request(name="", settings=PEARL, prompt=1, records=each) for each in own]
+    seconds = min(each[-1].at - each[0].at for each in own)
+
+    found = allowed(
+        [crowd("", requests, seconds)],
+        BatchTimes(draft=pair.draft.seconds, target=pair.target.seconds),
+    )
+
+    assert found == pytest.approx(users * 2000 / seconds, rel=0.05)
 
 
 def test_growth_in_theory_is_over_that_of_the_smallest_number() -> None:

@@ -29,7 +29,7 @@ from analysis.figures import (
 )
 from decoding.errors import SettingError
 from decoding.messages import DRAFT, TARGET, Drafted, Judged, Propose, Proposed
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.trace import Received, Record, Sent
 from simulator.answers import run
 from simulator.workload import Fixed, Workload
@@ -240,7 +240,7 @@ def test_the_bars_of_a_simulated_run_are_as_long_as_its_metrics_say(
     """A draft step takes 5 ms, so the metrics' tokens are so many milliseconds of bars."""
     result = run(
         Scenario(
-            settings=Settings(schedule=ScheduleName(schedule), gamma=4),
+            settings=Settings(schedule=schedule, gamma=4),
             pair=Pair.of(5, target_s=0.025),
             workload=Workload(output=Fixed(200)),
         ),

@@ -14,8 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import figures
-from analysis.figures import HEAD_START, Point, Row
+from analysis.figures import HEAD_START, MeasuredSpeed, ThreeAnswers
+from analysis.figures.style import schedule_lines
 from decoding.estimates import Estimate
+from decoding.kinds import SCHEDULES
+from tests.analysis.forms import EAGER
 
 SPEEDS = {
     "SD": lambda gamma: 1 + gamma / 10,
@@ -41,8 +44,18 @@ def line(axes: Axes, label: str) -> Line2D:
 # -- speed against gamma ---------------------------------------------------------------------------
 
 
+def test_a_schedule_that_is_added_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = schedule_lines()
+    monkeypatch.setitem(SCHEDULES, "eager", EAGER)
+
+    lines = schedule_lines()
+
+    assert {name: lines[name] for name in before} == before
+    assert lines["eager"] not in before.values()
+
+
 def test_a_measured_speed_stands_at_its_window_with_its_interval(axes: Axes) -> None:
-    point = Point(name="PEARL", gamma=4, speedup=Estimate(2.0, 1.7, 2.1))
+    point = MeasuredSpeed(name="PEARL", gamma=4, speedup=Estimate(2.0, 1.7, 2.1))
     figures.speedup_against_gamma(axes, [point], theory=SPEEDS)
 
     (drawn,) = [c for c in axes.containers if isinstance(c, ErrorbarContainer)]
@@ -53,7 +66,7 @@ def test_a_measured_speed_stands_at_its_window_with_its_interval(axes: Axes) -> 
 
 
 def test_theory_is_drawn_under_the_data_over_whole_windows(axes: Axes) -> None:
-    points = [Point(name="SD", gamma=10, speedup=Estimate(1.9))]
+    points = [MeasuredSpeed(name="SD", gamma=10, speedup=Estimate(1.9))]
     figures.speedup_against_gamma(axes, points, theory=SPEEDS)
     law = line(axes, "PEARL, theory")
 
@@ -64,7 +77,7 @@ def test_theory_is_drawn_under_the_data_over_whole_windows(axes: Axes) -> None:
 
 
 def test_theory_and_data_of_one_schedule_have_one_colour(axes: Axes) -> None:
-    points = [Point(name="SD", gamma=4, speedup=Estimate(1.4))]
+    points = [MeasuredSpeed(name="SD", gamma=4, speedup=Estimate(1.4))]
     figures.speedup_against_gamma(axes, points, theory=SPEEDS)
 
     (drawn,) = [c for c in axes.containers if isinstance(c, ErrorbarContainer)]
@@ -97,8 +110,8 @@ def test_runs_are_drawn_over_the_geometric_law(axes: Axes) -> None:
 
 def test_each_system_has_a_line_with_three_marks(axes: Axes) -> None:
     rows = [
-        Row(name="AR", theory=30.0, simulation=29.0, measured=Estimate(28.0, 27.0, 29.0)),
-        Row(name="PEARL", theory=70.0, simulation=None, measured=Estimate(60.0)),
+        ThreeAnswers(name="AR", theory=30.0, simulation=29.0, measured=Estimate(28.0, 27.0, 29.0)),
+        ThreeAnswers(name="PEARL", theory=70.0, simulation=None, measured=Estimate(60.0)),
     ]
     figures.side_by_side(axes, rows)
 

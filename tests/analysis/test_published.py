@@ -9,8 +9,7 @@ from typing import Final
 import numpy as np
 import pytest
 
-from analysis.published import Row, best_gamma, fit, read, without
-from analysis.theory import pearl_tokens_per_pass
+from analysis.published import PublishedRun, best_gamma, fit, read, tau, without
 from decoding.errors import SettingError
 from decoding.settings import Settings
 from simulator.acceptance import Independent
@@ -23,13 +22,13 @@ RATES: Final = (0.5, 0.7, 0.85, 0.96)
 needs_table = pytest.mark.skipif(not TABLE.exists(), reason="the published table is not here")
 
 
-def said(pair: str, gamma: int, rate: float, benchmark: str = "") -> Row:
+def said(pair: str, gamma: int, rate: float, benchmark: str = "") -> PublishedRun:
     """A row as theory would have it."""
-    return Row(
+    return PublishedRun(
         pair=pair,
         benchmark=benchmark,
         mean_accepted_tokens=1 / (1 - rate),
-        tokens_per_round=float(pearl_tokens_per_pass(rate, gamma)),
+        tokens_per_round=float(tau(rate, gamma)),
     )
 
 
@@ -64,10 +63,7 @@ def test_another_window_describes_the_rows_worse() -> None:
     for pair, gamma in fitted.gammas.items():
         own = [row for row in rows if row.pair == pair]
         errors = {
-            g: max(
-                abs(np.log(pearl_tokens_per_pass(r.acceptance_rate, g) / r.tokens_per_round))
-                for r in own
-            )
+            g: max(abs(np.log(tau(r.acceptance_rate, g) / r.tokens_per_round)) for r in own)
             for g in (gamma - 1, gamma, gamma + 1)
         }
         assert errors[gamma] == min(errors.values())
@@ -111,7 +107,7 @@ def test_runs_of_the_real_schedule_give_their_window_back() -> None:
         metrics = run(scenario, seed=3).served[0].metrics
         assert metrics.acceptance_rate is not None
         rows.append(
-            Row(
+            PublishedRun(
                 pair="simulated",
                 mean_accepted_tokens=1 / (1 - metrics.acceptance_rate),
                 tokens_per_round=metrics.tokens_per_target_pass,
@@ -127,7 +123,7 @@ def test_runs_of_the_real_schedule_give_their_window_back() -> None:
 def test_a_row_is_predicted_without_its_benchmark() -> None:
     """One benchmark of three lies: the others do not follow it."""
     rows = [said("p", 6, rate, name) for rate, name in ((0.7, "x"), (0.8, "y"), (0.9, "z"))]
-    lie = Row(pair="p", benchmark="w", mean_accepted_tokens=10.0, tokens_per_round=1.5)
+    lie = PublishedRun(pair="p", benchmark="w", mean_accepted_tokens=10.0, tokens_per_round=1.5)
 
     found = without([*rows, lie])
 
@@ -159,7 +155,7 @@ def test_columns_may_stand_in_any_order_among_others(tmp_path: Path) -> None:
     """4,000 tokens alone are 20 prompts of 200; 4,400 in 100 rounds each are 2.2 a round."""
     (row,) = read(table(tmp_path / "t.csv", PARALLEL, ALONE))
 
-    assert row == Row(
+    assert row == PublishedRun(
         pair="small / big",
         benchmark="maths",
         batch_size=2,

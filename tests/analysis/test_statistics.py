@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import theory
 from analysis.statistics import (
     Independence,
     acceptance,
@@ -26,11 +25,12 @@ from analysis.statistics import (
 )
 from decoding.estimates import LEVEL, Estimate, of_share
 from decoding.exchanges import agreement
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from simulator.acceptance import Independent, Positions
 from simulator.answers import run
 from simulator.workload import Fixed, Workload
 from simulator.world import Pair, Scenario
+from tests.analysis.forms import pearl, sd
 from tests.decoding.certainty import ALPHA, Z
 from tests.decoding.test_estimates import ends, holds
 
@@ -136,12 +136,12 @@ def test_texts_that_differ_show_only_over_requests() -> None:
 @pytest.mark.parametrize("a", ALPHAS)
 @pytest.mark.parametrize(("gamma", "head_start"), [(5, 0), (4, 2)])
 def test_runs_of_pearl_are_as_long_as_theory_says(a: float, gamma: int, head_start: int) -> None:
-    said = theory.pearl_run_length(a, gamma, head_start)
+    said = pearl(a, gamma, k=head_start)
 
     found = run_length(held(Settings(gamma=gamma, head_start=head_start), Independent(a)))
 
-    assert sure(found.accepted, said.accepted, 32)
-    assert sure(found.emitted, said.emitted, 32)
+    assert sure(found.accepted, said.accepted_per_run, 32)
+    assert sure(found.emitted, said.emitted_per_run, 32)
     assert sure(found.emitted_given_preverify, said.emitted_given_preverify, 32)
     assert sure(found.first_kept, a, 32)
 
@@ -150,14 +150,14 @@ def test_runs_of_pearl_are_as_long_as_theory_says(a: float, gamma: int, head_sta
 @pytest.mark.parametrize("gamma", [1, 4])
 def test_runs_of_speculative_decoding_are_as_long_as_theory_says(a: float, gamma: int) -> None:
     """Its bonus tokens, which nobody compares, belong to the runs that they stand in."""
-    said = theory.speculative_run_length(a, gamma)
-    lucks = held(Settings(schedule=ScheduleName.SD, gamma=gamma), Independent(a))
+    said = sd(a, gamma)
+    lucks = held(Settings(schedule="sd", gamma=gamma), Independent(a))
 
     found = run_length(lucks)
 
     assert "?" in lucks[0].rstrip("?")
-    assert sure(found.accepted, said.accepted, 32)
-    assert sure(found.emitted, said.emitted, 32)
+    assert sure(found.accepted, said.accepted_per_run, 32)
+    assert sure(found.emitted, said.emitted_per_run, 32)
     assert sure(found.emitted_given_preverify, said.emitted_given_preverify, 32)
 
 

@@ -16,15 +16,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import theory
+from analysis import departures, theory
+from analysis.theory import Assumptions, expected
 from decoding.errors import SettingError
-from decoding.settings import ScheduleName, Settings
+from decoding.kinds import SCHEDULES
+from decoding.settings import Settings
 from simulator import twin
 from simulator.acceptance import Bursts, Independent, Positions
 from simulator.answers import run
 from simulator.links import Link, Network
 from simulator.workload import Geometric, Workload
 from simulator.world import Pair, Scenario
+from tests.analysis.forms import EAGER, pearl, pearl_at, sd, sd_at
 from tests.decoding.certainty import ratio_margin
 
 Point: TypeAlias = tuple[float, int, int, float, float, float]  # a, g, k, c, growth, link
@@ -43,29 +46,47 @@ def times(c: float, growth: float, link: float) -> twin.Times:
 @pytest.mark.parametrize("point", POINTS)
 def test_growing_passes_and_slow_links_cost_what_the_schedule_makes_of_them(point: Point) -> None:
     a, g, k, c, growth, link = point
-    scheme = twin.Scheme(ScheduleName.PEARL, g, k)
+    scheme = twin.Scheme("pearl", g, k)
     luck, clock = twin.exact(Independent(a), scheme), times(c, growth, link)
     found = twin.figures(luck, scheme, clock, alpha=a)
-    idle = theory.pearl_idle(a, g, c, k, growth=growth, link=link)
 
-    speed = theory.pearl_speedup(a, g, c, k, growth=growth, link=link)
-    assert speed == pytest.approx(1 / twin.seconds_per_token(luck, scheme, clock), rel=1e-9)
-    assert idle.draft == pytest.approx(float(found.draft_idle), abs=1e-9)
-    assert idle.target == pytest.approx(float(found.target_idle), abs=1e-9)
+    said = pearl(a, g, c, k, growth=growth, link=link)
+
+    assert said.speedup == pytest.approx(1 / twin.seconds_per_token(luck, scheme, clock), rel=1e-9)
+    assert said.draft_idle == pytest.approx(float(found.draft_idle), abs=1e-9)
+    assert said.target_idle == pytest.approx(float(found.target_idle), abs=1e-9)
 
 
 @pytest.mark.parametrize("point", [point for point in POINTS if point[2] == 0])
 def test_speculative_decoding_pays_for_growth_and_links_in_every_round(point: Point) -> None:
     a, g, _, c, growth, link = point
-    scheme = twin.Scheme(ScheduleName.SD, g)
+    scheme = twin.Scheme("sd", g)
     luck, clock = twin.exact(Independent(a), scheme), times(c, growth, link)
     found = twin.figures(luck, scheme, clock, alpha=a)
-    idle = theory.speculative_idle(g, c, growth=growth, link=link)
 
-    speed = theory.speculative_speedup(a, g, c, growth=growth, link=link)
-    assert speed == pytest.approx(1 / twin.seconds_per_token(luck, scheme, clock), rel=1e-9)
-    assert idle.draft == pytest.approx(float(found.draft_idle), abs=1e-9)
-    assert idle.target == pytest.approx(float(found.target_idle), abs=1e-9)
+    said = sd(a, g, c, growth=growth, link=link)
+
+    assert said.speedup == pytest.approx(1 / twin.seconds_per_token(luck, scheme, clock), rel=1e-9)
+    assert said.draft_idle == pytest.approx(float(found.draft_idle), abs=1e-9)
+    assert said.target_idle == pytest.approx(float(found.target_idle), abs=1e-9)
+
+
+@pytest.mark.parametrize(("a", "g", "c"), [(0.3, 1, 5.0), (0.8, 4, 5.0), (0.97, 9, 5.5)])
+def test_a_schedule_that_is_added_has_its_closed_forms(
+    a: float, g: int, c: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one entry of the table: what the forms ask of a schedule are its two numbers."""
+    monkeypatch.setitem(SCHEDULES, "eager", EAGER)
+    scheme = twin.Scheme("eager", g)
+    luck, clock = twin.exact(Independent(a), scheme), times(c, 0.1, 0.3)
+    found = twin.figures(luck, scheme, clock, alpha=a)
+
+    said = expected(Assumptions("eager", a, g, c, growth=0.1, link=0.3))
+
+    assert said.speedup == pytest.approx(1 / twin.seconds_per_token(luck, scheme, clock), rel=1e-9)
+    assert said.draft_idle == pytest.approx(float(found.draft_idle), abs=1e-9)
+    assert said.wasted == pytest.approx(float(found.wasted), abs=1e-9)
+    assert said.tokens_per_pass == pytest.approx(float(found.tokens_per_target_pass), rel=1e-9)
 
 
 @given(
@@ -78,48 +99,48 @@ def test_speculative_decoding_pays_for_growth_and_links_in_every_round(point: Po
 def test_at_the_break_even_overhead_pearl_is_as_fast_as_ar(
     a: float, g: int, k: int, growth: float, link: float
 ) -> None:
-    l = theory.break_even_overhead(a, g, 5, k, growth=growth, link=link)  # noqa: E741 - as there
+    l = pearl(a, g, 5, k, growth=growth, link=link).break_even_overhead  # noqa: E741 - as there
 
     if l >= 0:
-        speed = theory.pearl_speedup(a, g, 5, k, l, growth=growth, link=link)
+        speed = pearl(a, g, 5, k, l, growth=growth, link=link).speedup
         assert speed == pytest.approx(1)
 
 
 def test_theorem_1_breaks_in_both_directions() -> None:
     """The best window is c = 5 with nothing else; what each assumption costs moves it."""
-    assert theory.best_pearl_gamma(0.9, 5) == 5
-    assert theory.best_pearl_gamma(0.98, 5, 0, 1) > 5
-    assert theory.best_pearl_gamma(0.95, 5, growth=0.1) > 5
-    assert theory.best_pearl_gamma(0.5, 5, growth=0.1) < 5
-    assert theory.best_pearl_gamma(0.9, 5, link=0.4) < 5
+    assert theory.best_gamma(pearl_at(0.9, c=5)) == 5
+    assert theory.best_gamma(pearl_at(0.98, c=5, k=0, l=1)) > 5
+    assert theory.best_gamma(pearl_at(0.95, c=5, growth=0.1)) > 5
+    assert theory.best_gamma(pearl_at(0.5, c=5, growth=0.1)) < 5
+    assert theory.best_gamma(pearl_at(0.9, c=5, link=0.4)) < 5
 
 
 def test_growing_passes_let_the_draft_write_until_the_longer_pass_ends() -> None:
     """g/c = 1 + growth (g - 1): at c = 5 and growth .1 that is g = 9."""
-    assert theory.best_pearl_gamma(0.99, 5, growth=0.1) == 9
+    assert theory.best_gamma(pearl_at(0.99, c=5, growth=0.1)) == 9
 
 
 def test_a_slow_link_leaves_the_draft_the_rest_of_the_pass() -> None:
     """g/c + link = 1: at c = 10 and a link of .4 that is g = 6."""
-    assert theory.best_pearl_gamma(0.9, 10, link=0.4) == 6
+    assert theory.best_gamma(pearl_at(0.9, c=10, link=0.4)) == 6
 
 
 def test_the_best_choices_are_the_best_of_all() -> None:
     given_: dict[str, Any] = {"growth": 0.07, "link": 0.3}
     windows, starts = np.arange(1, 60), np.arange(60)
 
-    in_turns = theory.speculative_speedup(0.8, windows, 6, 0.1, **given_)
-    parallel = theory.pearl_speedup(0.8, windows, 6, 2, 0.1, **given_)
-    ahead = theory.pearl_speedup(0.8, 6, 6, starts, 0.1, **given_)
-    assert theory.best_speculative_gamma(0.8, 6, 0.1, **given_) == 1 + in_turns.argmax()
-    assert theory.best_pearl_gamma(0.8, 6, 2, 0.1, **given_) == 1 + parallel.argmax()
-    assert theory.best_head_start(0.8, 6, 6, 0.1, **given_) == ahead.argmax()
+    in_turns = sd(0.8, windows, 6, 0.1, **given_).speedup
+    parallel = pearl(0.8, windows, 6, 2, 0.1, **given_).speedup
+    ahead = pearl(0.8, 6, 6, starts, 0.1, **given_).speedup
+    assert theory.best_gamma(sd_at(0.8, c=6, l=0.1, **given_)) == 1 + in_turns.argmax()
+    assert theory.best_gamma(pearl_at(0.8, c=6, k=2, l=0.1, **given_)) == 1 + parallel.argmax()
+    assert theory.best_head_start(pearl_at(0.8, 6, 6, l=0.1, **given_)) == ahead.argmax()
 
 
 @pytest.mark.parametrize("name", ["growth", "link"])
 def test_time_cannot_be_given_back(name: str) -> None:
     with pytest.raises(SettingError, match=f"{name} is -0.1; it must be 0 or more"):
-        theory.pearl_speedup(0.8, 5, 5, **{name: -0.1})
+        pearl(0.8, 5, 5, **{name: -0.1})
 
 
 # -- head starts beyond independence ---------------------------------------------------------------
@@ -133,11 +154,11 @@ LAWS: Final = [(0.9, 0.7, 0.5), (0.3,), (0.0, 0.9), (0.99, 0.6, 0.8, 0.4), (0.8,
 def test_head_starts_by_position_are_those_of_the_law_of_a_run(
     rates: tuple[float, ...], g: int, k: int
 ) -> None:
-    scheme = twin.Scheme(ScheduleName.PEARL, g, k)
+    scheme = twin.Scheme("pearl", g, k)
     luck = twin.exact(Positions(rates), scheme)
     found = twin.figures(luck, scheme, times(5, 0, 0), alpha=rates[0])
 
-    assert theory.pearl_tokens_by_position(rates, g, k) == pytest.approx(
+    assert departures.tokens_by_position(pearl_at(1, g, k=k), rates) == pytest.approx(
         float(found.tokens_per_target_pass), rel=1e-9
     )
 
@@ -149,11 +170,11 @@ def test_head_starts_by_position_are_those_of_the_law_of_a_run(
 def test_head_starts_in_bursts_are_those_of_the_law_of_a_run(
     a: float, r: float, g: int, k: int
 ) -> None:
-    scheme = twin.Scheme(ScheduleName.PEARL, g, k)
+    scheme = twin.Scheme("pearl", g, k)
     luck = twin.exact(Bursts(a, r), scheme)
     found = twin.figures(luck, scheme, times(5, 0, 0), alpha=a)
 
-    assert theory.pearl_tokens_in_bursts(a, r, g, k) == pytest.approx(
+    assert departures.tokens_in_bursts(pearl_at(a, g, k=k), r) == pytest.approx(
         float(found.tokens_per_target_pass), rel=1e-9
     )
 
@@ -164,23 +185,20 @@ def test_head_starts_in_bursts_are_those_of_the_law_of_a_run(
 def test_passes_of_several_texts_are_those_of_each() -> None:
     lengths = [1, 7, 40]
 
-    parallel = theory.pearl_passes(0.8, 5, lengths, 2)
-    in_turns = theory.speculative_passes(0.8, 5, lengths)
-    assert parallel.tolist() == [theory.pearl_passes(0.8, 5, n, 2) for n in lengths]
-    assert in_turns.tolist() == [theory.speculative_passes(0.8, 5, n) for n in lengths]
+    parallel = departures.passes_of(pearl_at(0.8, 5, k=2), lengths)
+    in_turns = departures.passes_of(sd_at(0.8, 5), lengths)
+    assert parallel.tolist() == [departures.passes_of(pearl_at(0.8, 5, k=2), n) for n in lengths]
+    assert in_turns.tolist() == [departures.passes_of(sd_at(0.8, 5), n) for n in lengths]
 
 
-@pytest.mark.parametrize("schedule", [ScheduleName.SD, ScheduleName.PEARL])
-def test_texts_that_end_by_chance_take_the_passes_of_the_simulation(schedule: ScheduleName) -> None:
+@pytest.mark.parametrize("schedule", ["sd", "pearl"])
+def test_texts_that_end_by_chance_take_the_passes_of_the_simulation(schedule: str) -> None:
     """Texts of 20 tokens on average: each token ends one with chance e = .05."""
-    n = np.arange(1, 600)
+    assumed = Assumptions(str(schedule), 0.8, 4)
+    lengths = np.arange(1, 600)
+    chances = 0.05 * 0.95 ** (lengths - 1.0)
+    said = chances @ lengths / (chances @ departures.passes_of(assumed, lengths))
 
-    def passes(lengths: np.ndarray) -> np.ndarray:
-        form = theory.pearl_passes if schedule == "pearl" else theory.speculative_passes
-        found: np.ndarray = form(0.8, 4, lengths)
-        return found
-
-    said = theory.tokens_per_pass_of_lengths(passes, n, 0.05 * 0.95 ** (n - 1.0))
     scenario = Scenario(
         settings=Settings(schedule=schedule, gamma=4),
         acceptance=Independent(0.8),
@@ -196,12 +214,6 @@ def test_texts_that_end_by_chance_take_the_passes_of_the_simulation(schedule: Sc
 def test_texts_without_end_take_the_passes_of_the_closed_form() -> None:
     n = 20_000
 
-    assert n / theory.pearl_passes(0.8, 5, n) == pytest.approx(
-        theory.pearl_tokens_per_pass(0.8, 5), rel=1e-3
+    assert n / departures.passes_of(pearl_at(0.8, 5), n) == pytest.approx(
+        pearl(0.8, 5).tokens_per_pass, rel=1e-3
     )
-
-
-@pytest.mark.parametrize("weights", [[0, 0], [1], [-1, 2]])
-def test_lengths_need_chances(weights: list[float]) -> None:
-    with pytest.raises(SettingError, match="weights is"):
-        theory.tokens_per_pass_of_lengths(lambda n: theory.pearl_passes(0.8, 5, n), [3, 4], weights)

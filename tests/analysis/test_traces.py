@@ -24,11 +24,10 @@ from decoding.errors import MalformedTraceError
 from decoding.messages import DRAFT, TARGET
 from decoding.metrics import Metrics
 from decoding.sampling import Sampling
-from decoding.settings import ScheduleName, Settings
+from decoding.settings import Settings
 from decoding.stopping import FinishReason
 from decoding.summaries import Figures, over_requests
 from decoding.trace import Received
-from decoding.verification import VerifierName
 from pearl.__main__ import run as pearl
 from simulator.acceptance import Independent
 from simulator.answers import run
@@ -40,10 +39,10 @@ from simulator.world import Pair, Run, Scenario
 from tests.actors.pairs import save_text_pair
 from tests.actors.requests import PROMPTS, VARIANTS
 
-AR: Final = Settings(schedule=ScheduleName.AR)
-SD: Final = Settings(schedule=ScheduleName.SD, gamma=4)
+AR: Final = Settings(schedule="ar")
+SD: Final = Settings(schedule="sd", gamma=4)
 PEARL: Final = Settings(gamma=5)
-HOLD: Final = Settings(gamma=4, verifier=VerifierName.REJECTION, sampling=Sampling(temperature=1.0))
+HOLD: Final = Settings(gamma=4, verifier="rejection", sampling=Sampling(temperature=1.0))
 SETTINGS: Final = {
     "AR": AR,
     "SD": SD,
@@ -52,8 +51,8 @@ SETTINGS: Final = {
     "PEARL strict": msgspec.structs.replace(PEARL, strict=True),
     "rejection": HOLD,
     "rejection, strict": msgspec.structs.replace(HOLD, strict=True),
-    "rejection, SD": msgspec.structs.replace(HOLD, schedule=ScheduleName.SD),
-    "SD auto": Settings(schedule=ScheduleName.SD),
+    "rejection, SD": msgspec.structs.replace(HOLD, schedule="sd"),
+    "SD auto": Settings(schedule="sd"),
     "PEARL auto": Settings(),
     "PEARL auto after 3": Settings(head_start=3),
 }
@@ -297,7 +296,7 @@ def test_each_device_spends_its_time_on_four_things(name: str) -> None:
 
 def test_without_delays_speculative_devices_wait_for_each_other_only() -> None:
     """Windows of 5 steps beside passes that take as long as 5: each half the time."""
-    settings = Settings(schedule=ScheduleName.SD, gamma=5)
+    settings = Settings(schedule="sd", gamma=5)
     scenario = Scenario(settings=settings, pair=Pair.of(5), workload=Workload(output=Fixed(301)))
     found = shares(requests(settings, run(scenario, trace=True)))
 

@@ -8,21 +8,14 @@ from typing import Any, Final
 import pytest
 from msgspec.structs import replace
 
-from analysis import theory
+from analysis.comparison import Claim, Comparison, Relation
+from analysis.gap import PARTS_OF, Part, parts
 from analysis.traces import Request
-from analysis.validation import (
-    PARTS_OF,
-    BestWindow,
-    Claim,
-    Part,
-    Relation,
-    System,
-    Validation,
-    parts,
-)
+from analysis.validation import BestWindow, Validation
 from decoding.errors import MalformedTraceError
 from decoding.estimates import Estimate
-from decoding.settings import ScheduleName, Settings
+from decoding.kinds import SCHEDULES
+from decoding.settings import Settings
 from decoding.trace import Received, Record
 from pearl.harness.systems import name_of
 from pearl.harness.validation import validate
@@ -32,10 +25,11 @@ from simulator.costs import Affine
 from simulator.links import Link, Network
 from simulator.workload import ClosedLoop, Fixed, Workload
 from simulator.world import Pair, Scenario
+from tests.analysis.forms import EAGER, pearl
 
 REQUESTS, TOKENS, PROMPT = 8, 400, 30
-AR: Final = Settings(schedule=ScheduleName.AR)
-SD: Final = Settings(schedule=ScheduleName.SD, gamma=4)
+AR: Final = Settings(schedule="ar")
+SD: Final = Settings(schedule="sd", gamma=4)
 PEARL: Final = Settings(gamma=5)
 PLAIN: Final = Pair.of(speed_ratio=5)
 REAL: Final = Pair(
@@ -79,11 +73,11 @@ def compared(acceptance: Acceptance, *systems: Settings, real: bool = False) -> 
     return validate({name_of(s): requests(s, acceptance, **times) for s in systems})
 
 
-def only(found: Validation, name: str) -> System:
+def only(found: Validation, name: str) -> Comparison:
     return next(system for system in found.systems if system.name == name)
 
 
-def claim(system: System, name: str) -> Claim:
+def claim(system: Comparison, name: str) -> Claim:
     return next(claim for claim in system.claims if claim.name == name)
 
 
@@ -110,7 +104,7 @@ def test_theory_is_asked_at_what_was_measured() -> None:
     rate = float(system.acceptance.independent)
 
     assert found.constants.speed_ratio == pytest.approx(5)
-    assert system.theory.speedup_over_ar == pytest.approx(theory.pearl_speedup(rate, 5, 5))
+    assert system.theory.speedup_over_ar == pytest.approx(pearl(rate, 5, 5).speedup)
     run = 1 / (1 - rate)
     assert system.theory.run_length == pytest.approx((run - 1, run, run + 1))
 
@@ -132,6 +126,21 @@ def test_without_ar_there_is_no_speed_over_it_and_nothing_to_be_lossless_against
     assert system.speedup_over_ar == Estimate(None)
     assert {"lossless", "speed over AR is at most tokens per pass"}.isdisjoint(
         claim.name for claim in system.claims
+    )
+
+
+def test_a_schedule_that_is_added_is_held_against_theory_like_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(SCHEDULES, "eager", EAGER)
+    eager = Settings(schedule="eager", gamma=4)
+    found = validate({name_of(s): requests(s, Independent(0.8)) for s in (AR, eager)})
+    system = only(found, "EAGER 4")
+
+    assert found.violated == ()
+    assert all(claim.holds for claim in system.claims)
+    assert system.theory.tokens_per_s == pytest.approx(
+        float(system.measured.tokens_per_s), rel=0.05
     )
 
 

@@ -22,6 +22,7 @@ from decoding.policies import FIRST_GAMMA, AutoPolicy, FixedPolicy
 from simulator.costs import Constant
 from simulator.twin import Scheme, Times, decode
 from simulator.world import Pair
+from tests.analysis.forms import pearl, pearl_at, sd, sd_at
 
 SD, PEARL = SCHEDULES["sd"], SCHEDULES["pearl"]
 CLOSE = 0.985  # of the best speed: a hundredth is not worth a change, and a is an estimate
@@ -67,8 +68,8 @@ def test_parallel_decoding_settles_near_the_speed_ratio(a: float, c: int) -> Non
     """Theorem 1 of the paper: at a flat pass time and a whole c, the best window is c."""
     found = windows(AutoPolicy(PEARL), a, c)[-1]
 
-    assert theory.best_pearl_gamma(a, c) == c
-    assert theory.pearl_speedup(a, found, c) > CLOSE * theory.pearl_speedup(a, c, c)
+    assert theory.best_gamma(pearl_at(a, c=c)) == c
+    assert pearl(a, found, c).speedup > CLOSE * pearl(a, c, c).speedup
 
 
 @pytest.mark.parametrize(
@@ -80,8 +81,8 @@ def test_speculative_decoding_settles_near_its_published_optimum(
     """The optima of the table in the theory (at a = .5, c = 5, windows of 1 and 2 are equal)."""
     found = windows(AutoPolicy(SD), a, c)[-1]
 
-    assert theory.best_speculative_gamma(a, c) == best
-    assert theory.speculative_speedup(a, found, c) > CLOSE * theory.speculative_speedup(a, best, c)
+    assert theory.best_gamma(sd_at(a, c=c)) == best
+    assert sd(a, found, c).speedup > CLOSE * sd(a, best, c).speedup
 
 
 def test_pass_times_that_grow_with_the_window_shorten_it() -> None:
@@ -89,8 +90,8 @@ def test_pass_times_that_grow_with_the_window_shorten_it() -> None:
     growing = list(learn(AutoPolicy(PEARL), 0.8, lambda tokens: 4 + 1.5 * tokens))
 
     growth = 1.5 / 5.5  # of a pass over one token
-    best = theory.best_pearl_gamma(0.8, 5.5, growth=growth)
-    found, most = theory.pearl_speedup(0.8, [growing[-1], best], 5.5, growth=growth)
+    best = theory.best_gamma(pearl_at(0.8, c=5.5, growth=growth))
+    found, most = pearl(0.8, [growing[-1], best], 5.5, growth=growth).speedup
     assert found > CLOSE * most
 
 
@@ -190,7 +191,7 @@ def test_runs_that_come_in_bursts_have_the_window_that_is_best_for_them() -> Non
 
     found = measured.speeds(PEARL)
 
-    assert theory.best_pearl_gamma(13 / 15, 6) == 6
+    assert theory.best_gamma(pearl_at(13 / 15, c=6)) == 6
     assert int(found[1:].argmax()) + 1 == 7
     assert found[7] > 1.05 * found[6]
 

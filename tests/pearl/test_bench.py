@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 import pytest
 
 from actors.runners.reference import Assistance
-from analysis.benchmark import Run
+from analysis.benchmark import BenchmarkRun
 from decoding.messages import Role
 from decoding.sampling import Sampling
 from decoding.settings import Settings
@@ -160,10 +160,12 @@ class Scripted:
         self.speeds = speeds
         self.order: list[tuple[str, str]] = []
 
-    async def run(self, each: Competitor, prompt: str) -> Run:
+    async def run(self, each: Competitor, prompt: str) -> BenchmarkRun:
         self.order.append((prompt, each.name))
         seconds = 1 / self.speeds.get(each.name, 1.0)
-        return Run(system=each.name, prompt=0, round=0, tokens=(1,), arrivals=((seconds, 1),))
+        return BenchmarkRun(
+            system=each.name, prompt=0, round=0, tokens=(1,), arrivals=((seconds, 1),)
+        )
 
 
 async def test_of_each_family_the_best_goes_on_and_all_are_looked_at_equally_often() -> None:
@@ -194,7 +196,7 @@ async def test_the_best_three_of_a_family_are_looked_at_once_more() -> None:
     stage = Scripted({"SD 3": 3.0, "SD 4": 2.5, "SD 5": 2.0})
     late = {"SD 3": 1.0, "SD 4": 2.5}
 
-    async def run(each: Competitor, prompt: str) -> Run:
+    async def run(each: Competitor, prompt: str) -> BenchmarkRun:
         if prompt == "b":
             stage.speeds |= late
         return await Scripted.run(stage, each, prompt)
@@ -297,7 +299,7 @@ def test_another_text_is_told_in_one_line_and_in_the_exit_code(
         return Outcome(
             systems=[stage.system(each) for each in chosen.values()],
             runs=[
-                Run(
+                BenchmarkRun(
                     system=each.name,
                     prompt=0,
                     round=1,

@@ -1,0 +1,105 @@
+"""The numbers that theory needs, read off a run: acceptance, the window, and two times."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import msgspec
+
+from analysis.statistics import acceptance
+from analysis.theory import Assumptions, expected
+from analysis.traces import Request
+from decoding.errors import SettingError
+from decoding.messages import Judged, Propose, Proposed
+from decoding.settings import Settings
+from decoding.trace import Received, Sent
+
+
+class Constants(msgspec.Struct, frozen=True, kw_only=True):
+    """The two times that closed forms know, in seconds: a draft step, and the smallest pass."""
+
+    step_s: float
+    pass_s: float
+
+    @property
+    def speed_ratio(self) -> float:
+        """A pass over a step: c."""
+        return self.pass_s / self.step_s
+
+
+def assumptions(settings: Settings, gamma: int, rate: float, constants: Constants) -> Assumptions:
+    """What theory is asked for these settings, with passes that take the same whatever they judge.
+
+    Args:
+        settings: of the requests.
+        gamma: their window, a number; 0 without a draft.
+        rate: the acceptance rate; without a draft any.
+        constants: of the pair.
+    """
+    return Assumptions(
+        settings.schedule,
+        acceptance=rate,
+        gamma=max(gamma, 1),
+        speed_ratio=constants.speed_ratio,
+        head_start=settings.head_start,
+    )
+
+
+def tokens_per_s(settings: Settings, gamma: int, rate: float, constants: Constants) -> float:
+    """Speed of the closed forms."""
+    return float(expected(assumptions(settings, gamma, rate, constants)).speedup) / constants.pass_s
+
+
+def rate_of(requests: Sequence[Request]) -> float | None:
+    """The acceptance rate of all together: 0 without a draft, None where nothing was compared."""
+    if not requests[0].settings.kind.drafts:
+        return 0.0
+    return acceptance([request.luck for request in requests]).independent.value
+
+
+def own_rates(requests: Sequence[Request]) -> list[float]:
+    """The rate of each request; of one in which nothing was compared that of all together."""
+    pooled = rate_of(requests) or 0.0
+    each = (rate_of([request]) for request in requests)
+    return [pooled if rate is None else rate for rate in each]
+
+
+def window(requests: Sequence[Request]) -> int:
+    """Gamma as a number; of automatic windows the median of those that were asked for.
+
+    Raises:
+        SettingError: the windows are automatic, and the draft was never asked for one.
+    """
+    settings = requests[0].settings
+    if not settings.kind.drafts:
+        return 0
+    if isinstance(settings.gamma, int):
+        return settings.gamma
+    counts = [
+        record.command.count
+        for request in requests
+        for record in request.records
+        if isinstance(record, Sent) and isinstance(record.command, Propose)
+    ]
+    if not counts:
+        name = requests[0].name
+        raise SettingError(f"{name} asked the draft for nothing; record longer runs")
+    return int(statistics.median_low(counts))
+
+
+def own_constants(requests: Sequence[Request]) -> Constants | None:
+    """Means of a pass and of a draft step behind the prompt; None where no pass is."""
+    passes: list[float] = []
+    drafted, steps = 0.0, 0
+    for request in requests:
+        answers = [r.event for r in request.records if isinstance(r, Received)]
+        judged = [a for a in answers if isinstance(a, Judged) and a.passes]
+        windows = [a for a in answers if isinstance(a, Proposed) and a.drafted]
+        passes += [(a.ended - a.began) / a.passes for a in judged[1:]]
+        drafted += sum(a.ended - a.began for a in windows[1:])
+        steps += sum(len(a.drafted) for a in windows[1:])
+    if not passes:
+        return None
+    pass_s = statistics.mean(passes)
+    return Constants(step_s=drafted / steps if drafted else pass_s, pass_s=pass_s)
