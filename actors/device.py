@@ -24,7 +24,7 @@ from actors.hosts import draft_host, target_host
 from actors.isolation import complaint
 from actors.threads import available_cores, cores_for, stay_on
 from actors.wire import BEAT_S, Beat, Fault, Hello, Leave, Unframer, frame
-from decoding.messages import Device, Role
+from decoding.messages import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

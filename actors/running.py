@@ -55,7 +55,7 @@ class Running:
         self.opened: dict[Device, Peer] = {}  # connections on which a device was told of it
         self.blame: dict[Device, int] = {}  # times one died of it, since its last answer
         wants_draft = submit.settings.widest > 0 and (submit.reach is None or submit.reach > 0)
-        self.devices = (TARGET, DRAFT) if wants_draft else (TARGET,)
+        self.devices: tuple[Device, ...] = (TARGET, DRAFT) if wants_draft else (TARGET,)
 
     def open_packet(self, device: Device) -> Open:
         """What a device must know before its first job."""

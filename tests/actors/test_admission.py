@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.admission import SHARE, Admission
-from actors.hosts import draft_host, target_host
+from actors.hosts import Host, draft_host, target_host
 from actors.runners.interface import Feed, Room
 from actors.wire import Answer, Close, Open, Spoilt
 from decoding.errors import PlacementError
@@ -53,7 +53,7 @@ def _judge(request: int) -> Order:
     return Order(request=request, start=0, fresh=(), command=job)
 
 
-def _answered(host: target_host) -> list[int]:
+def _answered(host: Host) -> list[int]:
     return [answer.request for answer in host.turn() if isinstance(answer, Answer)]
 
 

@@ -22,11 +22,11 @@ import pytest_asyncio
 
 from actors.client import Client
 from actors.cluster import RayDeployment
+from actors.deadlines import Patience
 from actors.engine import Engine, Generation
 from actors.engine_settings import EngineSettings
 from actors.guardian import marked
 from actors.membership import Connection, Membership
-from actors.deadlines import Patience
 from actors.wire import Finished
 from decoding.errors import PeerError, PlacementError, ProtocolError
 from decoding.messages import DEVICES, DRAFT, TARGET, Device, Role, TokenId
@@ -415,7 +415,7 @@ async def _kill_at(engine: Engine, generation: Generation, device: Device, *, to
     async for piece in generation:
         seen += len(piece.token_ids)
         if seen >= tokens and not killed:
-            os.kill(processes[device], signal.SIGKILL)
+            os.kill(processes[str(device)], signal.SIGKILL)
             killed = True
     assert killed
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from actors.engine_settings import Devices, EngineSettings
 from actors.deadlines import Patience
+from actors.engine_settings import Devices, EngineSettings
 from decoding.errors import SettingError
 
 

@@ -42,6 +42,7 @@ from actors.wire import (
     frame,
 )
 from decoding.desks import TargetDesk
+from decoding.kinds import SCHEDULES
 from decoding.messages import (
     DEVICES,
     DRAFT,

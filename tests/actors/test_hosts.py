@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from actors.hosts import Drafting, Host, draft_host, target_host
 from actors.wire import Alive, Answer, Close, Open, Probe
-from decoding.foresight import Foresight
 from decoding.messages import (
     Cancel,
     Drafted,
+    Foresight,
     Judge,
     Judged,
     Order,

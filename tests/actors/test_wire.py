@@ -31,13 +31,13 @@ from actors.wire import (
     frame,
 )
 from decoding.errors import PeerError, SettingError
-from decoding.foresight import Foresight
 from decoding.messages import (
     DRAFT,
     TARGET,
     Cancel,
     DeviceLost,
     Drafted,
+    Foresight,
     Judge,
     Judged,
     Order,

@@ -28,7 +28,7 @@ from analysis.figures import (
     waiting_bars,
 )
 from decoding.errors import SettingError
-from decoding.messages import DRAFT, TARGET, Drafted, Judged, Propose, Proposed
+from decoding.messages import Drafted, Judged, Propose, Proposed, Role
 from decoding.settings import Settings
 from decoding.trace import Received, Record, Sent
 from simulator.answers import run
@@ -36,7 +36,7 @@ from simulator.workload import Fixed, Workload
 from simulator.world import Pair, Scenario
 
 Bars: TypeAlias = list[tuple[float, float, float]]  # row, left, width
-TARGET, DRAFT = ROWS[TARGET], ROWS[DRAFT]
+TARGET, DRAFT = ROWS[Role.TARGET], ROWS[Role.DRAFT]
 
 
 @pytest.fixture

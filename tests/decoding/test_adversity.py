@@ -7,9 +7,7 @@ state on the way. Here Hypothesis looks for a script it would object to.
 from __future__ import annotations
 
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from decoding.coins import CounterCoins
 from decoding.messages import (
     DRAFT,
     TARGET,
@@ -19,7 +17,6 @@ from decoding.messages import (
     Judge,
     Judged,
     Propose,
-    TokenId,
 )
 from decoding.sampling import Sampling
 from decoding.settings import Settings

@@ -10,7 +10,7 @@ import pytest
 
 from decoding.foresight import onward
 from decoding.messages import Drafted, Foresight, Judge, Judged
-from decoding.policies import AUTOREGRESSIVE, Plan, pearl, speculative
+from decoding.policies import Policy
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
 from decoding.verification import Greedy

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from decoding import schedules, verification
+from decoding import schedules, verdicts, verification
 from decoding.coins import Array, Coins, CounterCoins, Purpose
 from decoding.errors import ImpossibleDraftError
 from decoding.messages import Command, Drafted, Judge, Judged, Propose, Proposed, TokenId
@@ -426,7 +426,7 @@ def generous_commit(self: TwoModelSchedule, tokens: tuple[TokenId, ...]) -> int:
 GO_ON_WITH: Final = TwoModelSchedule._go_on_with
 COMMIT: Final = TwoModelSchedule._commit
 COMMANDS: Final = TwoModelSchedule.commands
-OUTCOME: Final = schedules.outcome
+OUTCOME: Final = verdicts.outcome
 ADMIT: Final = StopRules.admit
 HONEST_RESIDUAL: Final = verification.residual
 

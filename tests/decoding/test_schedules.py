@@ -295,7 +295,7 @@ def test_its_jobs_are_for_its_own_devices() -> None:
 
 @pytest.mark.parametrize("plan", [speculative(4), pearl(4), pearl(4, 2)], ids=["SD", "P", "P2"])
 @pytest.mark.parametrize("written", [0, 1, 2])
-def test_a_window_may_be_shorter_than_asked(plan: FixedPlan, written: int) -> None:
+def test_a_window_may_be_shorter_than_asked(plan: FixedPolicy, written: int) -> None:
     """A rule of the draft has ended it: that is a whole answer, and nobody waits for the rest."""
     schedule = start(plan, limit=12)
     while schedule.finish_reason is None:

@@ -23,7 +23,6 @@ from actors import hosts
 from actors.device import Link, serve
 from actors.runners.interface import Feed
 from actors.wire import Alive, Answer, Close, Fault, Hello, Open, ToDevice
-from decoding.foresight import Foresight
 from decoding.messages import (
     DEVICES,
     DRAFT,
@@ -33,6 +32,7 @@ from decoding.messages import (
     DeviceBack,
     DeviceLost,
     Event,
+    Foresight,
     Judge,
     Judged,
     Order,

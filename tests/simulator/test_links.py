@@ -91,7 +91,7 @@ def test_jitter_has_the_mean_it_says() -> None:
 def test_large_messages_take_what_the_bandwidth_says() -> None:
     link = Link(latency_s=1.0, bandwidth=64.0)
 
-    ((at, _),) = arrivals(link, [(0.0, PENDING)])
+    ((at, _),) = arrivals(link, [(0.0, Order(request=0, command=PENDING))])
 
     assert at == 1.0 + (MESSAGE_BYTES + 8 * TOKEN_BYTES) / 64
 
