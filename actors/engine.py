@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Protocol, Self, final
 from actors.checking import CheckedPair
 from actors.client import Client, Keeper
 from actors.engine_settings import Devices, EngineSettings
-from actors.text import TextStream
 from actors.wire import Finished, Tokens
 from decoding.errors import ProtocolError
 from decoding.settings import Settings
+from decoding.stopping import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
