@@ -14,15 +14,13 @@ import threading
 from typing import TYPE_CHECKING, Final, final
 
 from actors.device import run_device
-from actors.scheduler import Patience, Scheduler, SchedulerStatistics
+from actors.scheduler import Scheduler, SchedulerStatistics
 from actors.specs import DeviceSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from actors.checking import ModelPair
     from actors.wire import Address
     from decoding.messages import Device
-    from decoding.text import Detokenizer
 
 PAUSE_S: Final = 0.2  # before a device that failed is started again
 
@@ -45,27 +43,21 @@ class LocalDeployment:
         self.address: Address
 
     @classmethod
-    async def start(
-        cls,
-        specs: tuple[DeviceSpec, ...],
-        *,
-        load_text: Callable[[], Detokenizer],
-        patience: Patience,
-        startup_s: float,
-    ) -> LocalDeployment:
+    async def start(cls, pair: ModelPair) -> LocalDeployment:
         """Start everything and wait until it can work.
 
         Raises:
             PeerError: a device did not start.
         """
+        specs, settings, load_text = pair.specs(), pair.settings, pair.text_loader()
         roles = tuple(spec.role for spec in specs)
-        scheduler = Scheduler(roles, load_text=load_text, restarts=True, patience=patience)
+        scheduler = Scheduler(roles, load_text=load_text, restarts=True, patience=settings.patience)
         deployment = cls(specs, scheduler)
         deployment.address = await scheduler.open()
         for role in roles:
             deployment._begin(role)
         try:
-            await scheduler.wait_ready(startup_s)
+            await scheduler.wait_ready(settings.startup_s)
         except BaseException:
             await deployment.close()
             raise
