@@ -65,7 +65,8 @@ class CheckedPair:
     """
 
     def __init__(self, settings: EngineSettings) -> None:
-        from actors.runners import loading  # noqa: PLC0415 - torch comes in with it
+        from actors.runners import loading, vocabulary  # noqa: PLC0415 - torch comes in with it
+        from actors.runners.describing import describe  # noqa: PLC0415 - as above
         from actors.runners.text import detokenizer_of, encode  # noqa: PLC0415 - as above
 
         self._room = loading.check_room
@@ -73,15 +74,14 @@ class CheckedPair:
         self.models = settings.models()
         trust = settings.trust_remote_code
         found = {
-            role: loading.describe(name, trust_remote_code=trust)
-            for role, name in self.models.items()
+            role: describe(name, trust_remote_code=trust) for role, name in self.models.items()
         }
         target = found[Role.TARGET]
-        tokenizer = loading.load_tokenizer(target.name, trust_remote_code=trust)
+        tokenizer = vocabulary.load_tokenizer(target.name, trust_remote_code=trust)
         self._encode = functools.partial(encode, tokenizer)
         self.detokenizer = detokenizer_of(tokenizer)
         draft = found.get(Role.DRAFT)
-        self.shared = loading.check_pair(draft or target, target, tokenizer)
+        self.shared = vocabulary.check_pair(draft or target, target, tokenizer)
         self.vocabulary = self.shared.size
         self.positions = target.positions
         self.draft_positions = None if draft is None else draft.positions

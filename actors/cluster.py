@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import dataclasses
 import logging
 import os
 import secrets
@@ -41,6 +40,7 @@ from decoding.messages import Device, Role
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+    from actors.checking import ModelPair
     from decoding.text import Detokenizer
 
 PORTS: Final = range(20_000, 32_000)  # above Ray's workers, below what systems give away
@@ -50,21 +50,6 @@ TASKS_AHEAD: Final = 4  # handed out for each core, so that none waits for the n
 
 Job = TypeVar("Job")
 Done = TypeVar("Done")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterSettings:
-    """Where to run.
-
-    Args:
-        address: of a running Ray cluster; None starts a private one on this machine.
-        placement_s: how long to wait for room in the cluster.
-        startup_s: how long the devices may take to load their models.
-    """
-
-    address: str | None = None
-    placement_s: float = 30.0
-    startup_s: float = 300.0
 
 
 class SchedulerActor:
@@ -146,24 +131,18 @@ class RayDeployment:
         self.address: Address
 
     @classmethod
-    async def start(
-        cls,
-        specs: tuple[DeviceSpec, ...],
-        *,
-        load_text: Callable[[], Detokenizer],
-        patience: Patience,
-        settings: ClusterSettings,
-    ) -> RayDeployment:
+    async def start(cls, pair: ModelPair) -> RayDeployment:
         """Start everything and wait until it can work.
 
         Raises:
             PlacementError: no such cluster, or no room in it; the message says what is missing.
             PeerError: a device did not start.
         """
-        deployment = cls(await _join(settings.address))
+        specs = pair.specs()
+        deployment = cls(await _join(pair.settings.ray_address))
         try:
-            await deployment._place(specs, settings)
-            await deployment._start(specs, load_text, patience, settings)
+            await deployment._place(specs, pair.settings.placement_s)
+            await deployment._start(specs, pair)
         except BaseException:
             await deployment.close()
             raise
@@ -222,24 +201,19 @@ class RayDeployment:
                     remove_placement_group(group)
         self.membership.end()
 
-    async def _place(self, specs: tuple[DeviceSpec, ...], settings: ClusterSettings) -> None:
+    async def _place(self, specs: tuple[DeviceSpec, ...], wait_s: float) -> None:
         bundles = [_needs(spec) for spec in specs]
         self._group = await asyncio.to_thread(placement_group, bundles)
-        until = time.monotonic() + settings.placement_s
+        until = time.monotonic() + wait_s
         # In short pieces: a thread that waits cannot be interrupted.
-        while not await asyncio.to_thread(self._group.wait, min(PIECE_S, settings.placement_s)):
+        while not await asyncio.to_thread(self._group.wait, min(PIECE_S, wait_s)):
             if time.monotonic() >= until:
-                missing = await asyncio.to_thread(_what_is_missing, bundles, settings.placement_s)
+                missing = await asyncio.to_thread(_what_is_missing, bundles, wait_s)
                 raise PlacementError(missing)
 
-    async def _start(
-        self,
-        specs: tuple[DeviceSpec, ...],
-        load_text: Callable[[], Detokenizer],
-        patience: Patience,
-        settings: ClusterSettings,
-    ) -> None:
-        devices = tuple(spec.device for spec in specs)
+    async def _start(self, specs: tuple[DeviceSpec, ...], pair: ModelPair) -> None:
+        devices, settings = tuple(spec.device for spec in specs), pair.settings
+        load_text, patience = pair.text_loader(), settings.patience
         try:
             for trial in range(PORT_TRIALS):
                 start = asyncio.to_thread(self._start_scheduler, devices, load_text, patience)

@@ -19,11 +19,9 @@ from actors.scheduler import Scheduler, SchedulerStatistics
 from actors.specs import DeviceSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from actors.checking import ModelPair
     from actors.wire import Address
     from decoding.messages import Device
-    from decoding.text import Detokenizer
 
 PAUSE_S: Final = 0.2  # before a device that failed is started again
 
@@ -46,27 +44,23 @@ class LocalDeployment:
         self.address: Address
 
     @classmethod
-    async def start(
-        cls,
-        specs: tuple[DeviceSpec, ...],
-        *,
-        load_text: Callable[[], Detokenizer],
-        patience: Patience,
-        startup_s: float,
-    ) -> LocalDeployment:
+    async def start(cls, pair: ModelPair) -> LocalDeployment:
         """Start everything and wait until it can work.
 
         Raises:
             PeerError: a device did not start.
         """
+        specs, settings, load_text = pair.specs(), pair.settings, pair.text_loader()
         devices = tuple(spec.device for spec in specs)
-        scheduler = Scheduler(devices, load_text=load_text, restarts=True, patience=patience)
+        scheduler = Scheduler(
+            devices, load_text=load_text, restarts=True, patience=settings.patience
+        )
         deployment = cls(specs, scheduler)
         deployment.address = await scheduler.open()
         for device in devices:
             deployment._begin(device)
         try:
-            await scheduler.wait_ready(startup_s)
+            await scheduler.wait_ready(settings.startup_s)
         except BaseException:
             await deployment.close()
             raise

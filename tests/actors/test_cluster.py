@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -90,20 +91,19 @@ async def test_a_cluster_that_says_nothing_is_not_waited_for(
 
 async def test_a_placement_that_cannot_be_had_says_what_is_missing(text_pair: SavedPair) -> None:
     """A GPU is asked for where Ray knows of none."""
-    from actors.cluster import ClusterSettings, RayDeployment  # noqa: PLC0415 - Ray comes with it
+    from actors.cluster import RayDeployment  # noqa: PLC0415 - Ray comes with it
     from actors.specs import DeviceSpec  # noqa: PLC0415
 
     spec = DeviceSpec(
         role=Role.TARGET, model=str(text_pair.target), place="cuda:0", vocabulary=300, gpu_share=7
     )
+    settings = EngineSettings(placement_s=0.5)
+    pair: Any = SimpleNamespace(
+        settings=settings, specs=lambda: (spec,), text_loader=lambda: _no_text
+    )
 
     with pytest.raises(PlacementError, match=r"7 GPU wanted, 0 free of 0"):
-        await RayDeployment.start(
-            (spec,),
-            load_text=_no_text,
-            patience=Patience(),
-            settings=ClusterSettings(placement_s=0.5),
-        )
+        await RayDeployment.start(pair)
     children = psutil.Process().children(recursive=True)
     assert not [child for child in children if _mentions(child, "/tmp/pearl-")]  # noqa: S108
 

@@ -17,8 +17,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from actors.hosts import Host
-from actors.text import TextStream
 from decoding import trace
+from decoding.stopping import TextStream
 from pearl.__main__ import run
 from tests.actors.pairs import SavedPair
 
