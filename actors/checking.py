@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, final
 from actors.placing import device_specs, places
 from actors.text import check_ids, check_stop, check_text, load_detokenizer
 from decoding.errors import SettingError
-from decoding.messages import Device
+from decoding.messages import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,8 @@ class CheckedPair:
     """
 
     def __init__(self, settings: EngineSettings) -> None:
-        from actors.runners import loading  # noqa: PLC0415 - torch comes in with it
+        from actors.runners import loading, vocabulary  # noqa: PLC0415 - torch comes in with it
+        from actors.runners.describing import describe  # noqa: PLC0415 - as above
         from actors.runners.text import detokenizer_of, encode  # noqa: PLC0415 - as above
 
         self._room = loading.check_room
@@ -73,15 +74,14 @@ class CheckedPair:
         self.models = settings.models()
         trust = settings.trust_remote_code
         found = {
-            role: loading.describe(name, trust_remote_code=trust)
-            for role, name in self.models.items()
+            role: describe(name, trust_remote_code=trust) for role, name in self.models.items()
         }
-        target = found[Device.TARGET]
-        tokenizer = loading.load_tokenizer(target.name, trust_remote_code=trust)
+        target = found[Role.TARGET]
+        tokenizer = vocabulary.load_tokenizer(target.name, trust_remote_code=trust)
         self._encode = functools.partial(encode, tokenizer)
         self.detokenizer = detokenizer_of(tokenizer)
-        draft = found.get(Device.DRAFT)
-        self.shared = loading.check_pair(draft or target, target, tokenizer)
+        draft = found.get(Role.DRAFT)
+        self.shared = vocabulary.check_pair(draft or target, target, tokenizer)
         self.vocabulary = self.shared.size
         self.positions = target.positions
         self.draft_positions = None if draft is None else draft.positions
@@ -101,7 +101,7 @@ class CheckedPair:
             SettingError: there is no draft, a stop text can never come, or the output is too long
                 for the target.
         """
-        if settings.widest > 0 and Device.DRAFT not in self.models:
+        if settings.widest > 0 and Role.DRAFT not in self.models:
             message = f"schedule is {settings.schedule} without a draft; name one, or take ar"
             raise SettingError(message)
         check_stop(settings.stop, self.detokenizer)
@@ -122,7 +122,7 @@ class CheckedPair:
     def text_loader(self) -> Callable[[], Detokenizer]:
         """The target's tokenizer, loaded where it is needed."""
         trust = self.settings.trust_remote_code
-        name = self.models[Device.TARGET]
+        name = self.models[Role.TARGET]
         return functools.partial(load_detokenizer, name, trust_remote_code=trust)
 
     def specs(self) -> tuple[DeviceSpec, ...]:
@@ -130,7 +130,7 @@ class CheckedPair:
         specs = device_specs(self.settings, self.models, self.places, self.vocabulary)
         return tuple(
             dataclasses.replace(spec, translation=self.shared)
-            if spec.role is Device.DRAFT and self.shared.foreign
+            if spec.role is Role.DRAFT and self.shared.foreign
             else spec
             for spec in specs
         )

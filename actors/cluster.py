@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import dataclasses
 import logging
 import os
 import secrets
@@ -28,18 +27,20 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from actors.deadlines import Patience
 from actors.device import run_device
 from actors.membership import ENGINES, LOOPBACK, GivenUp, Membership, first_line, take_signals_back
-from actors.scheduler import Patience, Scheduler, SchedulerStatistics
+from actors.scheduler import Scheduler, SchedulerStatistics
 from actors.specs import DeviceSpec
 from actors.threads import available_cores, cores_for, stay_on
 from actors.wire import Address, Hello
 from decoding.errors import PeerError, PlacementError, ProtocolError
-from decoding.messages import Device
+from decoding.messages import Device, Role
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+    from actors.checking import ModelPair
     from decoding.text import Detokenizer
 
 PORTS: Final = range(20_000, 32_000)  # above Ray's workers, below what systems give away
@@ -51,35 +52,20 @@ Job = TypeVar("Job")
 Done = TypeVar("Done")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterSettings:
-    """Where to run.
-
-    Args:
-        address: of a running Ray cluster; None starts a private one on this machine.
-        placement_s: how long to wait for room in the cluster.
-        startup_s: how long the devices may take to load their models.
-    """
-
-    address: str | None = None
-    placement_s: float = 30.0
-    startup_s: float = 300.0
-
-
 class SchedulerActor:
     """`Scheduler` with an address, which stays the same when Ray has to restart it."""
 
     def __init__(
         self,
-        roles: tuple[Device, ...],
+        devices: tuple[Device, ...],
         load_text: Callable[[], Detokenizer],
         patience: Patience,
         address: Address,
     ) -> None:
         # Beside the draft: the target, which everybody waits for, is never interrupted.
-        stay_on(cores_for(Device.DRAFT, available_cores()))
+        stay_on(cores_for(Role.DRAFT, available_cores()))
         self._scheduler = Scheduler(
-            roles, load_text=load_text, restarts=True, patience=patience, restart=end_process
+            devices, load_text=load_text, restarts=True, patience=patience, restart=end_process
         )
         # Whoever knew the one that died dials again, and nobody has to tell this one anything.
         host = address.host or ray.util.get_node_ip_address()
@@ -145,24 +131,18 @@ class RayDeployment:
         self.address: Address
 
     @classmethod
-    async def start(
-        cls,
-        specs: tuple[DeviceSpec, ...],
-        *,
-        load_text: Callable[[], Detokenizer],
-        patience: Patience,
-        settings: ClusterSettings,
-    ) -> RayDeployment:
+    async def start(cls, pair: ModelPair) -> RayDeployment:
         """Start everything and wait until it can work.
 
         Raises:
             PlacementError: no such cluster, or no room in it; the message says what is missing.
             PeerError: a device did not start.
         """
-        deployment = cls(await _join(settings.address))
+        specs = pair.specs()
+        deployment = cls(await _join(pair.settings.ray_address))
         try:
-            await deployment._place(specs, settings)
-            await deployment._start(specs, load_text, patience, settings)
+            await deployment._place(specs, pair.settings.placement_s)
+            await deployment._start(specs, pair)
         except BaseException:
             await deployment.close()
             raise
@@ -221,27 +201,22 @@ class RayDeployment:
                     remove_placement_group(group)
         self.membership.end()
 
-    async def _place(self, specs: tuple[DeviceSpec, ...], settings: ClusterSettings) -> None:
+    async def _place(self, specs: tuple[DeviceSpec, ...], wait_s: float) -> None:
         bundles = [_needs(spec) for spec in specs]
         self._group = await asyncio.to_thread(placement_group, bundles)
-        until = time.monotonic() + settings.placement_s
+        until = time.monotonic() + wait_s
         # In short pieces: a thread that waits cannot be interrupted.
-        while not await asyncio.to_thread(self._group.wait, min(PIECE_S, settings.placement_s)):
+        while not await asyncio.to_thread(self._group.wait, min(PIECE_S, wait_s)):
             if time.monotonic() >= until:
-                missing = await asyncio.to_thread(_what_is_missing, bundles, settings.placement_s)
+                missing = await asyncio.to_thread(_what_is_missing, bundles, wait_s)
                 raise PlacementError(missing)
 
-    async def _start(
-        self,
-        specs: tuple[DeviceSpec, ...],
-        load_text: Callable[[], Detokenizer],
-        patience: Patience,
-        settings: ClusterSettings,
-    ) -> None:
-        roles = tuple(spec.role for spec in specs)
+    async def _start(self, specs: tuple[DeviceSpec, ...], pair: ModelPair) -> None:
+        devices, settings = tuple(spec.device for spec in specs), pair.settings
+        load_text, patience = pair.text_loader(), settings.patience
         try:
             for trial in range(PORT_TRIALS):
-                start = asyncio.to_thread(self._start_scheduler, roles, load_text, patience)
+                start = asyncio.to_thread(self._start_scheduler, devices, load_text, patience)
                 self._scheduler = await start
                 try:
                     self.address = await self._scheduler.address.remote()
@@ -255,7 +230,7 @@ class RayDeployment:
             raise PeerError(_cause(error)) from None
 
     def _start_scheduler(
-        self, roles: tuple[Device, ...], load_text: Callable[[], Detokenizer], patience: Patience
+        self, devices: tuple[Device, ...], load_text: Callable[[], Detokenizer], patience: Patience
     ) -> Any:
         """On this node's own address, or on loopback where all is on one machine."""
         everywhere = len(ray.nodes()) > 1
@@ -266,7 +241,7 @@ class RayDeployment:
         # Beside the first device: restarted, it must listen on the same node.
         options = {"num_cpus": 0, "max_restarts": -1, "scheduling_strategy": self._beside(0)}
         actor = ray.remote(SchedulerActor).options(**options)
-        scheduler = actor.remote(roles, load_text, patience, address)
+        scheduler = actor.remote(devices, load_text, patience, address)
         self._actors.append(scheduler)
         return scheduler
 
@@ -274,7 +249,7 @@ class RayDeployment:
         self._actors += [self._device(i, spec) for i, spec in enumerate(specs)]
 
     def _device(self, bundle: int, spec: DeviceSpec) -> Any:
-        actor = DraftActor if spec.role is Device.DRAFT else TargetActor
+        actor = DraftActor if spec.role is Role.DRAFT else TargetActor
         needs = _needs(spec)
         options = {
             "num_cpus": needs["CPU"],
@@ -363,7 +338,7 @@ def _needs(spec: DeviceSpec) -> dict[str, float]:
 
 def _sharing() -> int:
     """On a machine with a single core the two devices share it."""
-    return 2 if len(available_cores()) < len(Device) else 1
+    return 2 if len(available_cores()) < len(Role) else 1
 
 
 def _what_is_missing(bundles: list[dict[str, float]], waited_s: float) -> str:

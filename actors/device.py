@@ -20,11 +20,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
-from actors.hosts import DraftHost, TargetHost
+from actors.hosts import draft_host, target_host
 from actors.isolation import complaint
 from actors.threads import available_cores, cores_for, stay_on
 from actors.wire import BEAT_S, Beat, Fault, Hello, Leave, Unframer, frame
-from decoding.messages import Device
+from decoding.messages import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +46,7 @@ KEEPALIVE: Final = {
     "TCP_KEEPCNT": 3,
 }  # seconds, seconds, times
 UNHEARD_MS: Final = 20_000  # what was sent and nobody confirms: the network is gone
+HOSTS: Final = {Role.DRAFT: draft_host, Role.TARGET: target_host}
 LOADING: Final = threading.Lock()  # transformers cannot load two models at a time
 
 
@@ -185,7 +186,7 @@ def _dialled(spec: DeviceSpec, address: Address, *, again: bool = False) -> Link
     link = Link.dial(address)
     hello = Hello(
         secret=address.secret,
-        device=spec.role,
+        device=spec.device,
         process=os.getpid(),
         machine=socket.gethostname(),
         beats=True,
@@ -219,7 +220,7 @@ def _own_stream(place: str) -> AbstractContextManager[Any]:
 def _load(spec: DeviceSpec, threads: int) -> Host:
     with LOADING:
         runner = _runner(spec, threads)
-    return DraftHost(runner) if spec.role is Device.DRAFT else TargetHost(runner)
+    return HOSTS[spec.role](runner)
 
 
 def _runner(spec: DeviceSpec, threads: int) -> Runner:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Protocol, Self, final
 from actors.checking import CheckedPair
 from actors.client import Client, Keeper
 from actors.engine_settings import Devices, EngineSettings
-from actors.text import TextStream
 from actors.wire import Finished, Tokens
 from decoding.errors import ProtocolError
 from decoding.settings import Settings
+from decoding.stopping import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -229,27 +229,11 @@ class Engine:
 
 
 async def _deploy(pair: ModelPair) -> Deployment:
-    settings = pair.settings
-    if settings.devices is Devices.LOCAL:
+    if pair.settings.devices is Devices.LOCAL:
         from actors.local import LocalDeployment  # noqa: PLC0415 - one of the two is needed
 
-        return await LocalDeployment.start(
-            pair.specs(),
-            load_text=pair.text_loader(),
-            patience=settings.patience,
-            startup_s=settings.startup_s,
-        )
+        return await LocalDeployment.start(pair)
     await asyncio.to_thread(importlib.import_module, "actors.cluster")  # Ray comes in with it
-    from actors.cluster import ClusterSettings, RayDeployment  # noqa: PLC0415 - as above
+    from actors.cluster import RayDeployment  # noqa: PLC0415 - as above
 
-    cluster = ClusterSettings(
-        address=settings.ray_address,
-        placement_s=settings.placement_s,
-        startup_s=settings.startup_s,
-    )
-    return await RayDeployment.start(
-        pair.specs(),
-        load_text=pair.text_loader(),
-        patience=settings.patience,
-        settings=cluster,
-    )
+    return await RayDeployment.start(pair)

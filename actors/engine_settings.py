@@ -11,8 +11,8 @@ import os
 from typing import Any
 
 from actors import pair
-from actors.scheduler import Patience, is_time
-from decoding.messages import Device
+from actors.deadlines import Patience, is_time
+from decoding.messages import Role
 from decoding.sampling import refuse_unless
 
 
@@ -78,13 +78,13 @@ class EngineSettings:
         refuse_unless(self, name, "a name, not empty, or left out", fine=given)
         object.__setattr__(self, name, plain)
 
-    def models(self) -> dict[Device, str]:
+    def models(self) -> dict[Role, str]:
         """The models by role; the embedded pair where none is named."""
         if self.target is None and self.draft is None:
-            return {Device.DRAFT: str(pair.DRAFT), Device.TARGET: str(pair.TARGET)}
+            return {Role.DRAFT: str(pair.DRAFT), Role.TARGET: str(pair.TARGET)}
         target = local_path(self.target or str(pair.TARGET))
-        named = {} if self.draft is None else {Device.DRAFT: local_path(self.draft)}
-        return named | {Device.TARGET: target}
+        named = {} if self.draft is None else {Role.DRAFT: local_path(self.draft)}
+        return named | {Role.TARGET: target}
 
 
 def is_whole(value: object, *, none: bool = False) -> bool:

@@ -14,15 +14,13 @@ import threading
 from typing import TYPE_CHECKING, Final, final
 
 from actors.device import run_device
-from actors.scheduler import Patience, Scheduler, SchedulerStatistics
+from actors.scheduler import Scheduler, SchedulerStatistics
 from actors.specs import DeviceSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from actors.checking import ModelPair
     from actors.wire import Address
     from decoding.messages import Device
-    from decoding.text import Detokenizer
 
 PAUSE_S: Final = 0.2  # before a device that failed is started again
 
@@ -38,34 +36,30 @@ class LocalDeployment:
     """
 
     def __init__(self, specs: tuple[DeviceSpec, ...], scheduler: Scheduler) -> None:
-        self._specs = {spec.role: spec for spec in specs}
+        self._specs = {spec.device: spec for spec in specs}
         self._scheduler = scheduler
         self._threads: list[threading.Thread] = []
         self._closed = threading.Event()
         self.address: Address
 
     @classmethod
-    async def start(
-        cls,
-        specs: tuple[DeviceSpec, ...],
-        *,
-        load_text: Callable[[], Detokenizer],
-        patience: Patience,
-        startup_s: float,
-    ) -> LocalDeployment:
+    async def start(cls, pair: ModelPair) -> LocalDeployment:
         """Start everything and wait until it can work.
 
         Raises:
             PeerError: a device did not start.
         """
-        roles = tuple(spec.role for spec in specs)
-        scheduler = Scheduler(roles, load_text=load_text, restarts=True, patience=patience)
+        specs, settings, load_text = pair.specs(), pair.settings, pair.text_loader()
+        devices = tuple(spec.device for spec in specs)
+        scheduler = Scheduler(
+            devices, load_text=load_text, restarts=True, patience=settings.patience
+        )
         deployment = cls(specs, scheduler)
         deployment.address = await scheduler.open()
-        for role in roles:
-            deployment._begin(role)
+        for device in devices:
+            deployment._begin(device)
         try:
-            await scheduler.wait_ready(startup_s)
+            await scheduler.wait_ready(settings.startup_s)
         except BaseException:
             await deployment.close()
             raise
@@ -89,18 +83,20 @@ class LocalDeployment:
         await self._scheduler.close()
         await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in self._threads))
 
-    def _begin(self, role: Device) -> None:
-        thread = threading.Thread(target=self._run, args=(role,), name=f"pearl-{role}", daemon=True)
+    def _begin(self, device: Device) -> None:
+        thread = threading.Thread(
+            target=self._run, args=(device,), name=f"pearl-{device}", daemon=True
+        )
         self._threads.append(thread)
         thread.start()
 
-    def _run(self, role: Device) -> None:
+    def _run(self, device: Device) -> None:
         """Work until the scheduler leaves; after a failure, load and work again."""
-        while self._wanted() and not self._scheduler.has_given_up(role):
+        while self._wanted() and not self._scheduler.has_given_up(device):
             try:
-                run_device(self._specs[role], self.address, self._wanted)
+                run_device(self._specs[device], self.address, self._wanted)
             except BaseException as error:  # noqa: BLE001 - the scheduler has been told
-                log.info("the %s failed, and is started again: %s", role, error)
+                log.info("the %s failed, and is started again: %s", device, error)
                 self._closed.wait(PAUSE_S)
             else:
                 return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from actors.engine_settings import Devices
 from actors.specs import DeviceSpec
 from decoding.errors import PlacementError
-from decoding.messages import Device
+from decoding.messages import Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from actors.engine_settings import EngineSettings
 
 
-def places(roles: tuple[Device, ...], gpus: int | None, present: int) -> dict[Device, str]:
+def places(roles: tuple[Role, ...], gpus: int | None, present: int) -> dict[Role, str]:
     """Torch's device for each role: the target gets a GPU first, a second one goes to the draft.
 
     Raises:
         PlacementError: more GPUs are asked for than there are, or than a pair can use.
     """
-    gpus = min(present, len(Device)) if gpus is None else gpus
-    if gpus < 0 or gpus > len(Device):
-        message = f"gpus is {gpus}; a pair uses 0, 1 (shared) or {len(Device)}"
+    gpus = min(present, len(Role)) if gpus is None else gpus
+    if gpus < 0 or gpus > len(Role):
+        message = f"gpus is {gpus}; a pair uses 0, 1 (shared) or {len(Role)}"
         raise PlacementError(message)
     if gpus > present:
         message = f"{gpus} GPUs asked for, {present} present; use --gpus {present}"
         raise PlacementError(message)
     if gpus == 0:
         return dict.fromkeys(roles, "cpu")
-    return {role: "cuda:1" if role is Device.DRAFT and gpus > 1 else "cuda:0" for role in roles}
+    return {role: "cuda:1" if role is Role.DRAFT and gpus > 1 else "cuda:0" for role in roles}
 
 
 def device_specs(
-    settings: EngineSettings, models: Mapping[Device, str], at: Mapping[Device, str], tokens: int
+    settings: EngineSettings, models: Mapping[Role, str], at: Mapping[Role, str], tokens: int
 ) -> tuple[DeviceSpec, ...]:
     """Each model on its device; `tokens` is the size of the vocabulary they share."""
     alone = len(set(at.values())) == len(at)
@@ -50,7 +50,7 @@ def device_specs(
             place="cuda:0" if on_ray and at[role].startswith("cuda") else at[role],
             dtype=settings.dtype,
             vocabulary=tokens,
-            gpu_share=1.0 if alone else 1 / len(Device),
+            gpu_share=1.0 if alone else 1 / len(Role),
             trust_remote_code=settings.trust_remote_code,
         )
         for role, model in models.items()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Protocol
 
-from decoding.messages import Device
+from decoding.messages import Device, Role
 
 if TYPE_CHECKING:
     from actors.runners.interface import Runner
@@ -28,7 +28,7 @@ class DeviceSpec:
     """What a device is to load, and where.
 
     Args:
-        role: draft or target.
+        role, number: draft or target, and which of them.
         model: a folder, or a hub name.
         place: torch's name of the device: `cpu`, `cuda:0`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
@@ -39,7 +39,8 @@ class DeviceSpec:
         stand_in: makes the runner instead of loading a model; None loads it.
     """
 
-    role: Device
+    role: Role
+    number: int = 0
     model: str
     place: str = "cpu"
     dtype: str = "auto"
@@ -48,3 +49,8 @@ class DeviceSpec:
     gpu_share: float = 1.0
     trust_remote_code: bool = False
     stand_in: Loader | None = None
+
+    @property
+    def device(self) -> Device:
+        """Which device it is to be."""
+        return Device(self.role, self.number)

@@ -1,6 +1,6 @@
 """Stand-ins for models: devices that do some work, and say a text that is known beforehand.
 
-    timed = {Device.DRAFT: Timed(pass_s=0.002), Device.TARGET: Timed(pass_s=0.010)}
+    timed = {Role.DRAFT: Timed(pass_s=0.002), Role.TARGET: Timed(pass_s=0.010)}
     pair = StandInPair(settings=EngineSettings(), devices=timed)
     async with await Engine.start_pair(pair) as engine:
         result = await engine.generate("any text", Settings(gamma=5)).wait()
@@ -25,7 +25,7 @@ from actors.placing import device_specs, places
 from actors.scripts import POSITIONS, PROMPT_TOKENS, Script
 from actors.text import Prompt, check_ids, check_text
 from decoding.errors import SettingError
-from decoding.messages import Device, TokenId
+from decoding.messages import Role, TokenId
 from decoding.text import Detokenizer
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ STAND_INS: Final[Mapping[str, type[StandIn]]] = MappingProxyType(
 """Every kind of stand-in, by its name on the command line."""
 
 
-def parse_stand_ins(kind: str, text: str) -> dict[Device, StandIn]:
+def parse_stand_ins(kind: str, text: str) -> dict[Role, StandIn]:
     """A draft and a target of one kind, with a comma between them.
 
     Raises:
@@ -143,7 +143,7 @@ def parse_stand_ins(kind: str, text: str) -> dict[Device, StandIn]:
     made = STAND_INS[kind]
     try:
         draft, target = text.split(",")
-        return {Device.DRAFT: made.parse(draft), Device.TARGET: made.parse(target)}
+        return {Role.DRAFT: made.parse(draft), Role.TARGET: made.parse(target)}
     except ValueError:
         message = f"{kind} is {text!r}; it must be {made.takes} with a comma between"
         raise SettingError(message) from None
@@ -178,14 +178,14 @@ class StandInPair:
     """
 
     settings: EngineSettings
-    devices: Mapping[Device, StandIn]
+    devices: Mapping[Role, StandIn]
     script: Script = dataclasses.field(default_factory=Script)
     eos: tuple[TokenId, ...] = ()
     draft_positions: None = None  # texts that neither device holds are refused
 
     def __post_init__(self) -> None:
         """Refuse a model beside its stand-in."""
-        named = {Device.DRAFT: self.settings.draft, Device.TARGET: self.settings.target}
+        named = {Role.DRAFT: self.settings.draft, Role.TARGET: self.settings.target}
         for role, model in named.items():
             if model is not None:
                 message = f"the {role} is {model} and has a stand-in; give one of them"
@@ -242,7 +242,7 @@ class StandInPair:
     def _scripted(self, spec: DeviceSpec) -> Scripted:
         return Scripted(work=self.devices[spec.role], script=self.script)
 
-    def _shapes(self) -> dict[Device, str]:
+    def _shapes(self) -> dict[Role, str]:
         found = {role: device.shape for role, device in self.devices.items()}
         return {role: shape for role, shape in found.items() if shape is not None}
 

@@ -41,6 +41,8 @@ class Asked(NamedTuple):
     since: float
     tokens: int
     """To be read or written for it."""
+    job: int = 0
+    """Its number."""
 
 
 @final

@@ -1,4 +1,4 @@
-"""Prompts as a request may give them, and text piece by piece while its tokens come.
+"""Prompts and stop texts as a request may give them, and the way from tokens to text.
 
 May import: decoding; the runners (for a tokenizer) only when one is loaded.
 """
@@ -8,11 +8,9 @@ from __future__ import annotations
 import operator
 import reprlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from decoding.errors import PromptError, SettingError
-from decoding.stopping import first_stop
-from decoding.text import GrowingText
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +24,8 @@ Prompt: TypeAlias = "str | Sequence[TokenId] | NDArray[np.integer[Any]]"
 
 def load_detokenizer(name: str, *, trust_remote_code: bool = False) -> Detokenizer:
     """Tokens to text as the model `name` does it, without special tokens."""
-    from actors.runners.loading import load_tokenizer  # noqa: PLC0415 - transformers come with it
-    from actors.runners.text import detokenizer_of  # noqa: PLC0415 - as above
+    from actors.runners.text import detokenizer_of  # noqa: PLC0415 - transformers come with it
+    from actors.runners.vocabulary import load_tokenizer  # noqa: PLC0415 - as above
 
     return detokenizer_of(load_tokenizer(name, trust_remote_code=trust_remote_code))
 
@@ -102,54 +100,3 @@ def check_stop(strings: Sequence[str], detokenizer: Detokenizer) -> None:
                 "so give it alone"
             )
             raise SettingError(message)
-
-
-@final
-class TextStream:
-    """The text of a growing list of tokens, given out as soon as it is sure.
-
-    What may yet change is held back, half a character above all, and so is what may turn out to
-    be the beginning of a stop string. Joined, the pieces are exactly the text of all tokens, cut
-    before the first stop string.
-    """
-
-    def __init__(self, detokenizer: Detokenizer, stop: Sequence[str] = ()) -> None:
-        self._growing = GrowingText(detokenizer)
-        self._stop = stop
-        self._pieces: list[str] = []
-        self._given = 0  # characters
-
-    @property
-    def text(self) -> str:
-        """All that was given out."""
-        return "".join(self._pieces)
-
-    def push(self, tokens: Sequence[TokenId]) -> str:
-        """The text that is sure now and was not before."""
-        growing = self._growing
-        growing.push(tokens)
-        sure = growing.text[self._given : growing.sure]
-        held = max((_begun(string, sure) for string in self._stop), default=0)
-        end = self._given + len(sure) - held
-        return self._give(min(end, self._stopped(growing.finished)))
-
-    def finish(self) -> str:
-        """What was held back."""
-        return self._give(self._stopped(len(self._growing.text)))
-
-    def _stopped(self, end: int) -> int:
-        """Where the first stop string begins, or `end` if there is none before it."""
-        at = first_stop(self._growing.text, self._stop, self._given, end)
-        return end if at is None else at
-
-    def _give(self, end: int) -> str:
-        piece = self._growing.text[self._given : end]
-        self._given += len(piece)
-        self._pieces.append(piece)
-        return piece
-
-
-def _begun(string: str, text: str) -> int:
-    """How many characters at the end of `text` may be the beginning of `string`."""
-    most = min(len(string) - 1, len(text))
-    return next((n for n in range(most, 0, -1) if text.endswith(string[:n])), 0)

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import os
 
-from decoding.messages import Device
+from decoding.messages import Role
 
 
-def cores_for(device: Device, cores: list[int]) -> list[int]:
+def cores_for(device: Role, cores: list[int]) -> list[int]:
     """This device's share of `cores`: a quarter to the draft, the rest to the target.
 
     A draft is a small model that reads one token at a time: it gains nothing from many threads.
     A single core is shared.
     """
-    if len(cores) < len(Device):
+    if len(cores) < len(Role):
         return cores
     draft = max(1, len(cores) // 4)
-    return cores[:draft] if device is Device.DRAFT else cores[draft:]
+    return cores[:draft] if device is Role.DRAFT else cores[draft:]
 
 
 def available_cores() -> list[int]:

@@ -18,8 +18,8 @@ from typing import TypeAlias, final
 
 from actors.admission import Admission
 from actors.runners.interface import Feed, Runner
-from actors.wire import Open, Work
-from decoding.messages import TokenId
+from actors.wire import Open
+from decoding.messages import Order, TokenId
 from decoding.turns import SHORT, portions
 from decoding.verification import Verifier, make_verifier
 
@@ -140,12 +140,12 @@ class Transcripts:
         for request in list(self._open):
             self.close(request)
 
-    def learn(self, packet: Work) -> bool:
-        """Note a job's committed tokens; False for a request that is not open here."""
-        sequence = self._open.get(packet.request)
-        if sequence is not None:
-            sequence.learn(packet.start, packet.fresh)
-        return sequence is not None
+    def learn(self, order: Order) -> bool:
+        """Note an order's committed tokens; False for a request that is not open here."""
+        transcript = self._open.get(order.request)
+        if transcript is not None:
+            transcript.learn(order.start, order.fresh)
+        return transcript is not None
 
     def feeds(self, jobs: Mapping[int, Wanted]) -> dict[int, Feed]:
         """What to read for each job in this turn.

@@ -5,7 +5,7 @@ secret they were given out of band, and then exchange frames: four bytes of leng
 message in MessagePack. A stream keeps order, and its end is the news that the peer is gone.
 
     device    -> scheduler   Hello, Answer, Spoilt, Alive, Beat, Fault
-    scheduler -> device      Open, Work, Ahead, Revoke, Close, Probe, Beat, Leave
+    scheduler -> device      Open, Order (`decoding.messages`), Close, Probe, Beat, Leave
     client    -> scheduler   Hello, Submit, Abort, Beat
     scheduler -> client      Tokens, Finished, Failed, Beat
 
@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 
 from decoding.errors import PeerError
-from decoding.foresight import Foresight
-from decoding.messages import Device, Judge, Judged, Propose, Proposed, TokenId
+from decoding.messages import Device, Judged, Order, Proposed, TokenId
 from decoding.metrics import Metrics
 from decoding.sampling import Sampling
 from decoding.settings import Settings
@@ -74,33 +73,6 @@ class Open(Packet, frozen=True):
     sampling: Sampling
     seed: int
     eos: tuple[TokenId, ...] = ()
-
-
-class Work(Packet, frozen=True):
-    """Device: a job, and the committed tokens from position `start` on that it has not seen.
-
-    `foresight` tells the target what may be known of the job that follows.
-    """
-
-    request: int
-    start: int
-    fresh: tuple[TokenId, ...]
-    command: Propose | Judge
-    foresight: Foresight | None = None
-
-
-class Ahead(Packet, frozen=True):
-    """Target: more is known now of the job that follows the one under way."""
-
-    request: int
-    foresight: Foresight
-
-
-class Revoke(Packet, frozen=True):
-    """Draft: a request's jobs of before `epoch` are not wanted any more."""
-
-    request: int
-    epoch: int
 
 
 class Close(Packet, frozen=True):
@@ -197,7 +169,7 @@ class Failed(Packet, frozen=True):
     message: str
 
 
-ToDevice: TypeAlias = Open | Work | Ahead | Revoke | Close | Probe | Beat | Leave
+ToDevice: TypeAlias = Open | Order | Close | Probe | Beat | Leave
 FromDevice: TypeAlias = Hello | Answer | Spoilt | Alive | Beat | Fault
 ToClient: TypeAlias = Tokens | Finished | Failed | Beat
 FromClient: TypeAlias = Hello | Submit | Abort | Beat

@@ -23,6 +23,9 @@ from decoding import exchanges, trace
 from decoding.errors import MalformedTraceError
 from decoding.exchanges import agreement
 from decoding.messages import (
+    DEVICES,
+    DRAFT,
+    TARGET,
     Device,
     DeviceBack,
     DeviceLost,
@@ -196,7 +199,7 @@ def shares(requests: Sequence[Request]) -> dict[str, dict[str, float]]:
     while that one works, and for messages (and the scheduler) while neither does. Of the draft's
     work so much is wasted as of its tokens; a pass is wasted if nobody wanted its verdict.
     """
-    parts = {device: dict.fromkeys(PARTS, 0.0) for device in Device}
+    parts = {device: dict.fromkeys(PARTS, 0.0) for device in DEVICES}
     for request in requests:
         for device, seconds in _spent(request).items():
             for part, value in seconds.items():
@@ -213,10 +216,10 @@ def _spent(request: Request) -> dict[Device, dict[str, float]]:
     until = since + figures.seconds
     passes = [r for r in request.records if isinstance(r, Received) and isinstance(r.event, Judged)]
     lost = sum(not record.wanted for record in passes) / max(1, len(passes))
-    jobs = {Device.DRAFT: _jobs(request, Proposed), Device.TARGET: _jobs(request, Judged)}
+    jobs = {DRAFT: _jobs(request, Proposed), TARGET: _jobs(request, Judged)}
     either = _busy(np.concatenate(list(jobs.values())), since, until)
     found = {}
-    for device, wasted in ((Device.DRAFT, figures.wasted), (Device.TARGET, lost)):
+    for device, wasted in ((DRAFT, figures.wasted), (TARGET, lost)):
         busy = _busy(jobs[device], since, until)
         found[device] = {
             "useful": busy * (1 - wasted),
@@ -292,7 +295,7 @@ def _measured(
     """What the meter says of some records, which begin where somebody had counted to."""
     meter = Meter(since)
     rounds = tokens = without_draft = 0
-    losses = dict.fromkeys(Device, 0)
+    losses = dict.fromkeys(DEVICES, 0)
     kept, rejections = seen.kept, seen.rejections
     for record in records:
         if isinstance(record, Sent):
@@ -300,9 +303,9 @@ def _measured(
         match record.event:
             case DeviceLost(device=device):
                 losses[device] += 1
-                seen.without_draft |= device is Device.DRAFT
+                seen.without_draft |= device == DRAFT
             case DeviceBack(device=device):
-                seen.without_draft &= device is not Device.DRAFT
+                seen.without_draft &= device != DRAFT
             case Proposed() | Judged() as answer:
                 meter.add(answer, wanted=record.wanted)
                 if isinstance(answer, Judged) and record.wanted:
@@ -319,8 +322,8 @@ def _measured(
         rounds=rounds,
         kept=seen.kept - kept,
         rejections=seen.rejections - rejections,
-        draft_losses=losses[Device.DRAFT],
-        target_losses=losses[Device.TARGET],
+        draft_losses=losses[DRAFT],
+        target_losses=losses[TARGET],
         tokens_without_draft=without_draft,
     )
     return meter.metrics(

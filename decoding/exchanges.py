@@ -10,7 +10,6 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeAlias
 
 import numpy as np
 
@@ -22,11 +21,8 @@ from decoding.messages import (
     Judged,
     Propose,
     Proposed,
-    device_of,
 )
 from decoding.trace import Received, Record, Sent
-
-Place: TypeAlias = tuple[Device, int, int, int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,23 +45,28 @@ class Exchange:
     @property
     def device(self) -> Device:
         """Whose it is."""
-        return device_of(self.command)
+        return self.command.device
 
 
 def exchanges(records: Iterable[Record]) -> list[Exchange]:
     """All that was sent in one request, in this order.
 
-    An answer belongs to the last job it fits: a device that came back was sent it once more.
+    A device that came back was sent its job once more, and may have answered twice: an answer
+    belongs to the last such job that has none.
     """
     found: list[Exchange] = []
-    waiting: defaultdict[Place, list[Exchange]] = defaultdict(list)
+    waiting: defaultdict[tuple[Device, int], list[Exchange]] = defaultdict(list)
     for index, record in enumerate(records):
-        if isinstance(record, Sent):
-            found.append(Exchange(record.at, record.command))
-            if (place := _place(record.command)) is not None:
-                waiting[place].append(found[-1])
-        elif (place := _place(record.event)) is not None and waiting[place]:
-            waiting[place].pop().answer = Heard(index, record.at, record.event)
+        match record:
+            case Sent(at=at, command=command):
+                found.append(Exchange(at, command))
+                if isinstance(command, Propose | Judge):
+                    waiting[command.device, command.job].append(found[-1])
+            case Received(at=at, event=Proposed() | Judged() as event):
+                if unanswered := waiting[event.device, event.job]:
+                    unanswered.pop().answer = Heard(index, at, event)
+            case _:
+                pass  # a device that was lost, or is back
     return found
 
 
@@ -83,21 +84,6 @@ def passes(records: Iterable[Record]) -> Iterator[tuple[Exchange, Judge, Judged]
         if isinstance(exchange.command, Judge) and exchange.answer is not None:
             assert isinstance(exchange.answer.event, Judged)
             yield exchange, exchange.command, exchange.answer.event
-
-
-def _place(message: Command | Event) -> Place | None:
-    """What a job and its answer have in common; None for what is neither."""
-    match message:
-        case Propose(epoch=epoch, base=base, pending=pending):
-            return Device.DRAFT, epoch, base + len(pending), 0
-        case Proposed(epoch=epoch, start=start):
-            return Device.DRAFT, epoch, start, 0
-        case Judge(epoch=epoch, base=base, pending=pending):
-            return Device.TARGET, epoch, base, len(pending)
-        case Judged(epoch=epoch, base=base, judged=judged):
-            return Device.TARGET, epoch, base, judged
-        case _:
-            return None
 
 
 def agreement(records: Iterable[Record]) -> dict[int, str]:

@@ -3,7 +3,7 @@
 Theory of operation. Between two passes of the target lie a message to the scheduler, the schedule,
 and a message back, and all that time the target stands still. Yet what it will be told is mostly
 known beforehand: once a verdict is there, the next job follows from it by the rule of
-`decoding.schedules`, and the target has all that the rule needs, but for the window that was
+`decoding.verdicts`, and the target has all that the rule needs, but for the window that was
 written beside its pass. So the scheduler tells it in good time:
 
     with a job          whether a pass with nothing pending will follow a rejection
@@ -23,23 +23,8 @@ Rule: nothing here is needed for the protocol to be right, only for it to be fas
 
 from __future__ import annotations
 
-from decoding.messages import Drafted, Judge, Judged, Message, TokenId
-
-
-class Foresight(Message, frozen=True):
-    """Of the job of this epoch and base: what may be known of the next.
-
-    Args:
-        epoch, base: of the job under way.
-        restarts: whether a pass with nothing pending follows a rejection at once.
-        window: what was written beside the job; empty where no window will come, None while it is
-            not there.
-    """
-
-    epoch: int
-    base: int
-    restarts: bool
-    window: tuple[TokenId, ...] | None = None
+from decoding.messages import NOTHING, Drafted, Foresight, Judge, Judged
+from decoding.verdicts import Outcome, outcome
 
 
 def onward(job: Judge, verdict: Judged, foresight: Foresight) -> Judge | None:
@@ -49,16 +34,18 @@ def onward(job: Judge, verdict: Judged, foresight: Foresight) -> Judge | None:
         job: under way, or just done; one that holds its last row is never foreseen.
         foresight: of that job, or of another one, which says nothing.
     """
-    if (foresight.epoch, foresight.base) != (job.epoch, job.base) or verdict.token is None:
+    if foresight.job != job.job or verdict.token is None:
         return None
+    pending, epoch = NOTHING, job.epoch
+    match outcome(verdict, foresight.window):
+        case Outcome.CONFIRMED:
+            assert foresight.window is not None
+            pending = Drafted(tokens=foresight.window[1:])
+        case Outcome.REFUSED if foresight.restarts:
+            epoch += 1
+        case Outcome.BARE if foresight.restarts:
+            pass
+        case _:
+            return None
     base = job.base + verdict.kept + 1
-    rejected = verdict.kept < len(job.pending)
-    if not rejected and foresight.window is None:
-        return None
-    if not rejected and foresight.window and foresight.window[0] == verdict.token:
-        return Judge(epoch=job.epoch, base=base, pending=Drafted(tokens=foresight.window[1:]))
-    if not foresight.restarts:
-        return None
-    # With neither a refusal nor a window nothing is thrown away, and the epoch goes on.
-    thrown_away = rejected or bool(foresight.window)
-    return Judge(epoch=job.epoch + thrown_away, base=base, pending=Drafted())
+    return Judge(device=job.device, job=job.job + 1, epoch=epoch, base=base, pending=pending)

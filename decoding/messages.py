@@ -2,17 +2,19 @@
 
 A schedule gives *commands*; a driver carries them to a device and brings *events* back.
 
-    Propose(epoch, base, pending, count)   draft: write `count` tokens after base + pending
-    Judge(epoch, base, pending, hold)      target: one pass over the pending tokens
-    Cancel(epoch)                          draft: whatever is older than this epoch is not wanted
+    Propose(job, epoch, base, pending, count)   draft: write up to `count` tokens after these
+    Judge(job, epoch, base, pending, hold)      target: one pass over the pending tokens
+    Cancel(epoch)                               draft: whatever is older than this is not wanted
+    Foresight(job, restarts, window)            target: what is known of its next job
 
-    Proposed(epoch, start, tokens)         the draft's answer, written from position `start` on
-    Judged(epoch, base, judged, kept, token)   the target's answer
-    DeviceLost(device), DeviceBack(device)     the driver's own news
+    Proposed(job, epoch, start, drafted, complete)   the draft's answer, from `start` on
+    Judged(job, epoch, base, judged, kept, token)    the target's answer
+    DeviceLost(device), DeviceBack(device)           the driver's own news
 
-`base` counts the committed tokens a job stands on. A job says everything it stands on, so it can
-be sent twice, late, or to a device that has just been restarted, and the answer is the same. An
-event that does not answer the command a schedule waits for (`answers`) is ignored.
+A job has a number, and so has its answer: an event that does not answer the job a schedule waits
+for is ignored. `base` counts the committed tokens a job stands on. A job says everything it stands
+on, so it can be sent twice, late, or to a device that has just been restarted, and the answer is
+the same.
 
 Positions count generated tokens: position 0 is the first token after the prompt.
 """
@@ -20,15 +22,15 @@ Positions count generated tokens: position 0 is the first token after the prompt
 from __future__ import annotations
 
 import enum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 TokenId: TypeAlias = int
 
 
-class Device(enum.StrEnum):
-    """The two places where a model runs."""
+class Role(enum.StrEnum):
+    """What a model is for."""
 
     DRAFT = "draft"
     TARGET = "target"
@@ -37,7 +39,24 @@ class Device(enum.StrEnum):
     __hash__ = str.__hash__
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class Device(msgspec.Struct, frozen=True, array_like=True, cache_hash=True):
+    """A place where a model runs: its role, and its number among those of that role."""
+
+    role: Role
+    number: int = 0
+
+    def __str__(self) -> str:
+        """Its role; of several, with its number."""
+        return f"{self.role} {self.number}" if self.number else str(self.role)
+
+
+DRAFT: Final = Device(Role.DRAFT)
+TARGET: Final = Device(Role.TARGET)
+DEVICES: Final = (DRAFT, TARGET)
+"""The devices of an engine."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
     """Base of everything that may cross a wire: immutable, compared by value, tagged by name."""
 
 
@@ -59,13 +78,27 @@ class Drafted(Message, frozen=True):
         return Drafted(tokens=self.tokens[count:], laws=self.laws[count:])
 
 
-class Propose(Message, frozen=True):
-    """Draft: write `count` tokens after `base` committed and the `pending` ones."""
+NOTHING: Final = Drafted()
 
+
+class Propose(Message, frozen=True):
+    """Draft: write up to `count` tokens after `base` committed and the `pending` ones.
+
+    `job` counts the jobs that a request had for this device, as in `Judge`; one that is sent again
+    keeps its number.
+    """
+
+    job: int
     epoch: int
     base: int
     pending: tuple[TokenId, ...]
     count: int
+    device: Device = DRAFT
+
+    @property
+    def start(self) -> int:
+        """The position of the first token to write."""
+        return self.base + len(self.pending)
 
 
 class Judge(Message, frozen=True):
@@ -75,37 +108,49 @@ class Judge(Message, frozen=True):
     that row, and the next job's first pending token is tested against it.
     """
 
+    job: int
     epoch: int
     base: int
-    pending: Drafted
+    pending: Drafted = NOTHING
     hold: bool = False
+    device: Device = TARGET
 
 
 class Cancel(Message, frozen=True):
     """Draft: stop writing for any epoch before this one."""
 
     epoch: int
+    device: Device = DRAFT
+
+
+class Foresight(Message, frozen=True):
+    """Target: what is known of the job that will follow job number `job` (`decoding.foresight`).
+
+    `restarts`: whether a pass with nothing pending follows a rejection at once. `window` is what
+    was written beside the job; empty where no window will come, None while it is not there.
+    """
+
+    job: int
+    restarts: bool
+    window: tuple[TokenId, ...] | None = None
+    device: Device = TARGET
 
 
 class Proposed(Message, frozen=True):
-    """The draft's answer, also when it was cancelled half-way (then `drafted` is shorter).
+    """The draft's answer: a window that may be shorter than asked.
 
-    `began` and `ended` are seconds on the device's clock; schedules use only their difference.
+    `complete` unless the job was cancelled half-way. `began` and `ended` are seconds on the
+    device's clock; schedules use only their difference.
     """
 
+    job: int
     epoch: int
     start: int
     drafted: Drafted
+    complete: bool = True
     began: float = 0.0
     ended: float = 0.0
-
-    def answers(self, command: Propose) -> bool:
-        """Whether this is the whole answer to `command`."""
-        return (
-            self.epoch == command.epoch
-            and self.start == command.base + len(command.pending)
-            and len(self.drafted) == command.count
-        )
+    device: Device = DRAFT
 
 
 class Judged(Message, frozen=True):
@@ -117,6 +162,7 @@ class Judged(Message, frozen=True):
     already decided), `read` the tokens of all requests that were read in it (0: nobody says).
     """
 
+    job: int
     epoch: int
     base: int
     judged: int
@@ -126,14 +172,7 @@ class Judged(Message, frozen=True):
     began: float = 0.0
     ended: float = 0.0
     read: int = 0
-
-    def answers(self, command: Judge) -> bool:
-        """Whether this is the answer to `command`."""
-        return (
-            self.epoch == command.epoch
-            and self.base == command.base
-            and self.judged == len(command.pending)
-        )
+    device: Device = TARGET
 
 
 class DeviceLost(Message, frozen=True):
@@ -148,10 +187,21 @@ class DeviceBack(Message, frozen=True):
     device: Device
 
 
+class Order(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+    """One command for one request, as it is carried to a device.
+
+    `fresh` are the committed tokens from position `start` on that the device has not been told of;
+    `foresight` is of the job that the command is.
+    """
+
+    request: int
+    command: Propose | Judge | Cancel | Foresight
+    start: int = 0
+    fresh: tuple[TokenId, ...] = ()
+    foresight: Foresight | None = None
+
+
 Command: TypeAlias = Propose | Judge | Cancel
+"""What a schedule gives; foresight is the driver's own."""
 Event: TypeAlias = Proposed | Judged | DeviceLost | DeviceBack
-
-
-def device_of(command: Command) -> Device:
-    """Who a command is for."""
-    return Device.TARGET if isinstance(command, Judge) else Device.DRAFT
+ANSWERS: Final = (Proposed, Judged)

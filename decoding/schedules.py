@@ -21,7 +21,10 @@ two phases of the paper need no state of their own. A verifier that must see W[0
 decides (rejection) asks the target to *hold* that row: then P is committed alone, P becomes all
 of W, and the next job begins by testing W[0] against the held row, without a pass.
 
-Rule: whatever decides what is committed is in this file and in `stopping`.
+What a schedule does next depends on what it waits for (`State`) and on what has come (`News`):
+`TRANSITIONS` is the whole of it.
+
+Rule: whatever decides what is committed is in this file, in `verdicts` and in `stopping`.
 Rule: this file never waits, and knows neither clock nor randomness.
 Rule: only committed tokens leave.
 """
@@ -29,10 +32,13 @@ Rule: only committed tokens leave.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Final, Protocol, final
+import enum
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
-from decoding.foresight import Foresight
 from decoding.messages import (
+    DRAFT,
+    NOTHING,
+    TARGET,
     Cancel,
     Command,
     Device,
@@ -40,20 +46,101 @@ from decoding.messages import (
     DeviceLost,
     Drafted,
     Event,
+    Foresight,
     Judge,
     Judged,
     Propose,
     Proposed,
     TokenId,
 )
+from decoding.verdicts import Outcome, outcome, pending_after
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from decoding.policies import Policy
     from decoding.stopping import FinishReason, StopRules
 
-NOTHING: Final = Drafted()
+
+class State(enum.StrEnum):
+    """What a schedule waits for."""
+
+    WRITING = "a window, before the pass that judges it"
+    BOTH = "a verdict, and the window that is written beside its pass"
+    JUDGING = "a verdict; a window that was written beside its pass is there"
+    CATCHING_UP = "a window; the verdict on all before it is acted on"
+    AT_BARRIER = "a window; only then is the verdict acted on (strict)"
+    FINISHED = "nothing"
+
+    __hash__ = str.__hash__  # an enum's own is a function in Python
+
+
+class Sign(enum.StrEnum):
+    """News that are no outcome of a verdict."""
+
+    WINDOW = "the window is there"
+    EARLY = "a verdict is there before its window (strict)"
+    LOST = "the window will not come: the draft is gone"
+    ENDED = "the text is over"
+
+    __hash__ = str.__hash__
+
+
+News: TypeAlias = Outcome | Sign
+
+
+class Step(enum.StrEnum):
+    """What a schedule does."""
+
+    JUDGE = "the window becomes what is pending: a pass over it"
+    GO_ON = "the rest of the window becomes what is pending: a pass over it"
+    BEGIN = "nothing is pending: a head start if there is one, else a pass"
+    RESTART = "what the draft has written is thrown away, in a new epoch; then as `begin`"
+    KEEP = "the window is kept until the verdict is there"
+    ACT = "the verdict is acted on, with the window that is there now"
+    CATCH_UP = "the window is waited for"
+    HOLD_BACK = "the verdict is not acted on before the window is there"
+    STOP = "for good"
+
+    __hash__ = str.__hash__
+
+
+TRANSITIONS: Final[Mapping[State, Mapping[News, Step]]] = {
+    State.WRITING: {
+        Sign.WINDOW: Step.JUDGE,
+        Sign.LOST: Step.RESTART,
+    },
+    State.BOTH: {
+        Sign.WINDOW: Step.KEEP,
+        Sign.LOST: Step.KEEP,
+        Sign.EARLY: Step.HOLD_BACK,
+        Sign.ENDED: Step.STOP,
+        Outcome.UNSURE: Step.CATCH_UP,
+        Outcome.REFUSED: Step.RESTART,
+    },
+    State.JUDGING: {
+        Sign.ENDED: Step.STOP,
+        Outcome.CONFIRMED: Step.GO_ON,
+        Outcome.REFUSED: Step.RESTART,
+        Outcome.BARE: Step.BEGIN,
+    },
+    State.CATCHING_UP: {
+        Sign.LOST: Step.RESTART,
+        Outcome.CONFIRMED: Step.GO_ON,
+        Outcome.REFUSED: Step.RESTART,
+        Outcome.BARE: Step.BEGIN,
+    },
+    State.AT_BARRIER: {
+        Sign.WINDOW: Step.ACT,
+        Sign.LOST: Step.ACT,
+        Sign.ENDED: Step.STOP,
+        Outcome.CONFIRMED: Step.GO_ON,
+        Outcome.REFUSED: Step.RESTART,
+        Outcome.BARE: Step.BEGIN,
+    },
+    State.FINISHED: {},
+}
+"""What is done in each state with each piece of news; what is missing cannot come there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +179,10 @@ class Schedule(Protocol):
     def counts(self) -> Counts:
         """What was seen so far."""
 
+    @property
+    def window(self) -> int:
+        """Tokens that the draft is asked for now; 0 without one."""
+
     def commands(self) -> tuple[Command, ...]:
         """The commands to send now; each is given once (again when a device comes back)."""
 
@@ -118,6 +209,7 @@ class TwoModelSchedule:
             round before.)
         reach: the most tokens after the prompt that the draft can hold; beyond them it rests, and
             the target goes on alone. None: the draft holds as many as the target.
+        draft, target: the devices that work for this request.
     """
 
     def __init__(
@@ -128,25 +220,30 @@ class TwoModelSchedule:
         hold: bool = False,
         strict: bool = False,
         reach: int | None = None,
+        draft: Device = DRAFT,
+        target: Device = TARGET,
     ) -> None:
         self._plan = plan
         self._reach = stop.limit if reach is None else reach
         self._stop = stop
         self._hold = hold
         self._strict = strict
+        self._draft, self._target = draft, target
+        self._draft_is_there = self._target_is_there = True
         self._committed: list[TokenId] = []
         self._epoch = 0
         self._finish_reason: FinishReason | None = None
         self._rounds = self._kept = self._rejections = 0
         self._draft_losses = self._target_losses = self._tokens_without_draft = 0
+        self._state = State.WRITING
         self._pending = NOTHING
         self._window = NOTHING  # written beside the running pass
         self._propose: Propose | None = None  # sent and not answered
         self._judge: Judge | None = None  # sent and not answered
-        self._verdict: Judged | None = None  # in, and still needed: its window is not in yet
-        self._present = {Device.DRAFT: True, Device.TARGET: True}
+        self._verdict: Judged | None = None  # the last
+        self._windows = self._passes = 0  # jobs of each device so far
         self._outbox: list[Command] = []
-        self._start()
+        self._begin()
 
     @property
     def committed(self) -> Sequence[TokenId]:
@@ -159,9 +256,19 @@ class TwoModelSchedule:
         return self._plan
 
     @property
+    def window(self) -> int:
+        """Tokens that the draft is asked for now; 0 without one."""
+        return self._plan.beside or self._plan.before
+
+    @property
     def epoch(self) -> int:
         """How many times what was pending has been thrown away."""
         return self._epoch
+
+    @property
+    def state(self) -> State:
+        """What it waits for."""
+        return self._state
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -188,8 +295,9 @@ class TwoModelSchedule:
     def awaits(self, answer: Proposed | Judged) -> bool:
         """Whether this answers a job that is still wanted."""
         if isinstance(answer, Proposed):
-            return self._propose is not None and answer.answers(self._propose)
-        return self._judge is not None and answer.answers(self._judge)
+            asked = self._propose
+            return asked is not None and answer.job == asked.job and answer.complete
+        return self._judge is not None and answer.job == self._judge.job
 
     def foresight(self) -> Foresight | None:
         """What is known now of the target's next job."""
@@ -198,50 +306,96 @@ class TwoModelSchedule:
             return None
         window = None if asked else self._window.tokens
         restarts = self._plan.before == 0
-        return Foresight(epoch=job.epoch, base=job.base, restarts=restarts, window=window)
+        return Foresight(device=job.device, job=job.job, restarts=restarts, window=window)
 
     def receive(self, event: Event) -> tuple[TokenId, ...]:
         """Take one event; return the tokens it commits."""
         already = len(self._committed)
-        if self._finish_reason is None:
+        if self._state is not State.FINISHED:
             self._take(event)
         return tuple(self._committed[already:])
 
     def _take(self, event: Event) -> None:
         match event:
             case Proposed() if self.awaits(event):
-                self._propose, self._window = None, event.drafted
-                self._plan.observe_window(event)
-                self._on_window()
+                self._on_window(event)
             case Judged() if self.awaits(event):
-                self._judge, self._verdict = None, event
-                self._plan.observe_pass(event)
-                if not (self._strict and event.passes and self._propose is not None):
-                    self._on_verdict(event)
-            case DeviceLost():
-                self._on_lost(event.device)
-            case DeviceBack():
-                self._on_back(event.device)
-            case _:  # late, doubled, or of an older epoch
+                self._on_verdict(event)
+            case DeviceLost(device=self._draft) if self._draft_is_there:
+                self._on_draft_lost()
+            case DeviceLost(device=self._target) if self._target_is_there:
+                self._target_is_there = False
+                self._target_losses += 1
+                self._call_back(self._target)  # its pass is sent again when it is back
+            case DeviceBack(device=self._draft):
+                self._draft_is_there = True
+                self._send_again(self._propose)
+            case DeviceBack(device=self._target):
+                self._target_is_there = True
+                self._send_again(self._judge)
+            case _:  # late, doubled, of an older epoch, or of somebody else's device
                 pass
 
-    # -- answers -------------------------------------------------------------------------------
+    # -- news ----------------------------------------------------------------------------------
 
-    def _on_window(self) -> None:
-        if self._judge is not None:
-            return  # the pass beside it is still running
-        if self._verdict is None:  # a head start
-            self._pending, self._window = self._window, NOTHING
-            self._start_pass()
-        elif self._strict:
-            self._on_verdict(self._verdict)
+    def _on_window(self, answer: Proposed) -> None:
+        self._propose, self._window = None, answer.drafted
+        self._plan.observe_window(answer)
+        if self._state is State.CATCHING_UP:
+            self._join()
         else:
-            self._join(self._verdict)
+            self._do(Sign.WINDOW)
 
-    def _on_verdict(self, verdict: Judged) -> None:
-        pending, self._pending = self._pending, NOTHING
+    def _on_verdict(self, answer: Judged) -> None:
+        self._judge, self._verdict = None, answer
+        self._plan.observe_pass(answer)
+        if self._strict and answer.passes and self._propose is not None:
+            self._do(Sign.EARLY)
+        else:
+            self._act()
+
+    def _on_draft_lost(self) -> None:
+        self._draft_is_there = False
+        self._draft_losses += 1
+        if self._propose is not None:
+            self._propose = None
+            self._call_back(self._draft)
+            self._do(Sign.LOST)
+
+    def _do(self, news: News) -> None:
+        """What the table says."""
+        match TRANSITIONS[self._state][news]:
+            case Step.JUDGE:
+                self._go_on_with(self._window)
+            case Step.GO_ON:
+                assert self._verdict is not None
+                self._go_on_with(pending_after(self._verdict, self._window))
+            case Step.BEGIN:
+                self._begin()
+            case Step.RESTART:
+                self._throw_away()
+                self._begin()
+            case Step.KEEP:
+                self._state = State.JUDGING
+            case Step.ACT:
+                self._act()
+            case Step.CATCH_UP:
+                self._state = State.CATCHING_UP
+            case Step.HOLD_BACK:
+                self._state = State.AT_BARRIER
+            case Step.STOP:
+                self._throw_away()
+                self._state = State.FINISHED
+
+    # -- verdicts ------------------------------------------------------------------------------
+
+    def _act(self) -> None:
+        """Commit what stands, and see what that makes of the window."""
+        verdict, pending = self._verdict, self._pending
+        assert verdict is not None
         chosen = () if verdict.token is None else (verdict.token,)
         rejected = verdict.kept < len(pending)
+        self._pending = NOTHING
         self._rounds += verdict.passes
         admitted = self._commit(pending.tokens[: verdict.kept] + chosen)
         # What lies behind the end of the text was judged, but is no part of it.
@@ -249,36 +403,26 @@ class TwoModelSchedule:
             kept=min(verdict.kept, admitted), rejected=rejected and admitted > verdict.kept
         )
         if self._finish_reason is not None:
-            self._finish()
-        elif rejected:
-            self._restart()
-        elif self._propose is None:
-            self._join(verdict)
-
-    def _join(self, verdict: Judged) -> None:
-        """Decide what the window is worth, now that all before it stands."""
-        self._verdict = None
-        window, self._window = self._window, NOTHING
-        if len(window) == 0 and verdict.token is None:  # the draft was lost: nobody needs the row
-            self._restart()
-        elif len(window) == 0:  # none was asked for, or the draft was lost
-            self._start()
-        elif verdict.token is None:
-            self._pending = window
-            self._start_pass()
-        elif window.tokens[0] == verdict.token:
-            self._compare(kept=1, rejected=False)
-            self._pending = window.after(1)
-            self._start_pass()
+            self._do(Sign.ENDED)
         else:
-            self._compare(kept=0, rejected=True)
-            self._restart()
+            self._join()
+
+    def _join(self) -> None:
+        """Decide what the window is worth, where all before it is decided."""
+        verdict = self._verdict
+        assert verdict is not None
+        window = None if self._propose is not None else self._window.tokens
+        found = outcome(verdict, window)
+        if window and verdict.token is not None and verdict.kept == verdict.judged:
+            refused = found is Outcome.REFUSED
+            self._compare(kept=int(not refused), rejected=refused)
+        self._do(found)
 
     def _commit(self, tokens: tuple[TokenId, ...]) -> int:
         """Commit what the stop rules admit; return how many tokens that are."""
         admitted, self._finish_reason = self._stop.admit(self._committed, tokens)
         self._committed.extend(admitted)
-        if not self._present[Device.DRAFT]:
+        if not self._draft_is_there:
             self._tokens_without_draft += len(admitted)
         return len(admitted)
 
@@ -289,35 +433,31 @@ class TwoModelSchedule:
 
     # -- jobs ----------------------------------------------------------------------------------
 
-    def _restart(self) -> None:
-        """Throw away what is pending: the next job stands on committed tokens only."""
-        self._forget_window()
-        self._start()
-
-    def _forget_window(self) -> None:
+    def _throw_away(self) -> None:
+        """What the draft has written is not wanted, nor what it is writing."""
         self._epoch += 1
         if self._propose is not None:
-            self._outbox.append(Cancel(epoch=self._epoch))
-        self._propose, self._window, self._verdict = None, NOTHING, None
+            self._outbox.append(Cancel(device=self._draft, epoch=self._epoch))
+        self._propose, self._window = None, NOTHING
 
-    def _finish(self) -> None:
-        self._forget_window()
-        self._judge = None
-
-    def _start(self) -> None:
+    def _begin(self) -> None:
         """Begin with nothing pending: a head start if there is one, else a pass at once."""
         count = min(self._plan.before, self._room())
-        if count > 0 and self._present[Device.DRAFT]:
+        if count > 0 and self._draft_is_there:
             self._send_propose(count)
+            self._state = State.WRITING
         else:
-            self._start_pass()
+            self._go_on_with(NOTHING)
 
-    def _start_pass(self) -> None:
+    def _go_on_with(self, pending: Drafted) -> None:
+        """A pass over these, and beside it a window."""
+        self._pending, self._window = pending, NOTHING
         count = min(self._plan.beside, self._room())
-        window_follows = count > 0 and self._present[Device.DRAFT]
+        window_follows = count > 0 and self._draft_is_there
         self._send_judge(hold=self._hold and window_follows)
         if window_follows:
             self._send_propose(count)
+        self._state = State.BOTH if window_follows else State.JUDGING
 
     def _room(self) -> int:
         """How many tokens the draft may write behind what is pending."""
@@ -326,45 +466,34 @@ class TwoModelSchedule:
         return end - len(self._committed) - len(self._pending)
 
     def _send_propose(self, count: int) -> None:
+        self._windows += 1
         self._propose = Propose(
-            epoch=self._epoch, base=len(self._committed), pending=self._pending.tokens, count=count
+            device=self._draft,
+            job=self._windows,
+            epoch=self._epoch,
+            base=len(self._committed),
+            pending=self._pending.tokens,
+            count=count,
         )
         self._outbox.append(self._propose)
 
     def _send_judge(self, *, hold: bool) -> None:
-        self._verdict = None
+        self._passes += 1
         self._judge = Judge(
-            epoch=self._epoch, base=len(self._committed), pending=self._pending, hold=hold
+            device=self._target,
+            job=self._passes,
+            epoch=self._epoch,
+            base=len(self._committed),
+            pending=self._pending,
+            hold=hold,
         )
-        if self._present[Device.TARGET]:
+        if self._target_is_there:
             self._outbox.append(self._judge)
 
-    # -- devices that come and go --------------------------------------------------------------
+    def _send_again(self, job: Propose | Judge | None) -> None:
+        if job is not None:
+            self._outbox.append(job)
 
-    def _on_lost(self, device: Device) -> None:
-        if not self._present[device]:
-            return
-        self._present[device] = False
-        if device is Device.TARGET:  # its pass is sent again when it is back
-            self._target_losses += 1
-            return
-        self._draft_losses += 1
-        if self._propose is not None:
-            self._go_on_alone()
-
-    def _go_on_alone(self) -> None:
-        """The window will not come: what waits for it goes on without."""
-        verdict, running = self._verdict, self._judge
-        self._propose = None
-        if verdict is not None and self._strict:
-            self._on_verdict(verdict)
-        elif verdict is not None or running is None:
-            self._restart()
-        # else a pass is running; its verdict finds no window
-
-    def _on_back(self, device: Device) -> None:
-        self._present[device] = True
-        if device is Device.TARGET and self._judge is not None:
-            self._outbox.append(self._judge)
-        if device is Device.DRAFT and self._propose is not None:
-            self._outbox.append(self._propose)
+    def _call_back(self, device: Device) -> None:
+        """What was not sent yet is not sent to a device that is gone."""
+        self._outbox = [command for command in self._outbox if command.device != device]

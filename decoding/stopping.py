@@ -1,4 +1,4 @@
-"""When a request ends, and how much of a verdict may still be committed.
+"""When a request ends, how much of a verdict may still be committed, and what text is shown.
 
 A request ends at the first committed end-of-sequence token, at the first token that completes a
 stop text, or at the length limit, whichever comes first. The token that ends it is committed;
@@ -32,6 +32,59 @@ class FinishReason(enum.StrEnum):
 
 
 @final
+class TextStream:
+    """The text of a growing list of tokens, given out as soon as it is sure.
+
+    What may yet change is held back, half a character above all, and so is what may turn out to
+    be the beginning of a stop string. Joined, the pieces are exactly the text of all tokens, cut
+    before the first stop string.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, stop: Sequence[str] = ()) -> None:
+        self._growing = GrowingText(detokenizer)
+        self._stop = stop
+        self._pieces: list[str] = []
+        self._given = 0  # characters
+        self.stopped = False
+        """Whether a stop string has come."""
+
+    @property
+    def tokens(self) -> list[TokenId]:
+        """All that was read."""
+        return self._growing.tokens
+
+    @property
+    def text(self) -> str:
+        """All that was given out."""
+        return "".join(self._pieces)
+
+    def push(self, tokens: Sequence[TokenId]) -> str:
+        """The text that is sure now and was not before."""
+        growing = self._growing
+        growing.push(tokens)
+        sure = growing.text[self._given : growing.sure]
+        held = max((_begun(string, sure) for string in self._stop), default=0)
+        end = self._given + len(sure) - held
+        return self._give(min(end, self._stopped(growing.finished)))
+
+    def finish(self) -> str:
+        """What was held back."""
+        return self._give(self._stopped(len(self._growing.text)))
+
+    def _stopped(self, end: int) -> int:
+        """Where the first stop string begins, or `end` if there is none before it."""
+        at = first_stop(self._growing.text, self._stop, self._given, end)
+        self.stopped = self.stopped or at is not None
+        return end if at is None else at
+
+    def _give(self, end: int) -> str:
+        piece = self._growing.text[self._given : end]
+        self._given += len(piece)
+        self._pieces.append(piece)
+        return piece
+
+
+@final
 class _Reader:
     """Reads a text token by token, and says where a stop text is complete."""
 
@@ -39,23 +92,20 @@ class _Reader:
         self._strings = strings
         self._detokenizer = detokenizer
         self._names = {detokenizer.special.get(string) for string in strings}
-        self._longest = max(map(len, strings))
-        self._text = GrowingText(detokenizer)
+        self._stream = TextStream(detokenizer, strings)
 
     def follow(self, committed: Sequence[TokenId]) -> None:
         """Stand behind these tokens; where it does already, nothing is read again."""
-        if self._text.tokens != list(committed):
-            self._text = GrowingText(self._detokenizer)
-            self._text.push(committed)
+        if self._stream.tokens != list(committed):
+            self._stream = TextStream(self._detokenizer, self._strings)
+            self._stream.push(committed)
 
     def completes(self, token: TokenId, *, last: bool) -> bool:
         """Read one more token; what is half a character is no text yet, unless it is the last."""
-        text = self._text
-        start = max(0, text.sure - self._longest + 1)
-        text.push((token,))
-        end = len(text.text) if last else text.finished
-        shown = first_stop(text.text, self._strings, start, end) is not None
-        return shown or token in self._names
+        self._stream.push((token,))
+        if last:
+            self._stream.finish()
+        return self._stream.stopped or token in self._names
 
 
 @final
@@ -106,3 +156,9 @@ def first_stop(text: str, strings: Sequence[str], start: int, end: int) -> int |
     """Where the first stop text of `text[start:end]` begins."""
     found = (text.find(string, start, end) for string in strings)
     return min((at for at in found if at >= 0), default=None)
+
+
+def _begun(string: str, text: str) -> int:
+    """How many characters at the end of `text` may be the beginning of `string`."""
+    most = min(len(string) - 1, len(text))
+    return next((n for n in range(most, 0, -1) if text.endswith(string[:n])), 0)

@@ -20,6 +20,8 @@ import msgspec
 from decoding import files
 from decoding.errors import MalformedTraceError
 from decoding.messages import (
+    ANSWERS,
+    DEVICES,
     Command,
     Device,
     DeviceBack,
@@ -29,6 +31,7 @@ from decoding.messages import (
     Judge,
     Judged,
     Proposed,
+    Role,
     TokenId,
 )
 from decoding.settings import Settings
@@ -37,10 +40,12 @@ from decoding.stopping import FinishReason
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-TRACE_VERSION: Final = 1
+TRACE_VERSION: Final = 2
 GZIPPED: Final = b"\x1f\x8b"
 END: Final = '{"ph":"M","pid":1,"name":"end"}]\n'
-ROWS: Final = {Device.TARGET: 1, Device.DRAFT: 2, "scheduler": 3}
+SCHEDULER: Final = 3  # its row
+ROWS: Final = {Role.TARGET: 1, Role.DRAFT: 2}  # of the first of each
+BETWEEN: Final = 10  # rows, from one device of a role to the next
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -86,6 +91,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
         eos, finish_reason: why a text may end, and why the first one did.
         prompts: tokens of each request's prompt, in the order of their numbers; empty if unknown.
         simulated: whether it ran on a virtual clock.
+        reach: the most tokens after the prompt that the draft can hold; None: as many as asked.
     """
 
     settings: Settings
@@ -93,6 +99,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None
     prompts: tuple[int, ...] = ()
     simulated: bool = False
+    reach: int | None = None
 
 
 def about(path: pathlib.Path, header: Header) -> About:
@@ -204,8 +211,10 @@ def _parsed(path: pathlib.Path, lines: Iterator[bytes]) -> Iterator[_Args]:
 
 def _events(records: list[Record], header: Header) -> Iterator[dict[str, Any]]:
     yield {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "PEARL"}}
-    for name, row in ROWS.items():
-        yield {"ph": "M", "pid": 1, "tid": row, "name": "thread_name", "args": {"name": str(name)}}
+    answers = [r.event for r in records if isinstance(r, Received) and isinstance(r.event, ANSWERS)]
+    rows = {_row(device): str(device) for device in (*DEVICES, *(e.device for e in answers))}
+    for row, name in (*rows.items(), (SCHEDULER, "scheduler")):
+        yield {"ph": "M", "pid": 1, "tid": row, "name": "thread_name", "args": {"name": name}}
     yield {"ph": "M", "pid": 1, "name": "pearl", "args": {"header": header}}
     origin = min((_start(record) for record in records), default=0.0)
     for record in records:
@@ -217,14 +226,14 @@ def _events(records: list[Record], header: Header) -> Iterator[dict[str, Any]]:
 
 
 def _start(record: Record) -> float:
-    if isinstance(record, Received) and isinstance(record.event, Proposed | Judged):
+    if isinstance(record, Received) and isinstance(record.event, ANSWERS):
         return min(record.at, record.event.began)
     return record.at
 
 
 def _drawn(record: Record, origin: float) -> dict[str, Any]:
     """A job as a bar on its device's row, anything else as an instant on the scheduler's."""
-    instant = {"ph": "i", "pid": 1, "tid": ROWS["scheduler"], "ts": 1e6 * (record.at - origin)}
+    instant = {"ph": "i", "pid": 1, "tid": SCHEDULER, "ts": 1e6 * (record.at - origin)}
     if isinstance(record, Sent):
         name = type(record.command).__name__
         return {"s": "t", "name": name, **instant, "args": {"record": record}}
@@ -238,11 +247,17 @@ def _drawn(record: Record, origin: float) -> dict[str, Any]:
 
 def _bar(event: Proposed | Judged, origin: float) -> dict[str, Any]:
     if isinstance(event, Proposed):
-        row, name = ROWS[Device.DRAFT], f"write {len(event.drafted)}"
+        name = f"write {len(event.drafted)}"
     else:
-        row, name = ROWS[Device.TARGET], f"judge {event.judged}, keep {event.kept}"
+        name = f"judge {event.judged}, keep {event.kept}"
+    row = _row(event.device)
     times = {"ts": 1e6 * (event.began - origin), "dur": 1e6 * (event.ended - event.began)}
     return {"name": name, "pid": 1, "tid": row, **times}
+
+
+def _row(device: Device) -> int:
+    """Where the jobs of a device are drawn."""
+    return ROWS[device.role] + BETWEEN * device.number
 
 
 def _middle(event: Proposed | Judged, origin: float) -> dict[str, Any]:

@@ -1,37 +1,47 @@
 """A draft and a target without models: the hosts' turns on a virtual clock.
 
-They keep the rules of `actors.hosts`. A packet is taken between two turns. A turn of the draft
-writes one token for every open window; a turn of the target judges every window that waits, in
-one pass. A newer job of a request replaces the older one. The target begins what follows a verdict
-before it is told, where that is known (`decoding.foresight`). What a device holds of a request's
-text is what it need not read again, so a first job reads the prompt and a restart reads everything,
-in pieces where that is long (`decoding.turns`).
+They keep the rules of `actors.hosts`, and the same desks (`decoding.desks`). An order is taken
+between two turns. A turn of the draft writes one token for every open window; a turn of the target
+judges every window that waits, in one pass. What a device holds of a request's text is what it need
+not read again, so a first job reads the prompt and a restart reads everything, in pieces where that
+is long (`decoding.turns`).
 
 Tokens are those of a `Text`: 1 where draft and target agree, 0 where they do not.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from simpy import Environment, Interrupt
 
-from decoding.foresight import Foresight, onward
-from decoding.messages import Cancel, Device, Drafted, Judge, Judged, Propose, Proposed
+from decoding.desks import DraftDesk, TargetDesk, Writing, judged
+from decoding.messages import (
+    DRAFT,
+    TARGET,
+    Cancel,
+    Device,
+    Foresight,
+    Judge,
+    Judged,
+    Order,
+    Propose,
+    Proposed,
+)
 from decoding.turns import SHORT, portions
 from simulator.acceptance import AGREES, DIFFERS, Text
-from simulator.costs import Clock
 from simulator.ledger import DOWN, WORKS, Ledger
-from simulator.links import Foretold, Packet
+
+if TYPE_CHECKING:
+    from simulator.costs import Clock
 
 Process: TypeAlias = Generator[Any, Any, None]
 Reply: TypeAlias = Callable[[int, "Proposed | Judged"], None]
 
 
-class Host(Protocol):
+class VirtualHost(Protocol):
     """What a device does with its jobs; `Worker` gives it time to do it in."""
 
     @property
@@ -48,7 +58,7 @@ class Host(Protocol):
     def close(self, request: int) -> None:
         """Forget a request."""
 
-    def take(self, request: int, packet: Packet, now: float) -> None:
+    def take(self, request: int, order: Order, now: float) -> None:
         """Note a job, that one is not wanted any more, or what will follow."""
 
     def begin(self, now: float) -> float:
@@ -62,7 +72,7 @@ class Host(Protocol):
 
 
 @final
-class Row:
+class VirtualRow:
     """One request on one device."""
 
     __slots__ = ("cached", "held", "limit", "missed", "prompt", "text")
@@ -97,29 +107,18 @@ class Row:
         return job.base + len(job.pending) < self.limit
 
 
-@dataclasses.dataclass(slots=True)
-class Window:
-    """A window that is being written; `end` is where its row's text will be after this turn."""
-
-    job: Propose
-    row: Row
-    start: int
-    end: int
-    began: float
-    written: int = 0
-
-
 @final
-class DraftHost:
+class VirtualDraft:
     """Writes windows, one token a turn for every request that wants one."""
 
-    device = Device.DRAFT
+    device = DRAFT
 
     def __init__(self, clock: Clock, reply: Reply) -> None:
         self._clock = clock
         self._reply = reply
-        self._rows: dict[int, Row] = {}
-        self._writing: dict[int, Window] = {}
+        self._rows: dict[int, VirtualRow] = {}
+        self._desk = DraftDesk()
+        self._writing = self._desk.writing
         self._portions: dict[int, int] = {}  # of this turn, where one reads but a part
         self._turn_ended = 0.0
 
@@ -130,176 +129,139 @@ class DraftHost:
 
     def open(self, request: int, prompt: int, text: Text, limit: int) -> None:
         """A request that jobs will come for, until its text has so many tokens."""
-        self._rows[request] = Row(prompt, text, limit)
+        self._rows[request] = VirtualRow(prompt, text, limit)
 
     def close(self, request: int) -> None:
         """Forget a request."""
-        self._give_up(request)
+        self._cut_short(request, self._desk.close(request))
         self._rows.pop(request, None)
 
     def forget(self) -> None:
         """Lose everything but the list of requests."""
-        self._writing.clear()
+        self._desk.forget()
         for row in self._rows.values():
             row.forget()
 
-    def take(self, request: int, packet: Packet, now: float) -> None:
+    def take(self, request: int, order: Order, now: float) -> None:
         """A newer job and a cancellation put an end to the older window."""
         if request not in self._rows:
             return
-        if isinstance(packet, Propose):
-            self._give_up(request)
-            row = self._rows[request]
-            start = packet.base + len(packet.pending)
-            self._writing[request] = Window(packet, row, start, row.prompt + start, began=now)
-        elif isinstance(packet, Cancel):
-            window = self._writing.get(request)
-            if window is not None and window.job.epoch < packet.epoch:
-                self._give_up(request)
+        match order.command:
+            case Propose() as job:
+                self._cut_short(request, self._desk.begin(request, job, now))
+            case Cancel(epoch=epoch):
+                self._cut_short(request, self._desk.cancel(request, epoch))
+            case _:
+                pass  # nothing for a draft
 
     def begin(self, now: float) -> float:  # noqa: ARG002 - a turn takes as long at any time
         """One forward for all windows."""
-        unread, context = 1, 0
-        for window in self._writing.values():
-            if not window.written:
-                window.row.cut_back(window.job)
-            unread = max(unread, window.end - window.row.cached)
-            context = max(context, window.end)
+        unread, context, rows = 1, 0, self._rows
+        for request, writing in self._writing.items():
+            row = rows[request]
+            if not writing.written:
+                row.cut_back(writing.job)
+            end = row.prompt + writing.job.start + writing.written
+            unread = max(unread, end - row.cached)
+            context = max(context, end)
         self._portions = {}
         if unread <= SHORT:
             return self._clock(unread, len(self._writing), context)
-        rows = self._writing.items()
-        self._portions = portions({r: window.end - window.row.cached for r, window in rows})
-        return self._clock(*_pass(self._portions, {r: w.row.cached for r, w in rows}))
+        ends = {r: rows[r].prompt + w.job.start + w.written for r, w in self._writing.items()}
+        self._portions = portions({r: end - rows[r].cached for r, end in ends.items()})
+        return self._clock(*_pass(self._portions, {r: rows[r].cached for r in ends}))
 
     def end(self, now: float) -> None:
         """Every window is one token longer, but for those whose text is not read yet."""
         self._turn_ended = now
         whole = []
-        for request, window in self._writing.items():
-            if self._is_partial(request, window):
+        for request, writing in self._writing.items():
+            row = self._rows[request]
+            end = row.prompt + writing.job.start + writing.written
+            if self._is_partial(request, row, end):
                 continue
-            window.row.cached = window.end  # what is written now has not been read yet
-            window.end += 1
-            window.written += 1
-            if window.written == window.job.count:
+            row.cached = end  # what is written now has not been read yet
+            writing.written += 1
+            if writing.whole:
                 whole.append(request)
         for request in whole:
-            self._answer(request, self._writing.pop(request))
+            self._cut_short(request, self._desk.close(request))
 
-    def _is_partial(self, request: int, window: Window) -> bool:
+    def _is_partial(self, request: int, row: VirtualRow, end: int) -> bool:
         """Whether this turn has read but a part of what its text has; that is noted."""
         read = self._portions.get(request)
-        if read is None or read == window.end - window.row.cached:
+        if read is None or read == end - row.cached:
             return False
-        window.row.cached += read
+        row.cached += read
         return True
 
-    def _give_up(self, request: int) -> None:
+    def _cut_short(self, request: int, writing: Writing | None) -> None:
         """Answer with what there is, so that work in vain is counted too."""
-        window = self._writing.pop(request, None)
-        if window is not None and window.written:
-            self._answer(request, window)
-
-    def _answer(self, request: int, window: Window) -> None:
-        row, tokens = window.row, window.row.text.window(window.start, window.written)
-        if row.missed is None and DIFFERS in tokens:
-            row.missed = window.start + tokens.index(DIFFERS)
-        self._reply(
-            request,
-            Proposed(
-                epoch=window.job.epoch,
-                start=window.start,
-                drafted=Drafted(tokens=tokens),
-                began=window.began,
-                ended=self._turn_ended,
-            ),
-        )
+        if writing is None or not writing.written:
+            return
+        row, start = self._rows[request], writing.job.start
+        writing.tokens = row.text.window(start, writing.written)
+        if row.missed is None and DIFFERS in writing.tokens:
+            row.missed = start + writing.tokens.index(DIFFERS)
+        self._reply(request, writing.answer(self._turn_ended))
 
 
 @final
-class TargetHost:
+class VirtualTarget:
     """Judges windows, all that wait in one pass."""
 
-    device = Device.TARGET
+    device = TARGET
 
     def __init__(self, clock: Clock, reply: Reply) -> None:
         self._clock = clock
         self._reply = reply
-        self._rows: dict[int, Row] = {}
-        self._waiting: dict[int, Judge] = {}
+        self._rows: dict[int, VirtualRow] = {}
+        self._desk = TargetDesk(self._may_go_on)
         self._judging: dict[int, Judge] = {}
-        self._done: dict[int, tuple[Judge, Judged]] = {}  # the last verdict, while nothing follows
-        self._foresight: dict[int, Foresight] = {}
-        self._own: dict[int, Judge] = {}  # begun before it was told to
         self._began = 0.0
         self._first: dict[int, float] = {}  # when the first piece of a long read was begun
         self._portions: dict[int, int] = {}  # of this turn, where one reads but a part
         self._read = 0  # tokens of the pass under way, of all requests
 
     @property
-    def _known(self) -> tuple[dict[int, Any], ...]:
-        return self._waiting, self._done, self._foresight, self._own, self._first
-
-    @property
     def busy(self) -> bool:
         """Whether a window waits to be judged."""
-        return bool(self._waiting)
+        return bool(self._desk.waiting)
 
     def open(self, request: int, prompt: int, text: Text, limit: int) -> None:
         """A request that jobs will come for, until its text has so many tokens."""
-        self._rows[request] = Row(prompt, text, limit)
+        self._rows[request] = VirtualRow(prompt, text, limit)
 
     def close(self, request: int) -> None:
         """Forget a request."""
-        for known in (*self._known, self._rows):
-            known.pop(request, None)
+        self._desk.close(request)
+        self._first.pop(request, None)
+        self._rows.pop(request, None)
 
     def forget(self) -> None:
         """Lose everything but the list of requests."""
-        for known in (*self._known, self._judging):
-            known.clear()
+        self._desk.forget()
+        self._first.clear()
+        self._judging.clear()
         for row in self._rows.values():
             row.forget()
 
-    def take(self, request: int, packet: Packet, now: float) -> None:  # noqa: ARG002 - times begin with the turn
+    def take(self, request: int, order: Order, now: float) -> None:  # noqa: ARG002 - as in `begin`
         """A newer job replaces an older one of the same request."""
         if request not in self._rows:
             return
-        match packet:
-            case Foretold(job=job, foresight=foresight):
-                self._take_job(request, job)
-                self._foresee(request, foresight)
+        match order.command:
             case Judge() as job:
-                self._take_job(request, job)
+                self._desk.take(request, job, order.foresight)
             case Foresight() as foresight:
-                self._foresee(request, foresight)
+                self._desk.foresee(request, foresight)
             case _:
-                pass  # nothing for this device
-
-    def _take_job(self, request: int, job: Judge) -> None:
-        """A job is done once, also where it was begun before it was asked for."""
-        if self._own.pop(request, None) != job:
-            self._waiting[request] = job
-            self._done.pop(request, None)
-
-    def _foresee(self, request: int, foresight: Foresight) -> None:
-        self._foresight[request] = foresight
-        self._go_on(request)
-
-    def _go_on(self, request: int) -> None:
-        """Begin what follows a verdict, where that is known."""
-        done, foresight = self._done.get(request), self._foresight.get(request)
-        if done is None or foresight is None or request in self._own:
-            return
-        following = onward(*done, foresight)
-        if following is not None and self._rows[request].has_room(following):
-            self._waiting[request] = self._own[request] = following
-            del self._done[request]
+                pass  # nothing for a target
 
     def begin(self, now: float) -> float:
         """One pass for all windows that a held row does not decide."""
-        self._judging, self._waiting, self._began = self._waiting, {}, now
+        self._judging, self._began = dict(self._desk.waiting), now
+        self._desk.waiting.clear()
         unread = context = batch = self._read = 0
         for request, job in self._judging.items():
             row = self._rows[request]
@@ -338,11 +300,14 @@ class TargetHost:
             if not self._is_partial(request, row, job):
                 began = self._first.pop(request, self._began)
                 verdict = _verdict(row, job, self._read, (began, now))
-                self._done[request] = job, verdict
-                self._go_on(request)
+                self._desk.settle(request, job, verdict)
+                self._desk.go_on(request)
                 self._reply(request, verdict)
 
-    def _is_partial(self, request: int, row: Row, job: Judge) -> bool:
+    def _may_go_on(self, request: int, job: Judge, _: tuple[int, ...]) -> bool:
+        return self._rows[request].has_room(job)
+
+    def _is_partial(self, request: int, row: VirtualRow, job: Judge) -> bool:
         """Whether this turn has read but a part; then the job goes on with the next one."""
         read = self._portions.get(request)
         if read is None or read == row.unread(job):
@@ -350,7 +315,7 @@ class TargetHost:
         if read:
             row.cached += read
             self._first.setdefault(request, self._began)
-        self._waiting[request] = job
+        self._desk.waiting[request] = job
         return True
 
 
@@ -361,31 +326,21 @@ def _pass(now: dict[int, int], starts: dict[int, int]) -> tuple[int, int, int]:
     return max(read.values()), len(read), context
 
 
-def _decided(row: Row, job: Judge) -> bool:
+def _decided(row: VirtualRow, job: Judge) -> bool:
     """Whether the held row is all that is needed: it refuses the first token, or there is none."""
     tokens = job.pending.tokens
     return row.held == job.base and (not tokens or tokens[0] == DIFFERS)
 
 
-def _verdict(row: Row, job: Judge, read: int, times: tuple[float, float]) -> Judged:
+def _verdict(row: VirtualRow, job: Judge, read: int, times: tuple[float, float]) -> Judged:
     tokens = job.pending.tokens
-    passes = 0 if _decided(row, job) else 1
+    decided = _decided(row, job)
     kept = tokens.index(DIFFERS) if DIFFERS in tokens else len(tokens)
     leaves_open = job.hold and kept == len(tokens)
-    if passes:
+    if not decided:
         row.cached = row.prompt + job.base + kept
         row.held = job.base + kept if leaves_open else None
-    return Judged(
-        epoch=job.epoch,
-        base=job.base,
-        judged=len(tokens),
-        kept=kept,
-        token=None if leaves_open else AGREES,
-        passes=passes,
-        read=read if passes else 0,
-        began=times[0],
-        ended=times[1],
-    )
+    return judged(job, kept, None if leaves_open else AGREES, times, 0 if decided else read)
 
 
 @final
@@ -396,11 +351,13 @@ class Worker:
         onward_s: seconds between two turns at least: answers are sent, and what came is read.
     """
 
-    def __init__(self, env: Environment, host: Host, ledger: Ledger, onward_s: float = 0.0) -> None:
+    def __init__(
+        self, env: Environment, host: VirtualHost, ledger: Ledger, onward_s: float = 0.0
+    ) -> None:
         self._env = env
         self._ledger = ledger
         self._onward_s = onward_s
-        self._packets: deque[tuple[int, Packet | None]] = deque()
+        self._orders: deque[tuple[int, Order | None]] = deque()
         self._awake = env.event()
         self._stalled_until = 0.0
         self._owed = 0.0  # seconds that a stall took from the turn under way
@@ -410,11 +367,11 @@ class Worker:
         self.down = False
         self._process = env.process(self._run())
 
-    def take(self, request: int, packet: Packet | None) -> None:
-        """A packet has come, or with None the end of a request; a device that is down loses it."""
+    def take(self, request: int, order: Order | None) -> None:
+        """An order has come, or with None the end of a request; a device that is down loses it."""
         if self.down:
             return
-        self._packets.append((request, packet))
+        self._orders.append((request, order))
         if not self._awake.triggered:
             self._awake.succeed()
 
@@ -443,15 +400,15 @@ class Worker:
 
     def _serve(self) -> Process:
         """The loop of `actors.device.serve`."""
-        env, host, packets = self._env, self.host, self._packets
+        env, host, orders = self._env, self.host, self._orders
         works, working, ready = WORKS[host.device], False, 0.0
         while True:
-            while packets:
-                request, packet = packets.popleft()
-                if packet is None:
+            while orders:
+                request, order = orders.popleft()
+                if order is None:
                     host.close(request)
                 else:
-                    host.take(request, packet, env.now)
+                    host.take(request, order, env.now)
             if host.busy and env.now >= ready:
                 if not working:
                     self._ledger.set(works)
@@ -485,7 +442,7 @@ class Worker:
             self._owed = 0.0
         self._ledger.clear(WORKS[device])
         self._ledger.set(DOWN[device])
-        self._packets.clear()
+        self._orders.clear()
         self.host.forget()
         self._awake = self._env.event()
         yield self._awake

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from decoding.errors import SettingError
-from decoding.messages import Device
+from decoding.messages import DEVICES, Device
 from decoding.sampling import refuse_unless
 from simulator.costs import LONGEST_S
 
@@ -57,8 +57,8 @@ def check_apart(faults: Sequence[Fault]) -> None:
     Raises:
         SettingError: two of one device overlap.
     """
-    for device in Device:
-        own = sorted((fault for fault in faults if fault.device is device), key=lambda f: f.at)
+    for device in DEVICES:
+        own = sorted((fault for fault in faults if fault.device == device), key=lambda f: f.at)
         for first, second in itertools.pairwise(own):
             if second.at < first.at + first.seconds:
                 message = (

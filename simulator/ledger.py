@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, final
 
 import msgspec
 
-from decoding.messages import Device
+from decoding.messages import DEVICES, DRAFT, TARGET, Device
 
 if TYPE_CHECKING:
     from simpy import Environment
@@ -22,8 +22,8 @@ TARGET_WORKS: Final = 2
 DRAFT_DOWN: Final = 4
 TARGET_DOWN: Final = 8
 SERVING: Final = 16
-WORKS: Final = {Device.DRAFT: DRAFT_WORKS, Device.TARGET: TARGET_WORKS}
-DOWN: Final = {Device.DRAFT: DRAFT_DOWN, Device.TARGET: TARGET_DOWN}
+WORKS: Final = {DRAFT: DRAFT_WORKS, TARGET: TARGET_WORKS}
+DOWN: Final = {DRAFT: DRAFT_DOWN, TARGET: TARGET_DOWN}
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +66,7 @@ class Ledger:
         self._state = 0
         self._since = env.now
         self._spent = [0.0] * 32
-        self._cut_short = dict.fromkeys(Device, 0.0)
+        self._cut_short = dict.fromkeys(DEVICES, 0.0)
 
     def set(self, bit: int) -> None:
         """From now on this is so."""
@@ -91,7 +91,7 @@ class Ledger:
         busy = self._sum(WORKS[device])
         lost = self._cut_short[device]
         wasted = lost + wasted_share * (busy - lost)
-        other = WORKS[Device.TARGET if device is Device.DRAFT else Device.DRAFT]
+        other = WORKS[TARGET if device == DRAFT else DRAFT]
         idle = WORKS[device] | DOWN[device]
         return Account(
             useful=busy - wasted,

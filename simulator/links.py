@@ -1,11 +1,10 @@
-"""What lies between the scheduler and a device: packets, latency, bandwidth, jitter.
+"""What lies between the scheduler and a device: messages, latency, bandwidth, jitter.
 
 Like TCP, a link keeps the order of its messages: none arrives before one that was sent earlier.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -13,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 import msgspec
 
-from decoding.foresight import Foresight
-from decoding.messages import Command, Event, Judge, Judged, Propose, Proposed
+from decoding.messages import Command, Event, Foresight, Judge, Judged, Order, Propose, Proposed
 from decoding.sampling import refuse_unless
 from simulator.costs import LONGEST_S, SHORTEST_S
 
@@ -23,16 +21,7 @@ if TYPE_CHECKING:
     from simpy import Environment
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Foretold:
-    """A job of the target, and with it what may be known of the job that follows."""
-
-    job: Judge
-    foresight: Foresight
-
-
-Packet: TypeAlias = Command | Foretold | Foresight
-"""What a device is told: a job, an end to jobs, or more of what will follow the one under way."""
+Message: TypeAlias = Order | Event
 Deliver: TypeAlias = Callable[[int, Any], None]
 
 MESSAGE_BYTES: Final = 64  # what a job or an answer takes without its tokens
@@ -82,7 +71,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         draft, target: the links.
-        control_s: seconds the scheduler takes from an answer to each packet that follows.
+        control_s: seconds the scheduler takes from an answer to each order that follows.
         foresight: whether the target goes on before it is told, where it was told what follows
             (`decoding.foresight`), as the real one does; otherwise it waits for every command,
             as the closed forms presume.
@@ -115,9 +104,7 @@ class Line:
         self._under_way: deque[Callable[[], None]] = deque()
         self._instant = link.latency_s == link.jitter_s == link.bandwidth == 0
 
-    def carry(
-        self, number: int, message: Packet | Event, deliver: Deliver, delay_s: float = 0.0
-    ) -> None:
+    def carry(self, number: int, message: Message, deliver: Deliver, delay_s: float = 0.0) -> None:
         """Deliver a message of a request, so much later than the link alone would."""
         if self._instant and delay_s == 0:
             deliver(number, message)
@@ -130,7 +117,7 @@ class Line:
             lambda _: self._under_way.popleft()()
         )
 
-    def _sent(self, message: Packet | Event, ready: float) -> float:
+    def _sent(self, message: Message, ready: float) -> float:
         """When the last byte leaves: one message at a time."""
         if not self._link.bandwidth:
             return ready
@@ -145,11 +132,12 @@ class Line:
         return link.latency_s + link.jitter_s * self._rng.standard_exponential()
 
 
-def _size(message: Packet | Event, law_bytes: int) -> int:
+def _size(message: Message | Command | Foresight, law_bytes: int) -> int:
     """Bytes on the wire, about."""
+    if isinstance(message, Order):
+        ahead = _size(message.foresight, law_bytes) - MESSAGE_BYTES if message.foresight else 0
+        return _size(message.command, law_bytes) + ahead
     match message:
-        case Foretold(job=job, foresight=foresight):
-            return _size(job, law_bytes) + TOKEN_BYTES * len(foresight.window or ())
         case Propose(pending=tokens) | Foresight(window=tokens):
             return MESSAGE_BYTES + TOKEN_BYTES * len(tokens or ())
         case Judge(pending=drafted) | Proposed(drafted=drafted):

@@ -28,7 +28,16 @@ from decoding.errors import SettingError
 from decoding.exchanges import agreement, comparisons, correlation, exchanges
 from decoding.exchanges import passes as judged_in
 from decoding.exchanges import windows as written_in
-from decoding.messages import Device, DeviceLost, Judge, Judged, Propose, Proposed
+from decoding.messages import (
+    DRAFT,
+    TARGET,
+    Device,
+    DeviceLost,
+    Judge,
+    Judged,
+    Propose,
+    Proposed,
+)
 from decoding.settings import Settings
 from decoding.stopping import StopRules
 from decoding.trace import Received, Record, Sent
@@ -378,10 +387,10 @@ def network(recordings: Sequence[Recording]) -> Network:
     where no job was ever begun before it was sent, the target waits for every command.
     """
     goes_on = any(_goes_on(recording.records) for recording in recordings)
-    target = _link(recordings, Device.TARGET, goes_on=goes_on)
+    target = _link(recordings, TARGET, goes_on=goes_on)
     onward = [s for each in recordings for s in _onward(each.records, target.latency_s)]
     return Network(
-        draft=_link(recordings, Device.DRAFT),
+        draft=_link(recordings, DRAFT),
         target=target,
         foresight=goes_on,
         onward_s=statistics.fmean(onward) if onward else 0.0,
@@ -395,7 +404,7 @@ def _onward(records: Sequence[Record], out_s: float) -> Iterator[float]:
     """
     ended = math.nan
     for exchange, known in zip(exchanges(records), _known(records), strict=True):
-        if exchange.device is not Device.TARGET or exchange.answer is None:
+        if exchange.device != TARGET or exchange.answer is None:
             continue
         job = exchange.answer.event
         assert isinstance(job, Judged)
@@ -446,7 +455,7 @@ def _ways(records: Sequence[Record], device: Device) -> Iterator[Way]:
     free_at = math.inf
     for exchange, foreseen in zip(exchanges(records), _follow_verdicts(records), strict=True):
         heard = exchange.answer
-        if exchange.device is not device or heard is None:
+        if exchange.device != device or heard is None:
             continue
         job = heard.event
         assert isinstance(job, Proposed | Judged)

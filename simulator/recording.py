@@ -1,6 +1,6 @@
 """A recorded run once more, on a virtual clock.
 
-`replay` drives a fresh schedule with two devices that answer every job as they did. A job's way:
+`replay` drives a fresh conversation with devices that answer every job as they did. A job's way:
 
     Sent.at  --out-->  began  --service-->  ended  --back-->  Received.at
 
@@ -25,19 +25,21 @@ import msgspec
 import simpy
 
 from decoding import trace
+from decoding.conversation import Conversation
 from decoding.errors import MalformedTraceError, SettingError
 from decoding.exchanges import Exchange, Heard, exchanges
 from decoding.messages import (
+    ANSWERS,
+    DEVICES,
     Command,
     Device,
-    DeviceBack,
-    DeviceLost,
     Event,
+    Foresight,
     Judged,
+    Order,
     Propose,
     Proposed,
     TokenId,
-    device_of,
 )
 from decoding.settings import Settings
 from decoding.stopping import FinishReason, StopRules
@@ -153,7 +155,7 @@ def _check(records: Sequence[Record]) -> None:
         raise MalformedTraceError(message)
     times = [record.at for record in records]
     events = [record.event for record in records if isinstance(record, Received)]
-    jobs = [event for event in events if isinstance(event, Proposed | Judged)]
+    jobs = [event for event in events if isinstance(event, ANSWERS)]
     clocks = [time for job in jobs for time in (job.began, job.ended)]
     if times != sorted(times) or not all(0 <= time <= LATEST_S for time in times + clocks):
         message = "the times in the trace are no clock's: they must ascend, from 0 s on"
@@ -176,7 +178,7 @@ def _check_unlearned(recorded: Sequence[Record], again: Sequence[Record]) -> Non
 
 @final
 class _Run:
-    """A schedule, and two devices that do as they did.
+    """A conversation, and two devices that do as they did.
 
     The clock counts ticks, and within a tick the records of the trace: sums are exact, and
     whatever was recorded has an instant of its own, so that what came at once keeps its order.
@@ -186,14 +188,14 @@ class _Run:
         self, records: Sequence[Record], settings: Settings, stop: StopRules, delays: Delays
     ) -> None:
         self._recorded = records
-        self._records: list[Record] = []
-        self._schedule = settings.start(stop)
+        self._conversation = Conversation(
+            records[0].request, settings, stop, self._carry, now=records[0].at, trace=True
+        )
+        self._conversation.foretells = False  # whatever that was good for shows in the times
         jobs = exchanges(records)
         self._way: Way = _as_recorded if delays == "exact" else _MeanWay(jobs, delays)
         self._answers = {job.answer.index for job in jobs if job.answer is not None}
-        self._sent = {(_ticks(job.at), job.command) for job in jobs}
-        self._absent = _absences(records)
-        self._jobs: defaultdict[Command, deque[Exchange]] = defaultdict(deque)
+        self._jobs: defaultdict[Command | Foresight, deque[Exchange]] = defaultdict(deque)
         for job in jobs:
             self._jobs[job.command].append(job)
         self._env = simpy.Environment(_ticks(records[0].at) * len(records))
@@ -204,9 +206,9 @@ class _Run:
             if isinstance(record, Received) and index not in self._answers:  # the driver's news
                 self._deliver_at(_ticks(record.at), Heard(index, record.at, record.event))
         if isinstance(self._recorded[0], Sent):  # otherwise the first news lets them go
-            self._send()
+            self._conversation.speak(self._now / TICKS)
         self._env.run()
-        return tuple(self._records)
+        return tuple(self._conversation.records or ())
 
     @property
     def _now(self) -> int:
@@ -219,64 +221,24 @@ class _Run:
         arrival.callbacks.append(lambda _: self._deliver(heard))
 
     def _deliver(self, heard: Heard) -> None:
-        """The heart, as in `actors.scheduler` and `simulator.world`."""
-        schedule = self._schedule
-        if schedule.finish_reason is not None:
-            return
-        event = _later(heard.event, (self._now - _ticks(heard.at)) / TICKS)
-        wanted = not isinstance(event, Proposed | Judged) or schedule.awaits(event)
-        tokens = schedule.receive(event)
-        counts = schedule.counts
-        self._records.append(
-            Received(
-                at=self._now / TICKS,
-                request=self._recorded[0].request,
-                event=event,
-                wanted=wanted,
-                tokens=tokens,
-                epoch=schedule.epoch,
-                kept=counts.kept,
-                rejections=counts.rejections,
-            )
-        )
-        self._send()
+        if self._conversation.schedule.finish_reason is None:
+            event = _later(heard.event, (self._now - _ticks(heard.at)) / TICKS)
+            self._conversation.hear(event, self._now / TICKS)
 
-    def _send(self) -> None:
-        """Carry the schedule's commands to the devices; what they will say is known."""
-        now, request = self._now, self._recorded[0].request
-        for command in self._schedule.commands():
-            if (now, command) not in self._sent and self._is_absent(command, now):
-                continue
-            self._records.append(Sent(at=now / TICKS, request=request, command=command))
-            job = self._jobs[command].popleft() if self._jobs[command] else None
-            if job is not None and job.answer is not None:
-                self._deliver_at(self._way(job, job.answer, now), job.answer)
-
-    def _is_absent(self, command: Command, now: int) -> bool:
-        absences = self._absent[device_of(command)]
-        return any(lost <= now < back for lost, back in absences)
+    def _carry(self, _: Device, order: Order) -> None:
+        """Carry a command to its device; what that will say is known."""
+        jobs = self._jobs[order.command]
+        job = jobs.popleft() if jobs else None
+        if job is not None and job.answer is not None:
+            self._deliver_at(self._way(job, job.answer, self._now), job.answer)
 
 
 def _later(event: Event, seconds: float) -> Event:
     """The event of a device that was so much later."""
-    if not isinstance(event, Proposed | Judged):
+    if not isinstance(event, ANSWERS):
         return event
     began, ended = event.began + seconds, event.ended + seconds
     return msgspec.structs.replace(event, began=began, ended=ended)
-
-
-def _absences(records: Sequence[Record]) -> dict[Device, list[tuple[int, int]]]:
-    """From when to when each device was away, in ticks: in that time jobs may be lost."""
-    absences: dict[Device, list[tuple[int, int]]] = {device: [] for device in Device}
-    for record in records:
-        match record:
-            case Received(at=at, event=DeviceLost(device=device)):
-                absences[device].append((_ticks(at), _ticks(LATEST_S)))
-            case Received(at=at, event=DeviceBack(device=device)) if absences[device]:
-                absences[device][-1] = absences[device][-1][0], _ticks(at)
-            case _:
-                pass
-    return absences
 
 
 # -- ways ------------------------------------------------------------------------------------------
@@ -310,8 +272,8 @@ class _MeanWay:
                 back[job.device].append(_ticks(job.answer.at) - ended)
                 free[job.device] = ended
         self._goes_on = delays == "mean"
-        self._out = {device: _mean(out[device]) for device in Device}
-        self._back = {device: _mean(back[device]) for device in Device}
+        self._out = {device: _mean(out[device]) for device in DEVICES}
+        self._back = {device: _mean(back[device]) for device in DEVICES}
         self._rest = _mean(rest)
         self._free: defaultdict[Device, int] = defaultdict(int)
 

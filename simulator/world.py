@@ -1,12 +1,10 @@
 """One run of a scenario: SimPy processes that drive the very schedules of `decoding`.
 
-It is the virtual half of "one protocol, two clocks". The driver below does what
-`actors.scheduler` does: commands go to the devices, answers come back, and nothing here decides
-about tokens.
+It is the virtual half of "one protocol, two clocks". Like `actors.scheduler` it drives a
+`decoding.conversation` for each request, and nothing here decides about tokens.
 
-    a request arrives  ->  waits for a slot  ->  its schedule gives commands
-    an answer comes    ->  the schedule takes it, tokens are committed, new commands leave,
-                           and what is known of the target's next job
+    a request arrives  ->  waits for a slot  ->  its conversation begins
+    an answer comes    ->  the conversation hears it; tokens are committed, new orders leave
 
 May import: simpy, numpy, decoding.  Must never: know torch, Ray, or the wall clock.
 """
@@ -20,39 +18,39 @@ from typing import TYPE_CHECKING, Final, final
 import msgspec
 import simpy
 
+from decoding.conversation import Conversation
 from decoding.errors import SettingError
 from decoding.measured import Measured
 from decoding.messages import (
-    Command,
+    DEVICES,
+    DRAFT,
+    TARGET,
     Device,
     DeviceBack,
     DeviceLost,
     Event,
-    Judge,
     Judged,
+    Order,
     Proposed,
-    device_of,
 )
-from decoding.metrics import Meter, Metrics
+from decoding.metrics import Metrics
 from decoding.settings import Settings
 from decoding.stopping import StopRules
-from decoding.trace import Received, Record, Sent
+from decoding.trace import Record
 from simulator.acceptance import Acceptance, Independent
 from simulator.costs import Affine, AnyCost, Constant, clock
-from simulator.devices import DraftHost, Process, TargetHost, Worker
+from simulator.devices import Process, VirtualDraft, VirtualTarget, Worker
 from simulator.faults import Fault, FaultKind, check_apart
 from simulator.ledger import SERVING, Account, Ledger
-from simulator.links import Foretold, Line, Network, Packet
+from simulator.links import Line, Network
 from simulator.streams import Purpose, stream
 from simulator.workload import ClosedLoop, Poisson, Times, Workload, check_tokens
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from decoding.foresight import Foresight
     from simulator.acceptance import Text
 
-ANSWERS: Final = (Proposed, Judged)
 RATIOS: Final = (1e-9, 1e9)  # of two devices
 DRAFT_PATIENCE_S: Final = 1.0  # as the real scheduler's: then requests go on without the draft
 
@@ -174,41 +172,32 @@ class Mailbox:
 
 @final
 class Decoding:
-    """One request under way."""
+    """One request under way: its conversation, its mailbox, and the runs of its text."""
 
     def __init__(self, world: World, number: int, length: int) -> None:
         settings = world.scenario.settings
-        self.number = number
-        self.schedule = settings.start(StopRules(limit=length), world.measured)
-        self.meter = Meter(world.env.now)
         self.mailbox = Mailbox(world.env)
-        self.devices = tuple(Device) if settings.widest > 0 else (Device.TARGET,)
+        self.devices = DEVICES if settings.widest > 0 else (TARGET,)
+        self.conversation = Conversation(
+            number,
+            settings,
+            StopRules(limit=length),
+            world.carry,
+            now=world.env.now,
+            measured=world.measured,
+            trace=world.records is not None,
+        )
+        self.conversation.records = world.records
+        self.conversation.foretells = world.scenario.network.foresight
         self.epoch = self.rejections = self.kept = 0
         self.barren_runs = 0  # runs between two rejections in which nothing was kept
-        self._tells_ahead = world.scenario.network.foresight
-        self._foreseen: Foresight | None = None  # what the target knows of its next job
-
-    def packet(self, command: Command) -> Packet:
-        """A command as its device gets it; the target's with what is known of its next job."""
-        if not (self._tells_ahead and isinstance(command, Judge)):
-            return command
-        self._foreseen = self.schedule.foresight()
-        if self._foreseen is None:
-            return command
-        return Foretold(job=command, foresight=self._foreseen)
-
-    def news(self) -> Foresight | None:
-        """What the target does not know yet of its next job."""
-        foresight = self.schedule.foresight() if self._tells_ahead else None
-        if foresight is None or foresight == self._foreseen:
-            return None
-        self._foreseen = foresight
-        return foresight
 
     def count_runs(self) -> None:
         """Look whether a run of agreement has ended; a rejection begins a new epoch."""
-        self.epoch = self.schedule.epoch
-        counts = self.schedule.counts
+        schedule = self.conversation.schedule
+        if schedule.epoch == self.epoch:
+            return
+        self.epoch, counts = schedule.epoch, schedule.counts
         if counts.rejections > self.rejections:
             self.barren_runs += counts.kept == self.kept
             self.rejections, self.kept = counts.rejections, counts.kept
@@ -224,20 +213,20 @@ class World:
         self.measured = Measured()  # what `gamma auto` knows of these devices
         self._luck = (seed, replication)
         self._ledger = Ledger(env)
-        self._records: list[Record] | None = [] if trace else None
+        self.records: list[Record] | None = [] if trace else None
         self._served: list[Served] = []
         self._open: dict[int, Decoding] = {}
-        self._usable = set(Device)
+        self._usable = set(DEVICES)
         draft, target = self._hosts()
         onward_s = scenario.network.onward_s if scenario.network.foresight else 0.0
         self._workers = {
-            Device.DRAFT: Worker(env, draft, self._ledger),
-            Device.TARGET: Worker(env, target, self._ledger, onward_s),
+            DRAFT: Worker(env, draft, self._ledger),
+            TARGET: Worker(env, target, self._ledger, onward_s),
         }
-        links = {Device.DRAFT: scenario.network.draft, Device.TARGET: scenario.network.target}
-        streams = {Device.DRAFT: Purpose.DRAFT_LINK, Device.TARGET: Purpose.TARGET_LINK}
-        self._out = {d: Line(env, links[d], self._stream(streams[d], 0)) for d in Device}
-        self._back = {d: Line(env, links[d], self._stream(streams[d], 1)) for d in Device}
+        links = {DRAFT: scenario.network.draft, TARGET: scenario.network.target}
+        streams = {DRAFT: Purpose.DRAFT_LINK, TARGET: Purpose.TARGET_LINK}
+        self._out = {d: Line(env, links[d], self._stream(streams[d], 0)) for d in DEVICES}
+        self._back = {d: Line(env, links[d], self._stream(streams[d], 1)) for d in DEVICES}
         slots = scenario.workload.slots
         self._slots = None if slots is None else simpy.Resource(env, capacity=slots)
 
@@ -252,17 +241,17 @@ class World:
         return Run(
             served=tuple(self._served),
             seconds=seconds,
-            draft=self._ledger.account(Device.DRAFT, _wasted(self._served)),
-            target=self._ledger.account(Device.TARGET),
+            draft=self._ledger.account(DRAFT, _wasted(self._served)),
+            target=self._ledger.account(TARGET),
             events=events,
-            records=tuple(self._records or ()),
+            records=tuple(self.records or ()),
         )
 
-    def _hosts(self) -> tuple[DraftHost, TargetHost]:
+    def _hosts(self) -> tuple[VirtualDraft, VirtualTarget]:
         pair = self.scenario.pair
         draft = clock(pair.draft, self._stream(Purpose.DRAFT_TIMES))
         target = clock(pair.target, self._stream(Purpose.TARGET_TIMES))
-        return DraftHost(draft, self._answer), TargetHost(target, self._answer)
+        return VirtualDraft(draft, self._answer), VirtualTarget(target, self._answer)
 
     def _stream(self, purpose: Purpose, number: int = 0) -> np.random.Generator:
         return stream(*self._luck, purpose, number)
@@ -288,7 +277,7 @@ class World:
                 self.env.process(self._arrive(coming, gaps.cumsum().tolist()))
             case Times(seconds=seconds):
                 self.env.process(self._arrive(coming, seconds))
-        for device in Device:
+        for device in DEVICES:
             self.env.process(self._suffer([f for f in self.scenario.faults if f.device is device]))
 
     def _arrive(self, coming: deque[Process], times: Sequence[float]) -> Process:
@@ -307,12 +296,13 @@ class World:
             yield from self._decode(number, prompt, length, arrived)
 
     def _decode(self, number: int, prompt: int, length: int, arrived: float) -> Process:
-        """The loop of the real driver: events in, tokens and commands out."""
+        """The loop of the real driver: events in, tokens and orders out."""
         decoding, began = self._begin(number, prompt, length), self.env.now
-        schedule = decoding.schedule
-        while schedule.finish_reason is None:
+        conversation = decoding.conversation
+        while conversation.schedule.finish_reason is None:
             event = yield decoding.mailbox.next()
-            self._deliver(decoding, event)
+            conversation.hear(event, self.env.now)
+            decoding.count_runs()
         self._end(decoding, prompt, arrived, began)
 
     def _begin(self, number: int, prompt: int, length: int) -> Decoding:
@@ -323,72 +313,41 @@ class World:
             self._workers[device].host.open(number, prompt, self._text(number), length)
         for device in decoding.devices:
             if device not in self._usable:
-                self._deliver(decoding, DeviceLost(device=device))
-        self._send(decoding)
+                decoding.conversation.hear(DeviceLost(device=device), self.env.now)
+        decoding.conversation.speak(self.env.now)
         return decoding
 
-    def _deliver(self, decoding: Decoding, event: Event) -> None:
-        """The heart, as in `actors.scheduler`."""
-        schedule, now = decoding.schedule, self.env.now
-        answer = event if isinstance(event, ANSWERS) else None
-        wanted = answer is None or schedule.awaits(answer)
-        tokens = schedule.receive(event)
-        if schedule.epoch != decoding.epoch:
-            decoding.count_runs()
-        if self._records is not None:
-            self._records.append(_received(decoding, event, now, tokens, wanted=wanted))
-        self._send(decoding)
-        if answer is not None:
-            decoding.meter.add(answer, wanted=wanted)
-        if tokens:
-            decoding.meter.commit(now)
-
     def _end(self, decoding: Decoding, prompt: int, arrived: float, began: float) -> None:
-        del self._open[decoding.number]
+        number = decoding.conversation.number
+        del self._open[number]
         if not self._open:
             self._ledger.clear(SERVING)
         for device in decoding.devices:
-            self._workers[device].take(decoding.number, None)
-        settings, schedule = self.scenario.settings, decoding.schedule
+            self._workers[device].take(number, None)
         self._served.append(
             Served(
-                number=decoding.number,
+                number=number,
                 prompt=prompt,
                 arrived=arrived,
                 began=began,
                 finished=self.env.now,
                 barren_runs=decoding.barren_runs,
-                metrics=decoding.meter.metrics(
-                    schedule.counts,
-                    schedule=str(settings.schedule),
-                    verifier=str(settings.effective_verifier),
-                    gamma=schedule.plan.beside or schedule.plan.before,
-                    tokens=len(schedule.committed),
-                ),
+                metrics=decoding.conversation.metrics(),
             )
         )
 
     # -- messages ------------------------------------------------------------------------------
 
-    def _send(self, decoding: Decoding) -> None:
-        """Carry the schedule's commands to the devices that are there."""
-        number, control = decoding.number, self.scenario.network.control_s
-        target = self._workers[Device.TARGET]
-        for command in decoding.schedule.commands():
-            device = device_of(command)
-            worker = self._workers[device]
-            if worker.down:
-                continue
-            if self._records is not None:
-                self._records.append(Sent(at=self.env.now, request=number, command=command))
-            self._out[device].carry(number, decoding.packet(command), worker.take, control)
-        if not target.down and (news := decoding.news()) is not None:
-            self._out[Device.TARGET].carry(number, news, target.take, control)
+    def carry(self, device: Device, order: Order) -> None:
+        """An order leaves for a device; one that is down never gets it."""
+        worker = self._workers[device]
+        if not worker.down:
+            control = self.scenario.network.control_s
+            self._out[device].carry(order.request, order, worker.take, control)
 
     def _answer(self, number: int, event: Proposed | Judged) -> None:
         """A device has an answer; it travels back."""
-        device = Device.DRAFT if isinstance(event, Proposed) else Device.TARGET
-        self._back[device].carry(number, event, self._hear)
+        self._back[event.device].carry(number, event, self._hear)
 
     def _hear(self, number: int, event: Event) -> None:
         """An answer, if its request is still there to hear it."""
@@ -419,7 +378,7 @@ class World:
                 self._regain(fault.device)
             case FaultKind.STALL:
                 worker.stall(fault.seconds)
-                if fault.device is Device.TARGET or fault.seconds <= DRAFT_PATIENCE_S:
+                if fault.device == TARGET or fault.seconds <= DRAFT_PATIENCE_S:
                     return
                 yield env.timeout(DRAFT_PATIENCE_S)
                 self._lose(fault.device)
@@ -448,22 +407,6 @@ def _one_by_one(coming: deque[Process]) -> Process:
     """A user: the next request when the last one is done."""
     while coming:
         yield from coming.popleft()
-
-
-def _received(
-    decoding: Decoding, event: Event, now: float, tokens: tuple[int, ...], *, wanted: bool
-) -> Received:
-    counts = decoding.schedule.counts
-    return Received(
-        at=now,
-        request=decoding.number,
-        event=event,
-        wanted=wanted,
-        tokens=tokens,
-        epoch=decoding.schedule.epoch,
-        kept=counts.kept,
-        rejections=counts.rejections,
-    )
 
 
 def _wasted(served: list[Served]) -> float:

@@ -92,7 +92,7 @@ class HuggingFaceRunner:
         self._steps: RecordedPasses | None = None
         self._places = torch.empty(1, 0, dtype=torch.long)  # 0, 1, 2, ... as far as is read
         self._shelves = Shelves(
-            library,
+            library.store,
             self._device,
             self.positions,
             mapped=memory.can_map(self._device),
@@ -386,7 +386,7 @@ class HuggingFaceRunner:
 
     def _use(self, network: LibraryForward | LlamaForward) -> None:
         """Run the model with this from now on."""
-        self._network = self._shelves.store = network
+        self._network, self._shelves.store = network, network.store
 
     def forget(self) -> None:
         """Let nobody have a row, hold no memory, and count from 0."""

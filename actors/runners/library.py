@@ -7,20 +7,21 @@ Must never: know rows and feeds beyond a `Passage`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from actors.runners.cache import Passage, RowCache
+from actors.runners.cache import RowCache
 from actors.runners.masks import MaskArgument
 
 
 @final
 class LibraryForward:
-    """A model's passes, and the keys and values of its rows.
+    """A model's passes; `store` has the keys and values of its rows.
 
+    `passage`: where the next pass reads and writes.
     `takes_positions`: whether it can be told where each token stands; otherwise it counts itself.
     """
 
@@ -30,35 +31,8 @@ class LibraryForward:
         self.takes_positions = "position_ids" in accepted
         self._takes_keep = "logits_to_keep" in accepted
         self._model = model
-        self._cache = RowCache(layers)
-
-    @property
-    def passage(self) -> Passage:
-        """Where the next pass reads and writes."""
-        return self._cache.passage
-
-    @property
-    def position_bytes(self) -> int:
-        """As `RowCache.position_bytes`."""
-        return self._cache.position_bytes
-
-    def open(
-        self, shelf: int, rows: int, length: int, *, mapped: bool, kept: Sequence[int] = ()
-    ) -> None:
-        """As `RowCache.open`."""
-        self._cache.open(shelf, rows, length, mapped=mapped, kept=kept)
-
-    def close(self, shelf: int) -> None:
-        """As `RowCache.close`."""
-        self._cache.close(shelf)
-
-    def clear(self, shelf: int, slot: int, written: int) -> None:
-        """As `RowCache.clear`."""
-        self._cache.clear(shelf, slot, written)
-
-    def move(self, source: tuple[int, int], target: tuple[int, int], length: int) -> None:
-        """As `RowCache.move`."""
-        self._cache.move(source, target, length)
+        self.store = RowCache(layers)
+        self.passage = self.store.passage
 
     def reach(self, length: int) -> None:
         """The model knows its positions itself."""
@@ -66,10 +40,6 @@ class LibraryForward:
     def settle(self) -> None:
         """Store the weights as it reads them; for a model that stays with the library."""
         store_by_input(self._model)
-
-    def drop(self) -> None:
-        """Forget everything and give the memory back."""
-        self._cache.drop()
 
     def __call__(
         self, ids: Tensor, places: Tensor, mask: MaskArgument | None, logits: int
@@ -89,7 +59,7 @@ class LibraryForward:
         out = self._model(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=self._cache.library,
+            past_key_values=self.store.library,
             use_cache=True,
             **options,
         )

@@ -77,8 +77,59 @@ def fits(model: Any) -> bool:
 
 
 @final
+class LlamaCache:
+    """Keys and values of all layers, in one buffer for each shelf."""
+
+    def __init__(self, layers: int, heads: int, width: int) -> None:
+        self.position_bytes = 2 * layers * heads * width * FLOAT_BYTES
+        self.held: dict[int, Tensor] = {}
+        """By shelf, (layers, 2, rows, heads, length, width)."""
+        self._layers, self._heads, self._width = layers, heads, width
+        self._buffers: dict[int, Buffer] = {}
+
+    def open(
+        self, shelf: int, rows: int, length: int, *, mapped: bool, kept: Sequence[int] = ()
+    ) -> None:
+        """Have so many rows of so many positions; of each that was there, keep the first.
+
+        Raises:
+            PlacementError: there is no memory for it; nothing was changed.
+        """
+        shape = (2 * self._layers, rows, self._heads, length, self._width)
+        new = Buffer(shape, torch.float32, torch.device("cpu"), mapped=mapped)
+        if old := self._buffers.get(shelf):
+            new.keep(old, kept)
+        self._buffers[shelf] = new
+        self.held[shelf] = new.tensor.view(self._layers, 2, *shape[1:])
+
+    def close(self, shelf: int) -> None:
+        """Give a shelf back."""
+        self._buffers.pop(shelf, None)
+        self.held.pop(shelf, None)
+
+    def clear(self, shelf: int, slot: int, written: int) -> None:
+        """Make a row zeros again."""
+        with torch.inference_mode():
+            self._buffers[shelf].clear(slot, written)
+
+    def move(self, source: tuple[int, int], target: tuple[int, int], length: int) -> None:
+        """Copy what a row (shelf, slot) holds to another."""
+        with torch.inference_mode():
+            old = self._buffers[source[0]].tensor
+            self._buffers[target[0]].copy(target[1], old, source[1], length)
+
+    def drop(self) -> None:
+        """Forget everything and give the memory back."""
+        self._buffers.clear()
+        self.held.clear()
+
+
+@final
 class LlamaForward:
-    """A model's passes, and the keys and values of its rows."""
+    """A model's passes; `store` has the keys and values of its rows.
+
+    `passage`: where the next pass reads and writes.
+    """
 
     def __init__(self, model: Any, *, take: bool = False) -> None:
         """Take the weights, most of them as copies; the model is not needed any more.
@@ -99,49 +150,11 @@ class LlamaForward:
         self._rotary = model.model.rotary_emb
         self._turns = torch.empty(0, 1, self._head // 2, dtype=torch.complex64)
         self.passage = Passage()
-        self.position_bytes = 2 * len(self._layers) * self._shared * self._head * FLOAT_BYTES
-        self._buffers: dict[int, Buffer] = {}
-        self._held: dict[int, Tensor] = {}  # (layers, 2, rows, heads, length, head)
-
-    def open(
-        self, shelf: int, rows: int, length: int, *, mapped: bool, kept: Sequence[int] = ()
-    ) -> None:
-        """Have so many rows of so many positions; of each that was there, keep the first.
-
-        Raises:
-            PlacementError: there is no memory for it; nothing was changed.
-        """
-        shape = (2 * len(self._layers), rows, self._shared, length, self._head)
-        new = Buffer(shape, torch.float32, torch.device("cpu"), mapped=mapped)
-        if old := self._buffers.get(shelf):
-            new.keep(old, kept)
-        self._buffers[shelf] = new
-        self._held[shelf] = new.tensor.view(len(self._layers), 2, *shape[1:])
-
-    def close(self, shelf: int) -> None:
-        """Give a shelf back."""
-        self._buffers.pop(shelf, None)
-        self._held.pop(shelf, None)
-
-    def clear(self, shelf: int, slot: int, written: int) -> None:
-        """Make a row zeros again."""
-        with torch.inference_mode():
-            self._buffers[shelf].clear(slot, written)
-
-    def move(self, source: tuple[int, int], target: tuple[int, int], length: int) -> None:
-        """Copy what a row (shelf, slot) holds to another."""
-        with torch.inference_mode():
-            old = self._buffers[source[0]].tensor
-            self._buffers[target[0]].copy(target[1], old, source[1], length)
+        self.store = LlamaCache(len(self._layers), self._shared, self._head)
 
     def reach(self, length: int) -> None:
         """Know how to turn the positions below a length."""
         self._turns = self._turned(length)
-
-    def drop(self) -> None:
-        """Forget everything and give the memory back."""
-        self._buffers.clear()
-        self._held.clear()
 
     def __call__(self, ids: Tensor, places: Tensor, mask: Any, logits: int) -> Tensor:
         """One pass.
@@ -153,7 +166,7 @@ class LlamaForward:
             logits: how many of the last tokens of each row need theirs.
         Returns: (rows, logits, vocab).
         """
-        at, held = self.passage, self._held[self.passage.shelf]
+        at, held = self.passage, self.store.held[self.passage.shelf]
         rows, tokens = ids.shape
         if at.write is None:
             turns = self._turns[at.start : at.used]  # (tokens, 1, head / 2)

@@ -5,7 +5,7 @@ Whoever starts an engine calls, in this order, `describe` for both models, `chec
 `load_runner` comes last, asks `describe` again, and can fail only where a number in the weights is
 at fault.
 
-May import: torch, transformers, psutil.
+May import: torch, transformers.
 Must never: print, retry, or run a model's own code unless told to.
 """
 
@@ -19,11 +19,10 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, cast
 
-import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from actors.runners import folders
+from actors.runners import folders, memory
 from actors.runners.describing import ModelDescription, describe
 from actors.runners.gguf_files import without_bars
 from actors.runners.graphs import recorder_for
@@ -31,29 +30,7 @@ from actors.runners.hugging_face import HuggingFaceRunner
 from actors.runners.layers import positions_of
 from actors.runners.quiet import first_line, quietly, refused
 from actors.runners.rehearsal import BELONG, check_complete
-from actors.runners.vocabulary import Vocabulary, check_pair, load_tokenizer
 from decoding.errors import ModelError, PlacementError, PromptError, SettingError
-
-__all__ = [
-    "DTYPES",
-    "ModelDescription",
-    "Vocabulary",
-    "check_memory",
-    "check_pair",
-    "check_room",
-    "choose_device",
-    "choose_dtype",
-    "describe",
-    "free_bytes",
-    "gpu_names",
-    "limits",
-    "load_model",
-    "load_runner",
-    "load_tokenizer",
-    "load_untrained",
-    "loading_bytes",
-    "own_stream",
-]
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -183,7 +160,7 @@ def load_untrained(
 def _has_spare(model: Any) -> bool:
     """Whether there is memory for all weights once more."""
     weights = sum(int(parameter.nbytes) for parameter in model.parameters())
-    return free_bytes(model.device) > weights
+    return memory.free_bytes(model.device) > weights
 
 
 def _set_threads(threads: int | None) -> None:
@@ -287,7 +264,7 @@ def check_memory(
     precision = choose_dtype(dtype, place)
     weights = 0 if loaded else loading_bytes(model, device=device, dtype=dtype)
     cache = model.cache_bytes(precision, rows=rows, length=length)
-    free = max(0, free_bytes(place) - beside)
+    free = max(0, memory.free_bytes(place) - beside)
     if weights + cache > free:
         raise PlacementError(
             f"{model.name} needs {_size(weights)} to load its weights and {_size(cache)} for its "
@@ -301,13 +278,6 @@ def loading_bytes(model: ModelDescription, *, device: str, dtype: str = "auto") 
     place = choose_device(device)
     weights = model.weight_bytes(choose_dtype(dtype, place))
     return weights if place.type == "cuda" else math.ceil(LOADING * weights)
-
-
-def free_bytes(place: torch.device) -> int:
-    """Memory that is free on a device now."""
-    if place.type == "cuda":
-        return int(torch.cuda.mem_get_info(place)[0])
-    return int(psutil.virtual_memory().available)
 
 
 def _load(description: ModelDescription, precision: torch.dtype) -> Any:

@@ -21,7 +21,7 @@ from torch import Tensor
 from actors.runners.interface import Feed, Room, Runner, RunnerStatistics
 from actors.scripts import POSITIONS, PROMPT_TOKENS, Script
 from decoding.errors import PromptError
-from decoding.messages import Device
+from decoding.messages import Role
 
 CERTAIN: Final = 100.0
 """Logit of the scripted token over the others: at temperature 1 nothing else is ever drawn."""
@@ -33,10 +33,10 @@ SPIN_S: Final = 3e-4
 class ScriptedRunner:
     """A runner whose work counts and whose logits do not."""
 
-    def __init__(self, inner: Runner, script: Script, role: Device) -> None:
+    def __init__(self, inner: Runner, script: Script, role: Role) -> None:
         """Wrap `inner`; the target writes the script, the draft guesses."""
         self._inner = inner
-        self._say = script.token if role is Device.TARGET else script.guess
+        self._say = script.token if role is Role.TARGET else script.guess
         self._prompts: dict[int, tuple[int, ...]] = {}
         self._certain = CERTAIN * torch.eye(script.vocabulary)
         self.vocab_size = script.vocabulary

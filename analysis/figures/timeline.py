@@ -25,7 +25,7 @@ from analysis.figures.style import (
     plain,
     width_in_points,
 )
-from decoding.messages import Device, Judged, Propose, Proposed, TokenId
+from decoding.messages import Judged, Propose, Proposed, Role, TokenId
 from decoding.trace import Received, Record, Sent
 
 SKIP: Final = 2  # passes at the start of a request that may read the prompt
@@ -37,8 +37,8 @@ PIECES: Final[Mapping[str, Paint]] = {
     "wasted": WASTED,
     "waiting": WAITING,
 }
-USEFUL: Final = {Device.TARGET: "target pass", Device.DRAFT: "draft window, kept"}
-ROWS: Final = {Device.TARGET: 1, Device.DRAFT: 0}
+USEFUL: Final = {Role.TARGET: "target pass", Role.DRAFT: "draft window, kept"}
+ROWS: Final = {Role.TARGET: 1, Role.DRAFT: 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ def timeline(
         return
     first = SKIP if len(passes) >= SKIP + rounds else 0
     view = _view(passes, windows, first, rounds)
-    _draw_rows(axes, view, {Device.TARGET: passes, Device.DRAFT: windows})
+    _draw_rows(axes, view, {Role.TARGET: passes, Role.DRAFT: windows})
     _write_counts(axes, view, passes[first : first + rounds])
     axes.set_xlim(0, 1e3 * (view.until - view.since))
     axes.set_xlabel(f"ms from the start of round {first + 1}", loc="left", color=SOFT)
@@ -153,7 +153,7 @@ def _view(passes: Sequence[BusySpan], windows: Sequence[BusySpan], first: int, r
     return View(since, passes[first : first + rounds][-1].ended)
 
 
-def _draw_rows(axes: Axes, view: View, jobs: Mapping[Device, Sequence[BusySpan]]) -> None:
+def _draw_rows(axes: Axes, view: View, jobs: Mapping[Role, Sequence[BusySpan]]) -> None:
     bars: dict[str, list[Bar]] = {words: [] for words in PIECES}
     for device, row in ROWS.items():
         shown = [job for job in jobs[device] if view.shows(job)]

@@ -28,7 +28,7 @@ from analysis.figures.style import (
     width_in_points,
 )
 from decoding.errors import SettingError
-from decoding.messages import Device
+from decoding.messages import Role
 
 WORD: Final = 24  # points that a share needs, in width
 # The parts of a device's time, by the names that `simulator.answers.Waiting` gives them.
@@ -70,7 +70,7 @@ def waiting_bars(
     for number, (schedule, devices) in enumerate(shares.items()):
         # Three lines a schedule: its name, then its two devices.
         axes.text(0, 3 * number + 0.3, in_words(schedule), weight="bold", color=INK, va="center")
-        for line, device in enumerate(Device, start=3 * number + 1):
+        for line, device in enumerate(Role, start=3 * number + 1):
             ticks[line] = device
             for words, bar in _parts(line, device, devices.get(device, {})):
                 bars[words].append(bar)
@@ -86,7 +86,7 @@ def waiting_bars(
     legend_below(axes)
 
 
-def _parts(line: int, device: Device, shares: Mapping[str, float]) -> Iterator[tuple[str, Bar]]:
+def _parts(line: int, device: Role, shares: Mapping[str, float]) -> Iterator[tuple[str, Bar]]:
     """What a device did, in the order of `PARTS`, one behind the other."""
     unknown = shares.keys() - PARTS.keys()
     if unknown:

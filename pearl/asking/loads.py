@@ -10,7 +10,7 @@ import click
 
 from decoding import files
 from decoding.errors import SettingError
-from decoding.messages import Device
+from decoding.messages import Device, Role
 from decoding.settings import Settings
 from pearl.asking.values import Kinds, check_number, of_kind, refuse, whole
 
@@ -113,7 +113,7 @@ def fault(text: str) -> Fault:
         device, kind, *numbers = text.split(":")
         at, seconds, *factor = map(float, numbers)
         (slower,) = factor or (1.0,)
-        named = Device(device), FaultKind(kind)
+        named = Device(Role(device)), FaultKind(kind)
     except ValueError:
         raise refuse("fault", text, allowed) from None
     return Fault(device=named[0], kind=named[1], at=at, seconds=seconds, factor=slower)

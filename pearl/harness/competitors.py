@@ -20,7 +20,7 @@ from pearl.harness.systems import combinations, name_of
 if TYPE_CHECKING:
     from actors.runners.reference import Assistance
     from actors.stand_ins import StandIn
-    from decoding.messages import Device
+    from decoding.messages import Role
 
 THRESHOLDS: Final = (0.0, 0.4)  # never stop early, and the library's own default
 
@@ -42,7 +42,7 @@ class StandIns:
     """Devices without models: what each does, and how often the draft guesses a token."""
 
     kind: str
-    devices: Mapping[Device, StandIn]
+    devices: Mapping[Role, StandIn]
     acceptance: float
 
     def about(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from msgspec.structs import replace
 
-from decoding.messages import Device
+from decoding.messages import Role
 from decoding.settings import Settings
 from pearl.harness.competitors import Family
 from pearl.harness.meters import Energy, PeakMemory
@@ -42,7 +42,7 @@ class Stage:
         self._reference = reference
         self._processes = processes
         self._energy = Energy()
-        self._places: dict[Device, str] = getattr(pair, "places", {})  # stand-ins: on CPUs
+        self._places: dict[Role, str] = getattr(pair, "places", {})  # stand-ins: on CPUs
         self._on_gpu = "cuda:0" in self._places.values()
 
     @classmethod
@@ -75,7 +75,7 @@ class Stage:
             return 1
         if self._on_gpu:
             return len(set(self._places.values()))
-        return 1 if each.family is Family.ASSISTED else len(Device)
+        return 1 if each.family is Family.ASSISTED else len(Role)
 
     async def run(self, each: Competitor, prompt: str, limit: int | None = None) -> BenchmarkRun:
         """One text; `limit` makes it shorter."""
@@ -105,7 +105,7 @@ class Stage:
         if not isinstance(each.way, Settings):
             assert self._reference is not None
             return [self._reference.process]
-        roles = (Device.TARGET,) if each.family is Family.AR else tuple(Device)
+        roles = (Role.TARGET,) if each.family is Family.AR else tuple(Role)
         return [self._processes[role] for role in roles if role in self._processes]
 
     async def _ours(self, prompt: str, settings: Settings) -> dict[str, Any]:
@@ -170,14 +170,14 @@ def reference_spec(fitted: CheckedPair) -> ReferenceSpec:
     from actors.threads import available_cores, cores_for
 
     settings, places = fitted.settings, fitted.places
-    cores = cores_for(Device.TARGET, available_cores())
+    cores = cores_for(Role.TARGET, available_cores())
     return ReferenceSpec(
-        target=fitted.models[Device.TARGET],
-        draft=fitted.models[Device.DRAFT],
-        target_place=places[Device.TARGET],
-        draft_place=places[Device.DRAFT],
+        target=fitted.models[Role.TARGET],
+        draft=fitted.models[Role.DRAFT],
+        target_place=places[Role.TARGET],
+        draft_place=places[Role.DRAFT],
         dtype=settings.dtype,
         threads=len(cores),
-        cores=tuple(cores) if places[Device.TARGET] == "cpu" else (),
+        cores=tuple(cores) if places[Role.TARGET] == "cpu" else (),
         trust_remote_code=settings.trust_remote_code,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from decoding.messages import Device, Judged, Proposed
+from decoding.messages import DRAFT, TARGET, Judged, Proposed
 from decoding.trace import Received
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def timeline(records: Sequence[Record], width: int, shades: str = SHADES) -> str
     columns = width - 12
     lines = [
         f"{device:>8}  {_bar(found, since, until, columns, shades)}"
-        for device, found in ((Device.TARGET, passes), (Device.DRAFT, windows))
+        for device, found in ((TARGET, passes), (DRAFT, windows))
     ]
     counts = "  ".join(str(event.kept + (event.token is not None)) for event in shown)
     head = f"{len(shown)} rounds of PEARL in {1e3 * (until - since):.0f} ms; tokens: {counts}"

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from actors.admission import SHARE, Admission
-from actors.hosts import DraftHost, TargetHost
+from actors.hosts import Host, draft_host, target_host
 from actors.runners.interface import Feed, Room
-from actors.wire import Answer, Close, Open, Spoilt, Work
+from actors.wire import Answer, Close, Open, Spoilt
 from decoding.errors import PlacementError
-from decoding.messages import Drafted, Judge
+from decoding.messages import Drafted, Judge, Order
 from decoding.sampling import Sampling
 from tests.actors.toys import ToyRunner
 from tests.decoding.toys import similar
@@ -48,17 +48,17 @@ def _open(request: int, capacity: int) -> Open:
     )
 
 
-def _judge(request: int) -> Work:
-    job = Judge(epoch=0, base=0, pending=Drafted())
-    return Work(request=request, start=0, fresh=(), command=job)
+def _judge(request: int) -> Order:
+    job = Judge(job=1, epoch=0, base=0, pending=Drafted())
+    return Order(request=request, start=0, fresh=(), command=job)
 
 
-def _answered(host: TargetHost) -> list[int]:
+def _answered(host: Host) -> list[int]:
     return [answer.request for answer in host.turn() if isinstance(answer, Answer)]
 
 
 def test_a_request_that_does_not_fit_now_waits_for_others_to_end() -> None:
-    host = TargetHost(Small(100))
+    host = target_host(Small(100))
     for request in (1, 2, 3):
         assert host.take(_open(request, 40)) == []
         host.take(_judge(request))
@@ -69,7 +69,7 @@ def test_a_request_that_does_not_fit_now_waits_for_others_to_end() -> None:
 
 
 def test_a_request_that_never_fits_is_refused_with_the_figures() -> None:
-    host = TargetHost(Small(100))
+    host = target_host(Small(100))
     host.take(_open(1, 40))
 
     (said,) = host.take(_open(2, 400))
@@ -114,7 +114,7 @@ def test_whoever_waits_has_its_turn_also_when_others_took_the_memory_meanwhile()
 
 def test_at_a_draft_nobody_waits() -> None:
     """A window that comes when there is room comes too late: the request goes on without."""
-    host = DraftHost(Small(100))
+    host = draft_host(Small(100))
     assert host.take(_open(1, 60)) == []
 
     (said,) = host.take(_open(2, 60))

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -22,14 +23,14 @@ import pytest_asyncio
 
 from actors.client import Client
 from actors.cluster import RayDeployment
+from actors.deadlines import Patience
 from actors.engine import Engine, Generation
 from actors.engine_settings import EngineSettings
 from actors.guardian import marked
 from actors.membership import Connection, Membership
-from actors.scheduler import Patience
 from actors.wire import Finished
 from decoding.errors import PeerError, PlacementError, ProtocolError
-from decoding.messages import Device, TokenId
+from decoding.messages import DEVICES, DRAFT, TARGET, Device, Role, TokenId
 from decoding.settings import Settings
 from tests.actors.pairs import SavedPair
 from tests.actors.requests import AR, PROMPTS, VARIANTS, all_at_once, sampled
@@ -90,20 +91,19 @@ async def test_a_cluster_that_says_nothing_is_not_waited_for(
 
 async def test_a_placement_that_cannot_be_had_says_what_is_missing(text_pair: SavedPair) -> None:
     """A GPU is asked for where Ray knows of none."""
-    from actors.cluster import ClusterSettings, RayDeployment  # noqa: PLC0415 - Ray comes with it
+    from actors.cluster import RayDeployment  # noqa: PLC0415 - Ray comes with it
     from actors.specs import DeviceSpec  # noqa: PLC0415
 
     spec = DeviceSpec(
-        role=Device.TARGET, model=str(text_pair.target), place="cuda:0", vocabulary=300, gpu_share=7
+        role=Role.TARGET, model=str(text_pair.target), place="cuda:0", vocabulary=300, gpu_share=7
+    )
+    settings = EngineSettings(placement_s=0.5)
+    pair: Any = SimpleNamespace(
+        settings=settings, specs=lambda: (spec,), text_loader=lambda: _no_text
     )
 
     with pytest.raises(PlacementError, match=r"7 GPU wanted, 0 free of 0"):
-        await RayDeployment.start(
-            (spec,),
-            load_text=_no_text,
-            patience=Patience(),
-            settings=ClusterSettings(placement_s=0.5),
-        )
+        await RayDeployment.start(pair)
     children = psutil.Process().children(recursive=True)
     assert not [child for child in children if _mentions(child, "/tmp/pearl-")]  # noqa: S108
 
@@ -183,7 +183,7 @@ async def test_killing_the_draft_changes_nothing_but_the_pace(
     settings = sampled(Settings(gamma=3, max_new_tokens=LONG), temperature)
     generation = engine.generate(PROMPT, settings)
 
-    await _kill_at(engine, generation, Device.DRAFT, tokens=40)
+    await _kill_at(engine, generation, DRAFT, tokens=40)
 
     metrics = generation.result.metrics
     assert generation.result.token_ids == alone[temperature]
@@ -198,7 +198,7 @@ async def test_killing_the_target_costs_time_and_nothing_else(
     settings = sampled(Settings(gamma=3, max_new_tokens=LONG), 0.7)
     generation = engine.generate(PROMPT, settings)
 
-    await _kill_at(engine, generation, Device.TARGET, tokens=40)
+    await _kill_at(engine, generation, TARGET, tokens=40)
 
     assert generation.result.token_ids == alone[0.7]
     assert generation.result.metrics.target_losses == 1
@@ -382,7 +382,7 @@ async def test_a_killed_scheduler_comes_back_where_it_was(engine: Engine) -> Non
 
 async def _is_whole(engine: Engine) -> bool:
     with contextlib.suppress(PeerError):
-        return set((await engine.statistics()).devices) == set(Device)
+        return set((await engine.statistics()).devices) == set(DEVICES)
     return False
 
 
@@ -415,7 +415,7 @@ async def _kill_at(engine: Engine, generation: Generation, device: Device, *, to
     async for piece in generation:
         seen += len(piece.token_ids)
         if seen >= tokens and not killed:
-            os.kill(processes[device], signal.SIGKILL)
+            os.kill(processes[str(device)], signal.SIGKILL)
             killed = True
     assert killed
 
@@ -425,7 +425,7 @@ async def _until_whole(engine: Engine, losses: int = 0) -> None:
     async with asyncio.timeout(RESTART_S):
         while True:
             statistics = await engine.statistics()
-            if set(statistics.devices) == set(Device) and statistics.losses["draft"] >= losses:
+            if set(statistics.devices) == set(DEVICES) and statistics.losses["draft"] >= losses:
                 return
 
 

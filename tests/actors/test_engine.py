@@ -29,7 +29,7 @@ from decoding.errors import (
     ProtocolError,
     SettingError,
 )
-from decoding.messages import Device
+from decoding.messages import Role
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from decoding.stopping import FinishReason
@@ -454,12 +454,12 @@ async def test_closing_an_engine_fails_what_still_runs(text_pair: SavedPair) -> 
 async def test_the_target_gets_a_gpu_first(
     gpus: int | None, present: int, expected: tuple[str, str]
 ) -> None:
-    found = places((Device.DRAFT, Device.TARGET), gpus, present)
+    found = places((Role.DRAFT, Role.TARGET), gpus, present)
 
-    assert (found[Device.DRAFT], found[Device.TARGET]) == expected
+    assert (found[Role.DRAFT], found[Role.TARGET]) == expected
 
 
 @pytest.mark.parametrize(("gpus", "present"), [(3, 8), (2, 1), (1, 0), (-1, 2)])
 async def test_gpus_that_are_not_there_are_refused(gpus: int, present: int) -> None:
     with pytest.raises(PlacementError, match=f"{gpus}"):
-        places((Device.DRAFT, Device.TARGET), gpus, present)
+        places((Role.DRAFT, Role.TARGET), gpus, present)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from actors.deadlines import Patience
 from actors.engine_settings import Devices, EngineSettings
-from actors.scheduler import Patience
 from decoding.errors import SettingError
 
 

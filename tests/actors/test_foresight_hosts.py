@@ -23,12 +23,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.hosts import DraftHost, Host, TargetHost
+from actors.hosts import Host, Judging, draft_host, target_host
 from actors.peers import Peer
 from actors.runners.interface import Feed
 from actors.scheduler import Scheduler
 from actors.wire import (
-    Ahead,
     Alive,
     Answer,
     AnyPacket,
@@ -40,11 +39,21 @@ from actors.wire import (
     ToDevice,
     Tokens,
     Unframer,
-    Work,
     frame,
 )
+from decoding.desks import TargetDesk
 from decoding.kinds import SCHEDULES
-from decoding.messages import Device, Judge, Judged, TokenId
+from decoding.messages import (
+    DEVICES,
+    DRAFT,
+    TARGET,
+    Device,
+    Foresight,
+    Judge,
+    Judged,
+    Order,
+    TokenId,
+)
 from decoding.policies import POLICIES, REST, AutoPolicy, Gamma
 from decoding.sampling import Sampling
 from decoding.settings import Settings
@@ -63,7 +72,7 @@ MOST_STEPS: Final = 6000
 MOST_DEATHS: Final = 2  # of the target; with three in a row the scheduler gives a request up
 COMMON: Final = 4  # how likely a move is of which nothing is said
 TABLE: Final = table(VOCAB, seed=3)
-TARGET: Final = only(TABLE, SPOKEN)
+SPEAKER: Final = only(TABLE, SPOKEN)
 
 
 def spelled(tokens: Sequence[TokenId]) -> str:
@@ -135,7 +144,7 @@ class Process:
     def __init__(self, role: Device, scheduler: Scheduler, model: Model, tick: float) -> None:
         ticks = itertools.count()
         self.runner = ToyRunner(model, vocab_size=VOCAB)
-        make = DraftHost if role is Device.DRAFT else TargetHost
+        make = draft_host if role == DRAFT else target_host
         self.host: Host = make(self.runner, lambda: tick * next(ticks))
         self.loaded = False
         self.sent: deque[AnyPacket] = deque()
@@ -205,17 +214,15 @@ class Process:
 
     def _take(self, packet: ToDevice) -> None:
         self.taken.append(packet)
-        if isinstance(packet, Work) and isinstance(job := packet.command, Judge):
-            self._named.add((packet.request, job.epoch, job.base, len(job.pending)))
-            assert isinstance(self.host, TargetHost)
-            self.mistaken += self.host._own.get(packet.request, job) != job
+        if isinstance(packet, Order) and isinstance(job := packet.command, Judge):
+            self._named.add((packet.request, job.job, job.epoch))
+            self.mistaken += _desk(self.host)._own.get(packet.request, job) != job
         self.sent.extend(self.host.take(packet))
 
     def _turn(self) -> None:
         for answer in self.host.turn():
             if isinstance(answer, Answer) and isinstance(event := answer.event, Judged):
-                job = (answer.request, event.epoch, event.base, event.judged)
-                self.ahead += job not in self._named
+                self.ahead += (answer.request, event.job, event.epoch) not in self._named
             self.sent.append(answer)
 
 
@@ -244,7 +251,7 @@ class World:
         self._case = case
         self._random = Random(case.seed)
         draft = blend(TABLE, table(VOCAB, seed=4), case.share)
-        self._models = {Device.TARGET: TARGET, Device.DRAFT: draft}
+        self._models = {TARGET: SPEAKER, DRAFT: draft}
         if case.guilty is not None:
             role, length = case.guilty
             self._models[role] = _choking(self._models[role], PROMPTS[0], length)
@@ -252,7 +259,7 @@ class World:
         self.failed: dict[int, str] = {}
         self.scheduler = Scheduler(restarts=True)
         self.scheduler._text = Detokenizer(spelled)
-        self.processes: dict[Device, Process | None] = dict.fromkeys(Device)
+        self.processes: dict[Device, Process | None] = dict.fromkeys(DEVICES)
         self.ahead = self.mistaken = self._deaths = self._submitted = 0
         self._calm = False
         self._heard = Wire()
@@ -303,7 +310,7 @@ class World:
             living.dial(self.scheduler, again=True)
             self.processes[role] = living
         else:
-            tick = self._case.draft_tick if role is Device.DRAFT else 1.0
+            tick = self._case.draft_tick if role == DRAFT else 1.0
             self.processes[role] = Process(role, self.scheduler, self._models[role], tick)
         self._listen()
 
@@ -341,7 +348,7 @@ class World:
         excused = not orderly and not self._calm
         assert excused, f"everybody waits for ever: {self.tokens}"
         self._calm = True
-        for role in Device:
+        for role in DEVICES:
             self._kill(role)
 
     def _kill(self, role: Device) -> None:
@@ -349,7 +356,7 @@ class World:
         if process is not None:
             process.die(heard=self._random.randrange(3))
             self.processes[role] = None
-            self._deaths += role is Device.TARGET
+            self._deaths += role == TARGET
         self._listen()
 
     def _cut_off(self, role: Device) -> None:
@@ -361,29 +368,29 @@ class World:
         self._listen()
 
     def _trouble(self, trouble: Trouble) -> None:
-        draft, target = self.processes[Device.DRAFT], self.processes[Device.TARGET]
+        draft, target = self.processes[DRAFT], self.processes[TARGET]
         match trouble:
             case Trouble.DRAFT_DIES:
-                self._kill(Device.DRAFT)
+                self._kill(DRAFT)
             case Trouble.TARGET_DIES if self._deaths < MOST_DEATHS:
-                self._kill(Device.TARGET)
+                self._kill(TARGET)
             case Trouble.TARGET_IS_REPLACED if target and self._deaths < MOST_DEATHS:
                 self._deaths += 1
-                self.processes[Device.TARGET] = None
-                self._make(Device.TARGET, Move.DIAL)
+                self.processes[TARGET] = None
+                self._make(TARGET, Move.DIAL)
                 target.die(heard=0)
             case Trouble.DRAFT_IS_GIVEN_UP if draft and draft.loaded:
-                self.scheduler._lose(Device.DRAFT, "given up by the test")
+                self.scheduler._dispatch.lose(DRAFT, "given up by the test")
                 self._listen()
             case Trouble.TARGET_IS_GIVEN_UP if target and target.loaded:
-                self.scheduler._lose(Device.TARGET, "given up by the test")
+                self.scheduler._dispatch.lose(TARGET, "given up by the test")
                 self._listen()
             case Trouble.DRAFT_IS_CUT:
-                self._cut_off(Device.DRAFT)
+                self._cut_off(DRAFT)
             # Until it dials again nobody can tell it from a death.
             case Trouble.TARGET_IS_CUT if self._deaths < MOST_DEATHS:
                 self._deaths += 1
-                self._cut_off(Device.TARGET)
+                self._cut_off(TARGET)
             case Trouble.NO_ROOM_FOR_ALL:
                 for process in filter(None, (draft, target)):
                     process.fail_in_company()
@@ -392,7 +399,7 @@ class World:
 
     def _misroute(self, trouble: Trouble) -> None:
         """What no stream does."""
-        draft, target = self.processes[Device.DRAFT], self.processes[Device.TARGET]
+        draft, target = self.processes[DRAFT], self.processes[TARGET]
         match trouble:
             case Trouble.TO_TARGET_TWICE if target:
                 _again(target, target.wire.packets)
@@ -404,11 +411,30 @@ class World:
                 _again(draft, draft.taken)
             case Trouble.AHEAD_IS_LOST if target:
                 packets = target.wire.packets
-                kept = [packet for packet in packets if not isinstance(packet, Ahead)]
+                kept = [packet for packet in packets if not _is_ahead(packet)]
                 packets.clear()
                 packets.extend(kept)
             case _:
                 pass  # there is nothing that it could happen to
+
+
+def _desk(host: Host) -> TargetDesk:
+    """Of a target."""
+    work = host._work
+    assert isinstance(work, Judging)
+    return work._desk
+
+
+def _ahead(packet: AnyPacket) -> Foresight | None:
+    """What a packet says of the job that will follow."""
+    if not isinstance(packet, Order):
+        return None
+    return packet.command if isinstance(packet.command, Foresight) else packet.foresight
+
+
+def _is_ahead(packet: AnyPacket) -> bool:
+    """Whether it says nothing else."""
+    return isinstance(packet, Order) and isinstance(packet.command, Foresight)
 
 
 def _choking(model: Model, prompt: Prefix, length: int) -> Model:
@@ -424,7 +450,7 @@ def _choking(model: Model, prompt: Prefix, length: int) -> Model:
 
 def _again(process: Process, packets: Sequence[AnyPacket]) -> None:
     """The last job among these comes once more, behind all that is under way."""
-    jobs = [packet for packet in packets if isinstance(packet, Work | Ahead)]
+    jobs = [packet for packet in packets if isinstance(packet, Order)]
     process.wire.packets.extend(jobs[-1:])
 
 
@@ -455,7 +481,7 @@ def requests(draw: st.DrawFn) -> Settings:
 
 @st.composite
 def cases(draw: st.DrawFn, troubles: Sequence[Trouble]) -> Case:
-    moves = st.tuples(st.sampled_from(Device), st.sampled_from(Move))
+    moves = st.tuples(st.sampled_from(DEVICES), st.sampled_from(Move))
     return Case(
         requests=tuple(draw(st.lists(requests(), min_size=1, max_size=len(PROMPTS)))),
         eos=draw(st.sampled_from([(), (), (3,)])),
@@ -471,7 +497,7 @@ def _alone(asked: Settings, prompt: Prefix, eos: Sequence[TokenId]) -> Prefix:
     """What the target says with nobody's help, one token at a time."""
 
     def after_prompt(text: Prefix) -> Logits:
-        return cast("Logits", TARGET(prompt + text).astype(np.float32))
+        return cast("Logits", SPEAKER(prompt + text).astype(np.float32))
 
     stop = StopRules(
         limit=asked.max_new_tokens,
@@ -511,13 +537,13 @@ def test_in_any_order_the_text_is_the_targets_own_and_nobody_waits_for_ever(case
         assert process is not None
         assert process.runner.rows == 0
         assert not process.host.busy
-        if isinstance(host := process.host, TargetHost):
-            kept = [host._done, host._foresight, host._own, host._held]
-            assert kept == [{}] * 4
+        if isinstance(work := process.host._work, Judging):
+            desk = work._desk
+            assert [desk._done, desk._foresight, desk._own, work._held] == [{}] * 4
 
 
 @settings(max_examples=300)
-@given(case=cases(ORDERLY), role=st.sampled_from(Device), length=st.integers(0, 12))
+@given(case=cases(ORDERLY), role=st.sampled_from(DEVICES), length=st.integers(0, 12))
 def test_a_request_that_cannot_be_read_fails_alone(case: Case, role: Device, length: int) -> None:
     """Whatever else happens: the others end as if it had never been."""
     world = _check(dataclasses.replace(case, guilty=(role, length)))
@@ -530,7 +556,7 @@ def test_a_request_that_cannot_be_read_fails_alone(case: Case, role: Device, len
 def test_such_a_request_does_fail() -> None:
     """So that the claim above is one of failures."""
     asked = (Settings(gamma=2, max_new_tokens=20),) * 3
-    worlds = [_check(Case(requests=asked, guilty=(role, 4), seed=3)) for role in Device]
+    worlds = [_check(Case(requests=asked, guilty=(role, 4), seed=3)) for role in DEVICES]
 
     assert [list(world.failed) for world in worlds] == [[0], [0]]
 
@@ -542,7 +568,7 @@ def test_what_comes_twice_or_late_or_never_misleads_nobody(case: Case) -> None:
     _check(case)
 
 
-EAGER: Final = {(Device.TARGET, Move.TURN): 400, (Device.TARGET, Move.TAKE): 1}
+EAGER: Final = {(TARGET, Move.TURN): 400, (TARGET, Move.TAKE): 1}
 """A target that rather works than listens."""
 
 
@@ -616,11 +642,13 @@ def test_the_target_judges_what_it_foresaw_before_it_is_asked(
 def test_a_command_that_was_foreseen_is_not_judged_twice(schedule: Settings) -> None:
     """As many passes as commands: none was made in vain, and none once more."""
     world = _check(Case(requests=(schedule,), likely=EAGER))
-    target = world.processes[Device.TARGET]
+    target = world.processes[TARGET]
 
     assert target is not None
-    commands = [packet for packet in target.taken if isinstance(packet, Work)]
-    known = [p.foresight for p in target.taken if isinstance(p, Work | Ahead) and p.foresight]
+    commands = [
+        packet for packet in target.taken if isinstance(packet, Order) and not _is_ahead(packet)
+    ]
+    known = [_ahead(p) for p in target.taken if _ahead(p)]
     assert world.ahead > 0
     assert world.mistaken == 0
     assert len(target.runner.forwards) == len(commands)

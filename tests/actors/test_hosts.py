@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -10,10 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.hosts import DraftHost, Host, TargetHost
-from actors.wire import Ahead, Alive, Answer, Close, Open, Probe, Revoke, Work
-from decoding.foresight import Foresight
-from decoding.messages import Drafted, Judge, Judged, Propose, Proposed, TokenId
+from actors.hosts import Drafting, Host, draft_host, target_host
+from actors.wire import Alive, Answer, Close, Open, Probe
+from decoding.messages import (
+    Cancel,
+    Drafted,
+    Foresight,
+    Judge,
+    Judged,
+    Order,
+    Propose,
+    Proposed,
+    TokenId,
+)
 from decoding.sampling import Sampling
 from decoding.turns import OVERTAKES, PIECE, SHORT
 from decoding.verification import VERIFIERS
@@ -46,7 +55,7 @@ def _ask(
 ) -> list[Answer]:
     """Hand over a job, with all the committed tokens it stands on."""
     fresh = tuple(text[: command.base])
-    ended = host.take(Work(request=request, start=0, fresh=fresh, command=command))
+    ended = host.take(Order(request=request, start=0, fresh=fresh, command=command))
     return [answer for answer in ended if isinstance(answer, Answer)]
 
 
@@ -66,11 +75,11 @@ def _run(host: Host) -> list[Answer]:
 
 
 def _propose(base: int, count: int, pending: Prefix = (), epoch: int = 0) -> Propose:
-    return Propose(epoch=epoch, base=base, pending=pending, count=count)
+    return Propose(job=1, epoch=epoch, base=base, pending=pending, count=count)
 
 
-def _judge(base: int, pending: Prefix = (), epoch: int = 0) -> Judge:
-    return Judge(epoch=epoch, base=base, pending=Drafted(tokens=pending))
+def _judge(base: int, pending: Prefix = (), epoch: int = 0, job: int = 1) -> Judge:
+    return Judge(job=job, epoch=epoch, base=base, pending=Drafted(tokens=pending))
 
 
 def _written(answers: Sequence[Answer]) -> dict[int, tuple[TokenId, ...]]:
@@ -87,7 +96,7 @@ def _verdicts(answers: Sequence[Answer]) -> dict[int, tuple[int, TokenId | None]
 
 
 def test_the_draft_writes_what_its_model_says() -> None:
-    host = DraftHost(ToyRunner(MODEL))
+    host = draft_host(ToyRunner(MODEL))
     _open(host)
     _ask(host, _propose(base=2, count=3, pending=TEXT[2:4]))
 
@@ -99,7 +108,7 @@ def test_the_draft_writes_what_its_model_says() -> None:
 def test_all_open_windows_share_each_turn_of_the_draft() -> None:
     """Continuous batching: a request that comes late joins the next forward."""
     runner = ToyRunner(MODEL)
-    host = DraftHost(runner)
+    host = draft_host(runner)
     for request in (1, 2, 3):
         _open(host, request)
     _ask(host, _propose(base=0, count=3), request=1)
@@ -116,7 +125,7 @@ def test_all_open_windows_share_each_turn_of_the_draft() -> None:
 def test_the_draft_reads_only_what_it_has_not_read() -> None:
     """The last token written was never read, so going on costs one token a step."""
     runner = ToyRunner(MODEL)
-    host = DraftHost(runner)
+    host = draft_host(runner)
     _open(host)
     _ask(host, _propose(base=0, count=3))
     _run(host)
@@ -129,7 +138,7 @@ def test_the_draft_reads_only_what_it_has_not_read() -> None:
 def test_a_rollback_of_the_draft_reads_only_what_differs() -> None:
     """Two of three written tokens stood: the replacement is all there is to read."""
     runner = ToyRunner(MODEL)
-    host = DraftHost(runner)
+    host = draft_host(runner)
     _open(host)
     _ask(host, _propose(base=0, count=4))
     _run(host)
@@ -145,39 +154,41 @@ def test_a_rollback_of_the_draft_reads_only_what_differs() -> None:
 
 def test_a_revoked_window_is_answered_with_what_was_written() -> None:
     """Work in vain is work, and is counted."""
-    host = DraftHost(ToyRunner(MODEL))
+    host = draft_host(ToyRunner(MODEL))
     _open(host)
     _ask(host, _propose(base=0, count=5))
     _turn(host)
     _turn(host)
 
-    answers = [a for a in host.take(Revoke(request=1, epoch=1)) if isinstance(a, Answer)]
+    answers = [
+        a for a in host.take(Order(request=1, command=Cancel(epoch=1))) if isinstance(a, Answer)
+    ]
 
     assert _written(answers) == {1: TEXT[:2]}
     assert not host.busy
 
 
 def test_a_window_of_which_nothing_was_written_is_revoked_in_silence() -> None:
-    host = DraftHost(ToyRunner(MODEL))
+    host = draft_host(ToyRunner(MODEL))
     _open(host)
     _ask(host, _propose(base=0, count=5))
 
-    assert host.take(Revoke(request=1, epoch=1)) == []
+    assert host.take(Order(request=1, command=Cancel(epoch=1))) == []
     assert not host.busy
 
 
 def test_a_revocation_does_not_touch_a_window_of_its_own_epoch() -> None:
     """It may arrive after the job that replaced the revoked one."""
-    host = DraftHost(ToyRunner(MODEL))
+    host = draft_host(ToyRunner(MODEL))
     _open(host)
     _ask(host, _propose(base=0, count=2, epoch=1))
 
-    assert host.take(Revoke(request=1, epoch=1)) == []
+    assert host.take(Order(request=1, command=Cancel(epoch=1))) == []
     assert _written(_run(host)) == {1: TEXT[:2]}
 
 
 def test_a_newer_job_puts_an_end_to_the_older_window() -> None:
-    host = DraftHost(ToyRunner(MODEL))
+    host = draft_host(ToyRunner(MODEL))
     _open(host)
     _ask(host, _propose(base=0, count=5))
     _turn(host)
@@ -189,7 +200,7 @@ def test_a_newer_job_puts_an_end_to_the_older_window() -> None:
 
 
 def test_the_draft_sends_the_laws_it_drew_from_where_they_are_needed() -> None:
-    host = DraftHost(ToyRunner(MODEL))
+    host = draft_host(ToyRunner(MODEL))
     _open(host, verifier="rejection")
     _ask(host, _propose(base=0, count=2))
 
@@ -207,7 +218,7 @@ def test_the_draft_sends_the_laws_it_drew_from_where_they_are_needed() -> None:
 def test_all_waiting_windows_share_one_pass_of_the_target() -> None:
     """Windows of different length, in one ragged forward."""
     runner = ToyRunner(MODEL)
-    host = TargetHost(runner)
+    host = target_host(runner)
     for request, job in {1: _judge(0), 2: _judge(1, TEXT[1:4]), 3: _judge(4, TEXT[4:5])}.items():
         _open(host, request)
         _ask(host, job, request)
@@ -219,7 +230,7 @@ def test_all_waiting_windows_share_one_pass_of_the_target() -> None:
 
 
 def test_the_target_keeps_tokens_up_to_the_first_that_it_would_not_say() -> None:
-    host = TargetHost(ToyRunner(MODEL))
+    host = target_host(ToyRunner(MODEL))
     _open(host)
     wrong = (TEXT[1] + 1) % VOCAB
     _ask(host, _judge(0, (TEXT[0], wrong, TEXT[2])))
@@ -230,7 +241,7 @@ def test_the_target_keeps_tokens_up_to_the_first_that_it_would_not_say() -> None
 def test_a_pass_of_the_target_reads_the_window_and_the_token_before_it() -> None:
     """That token was the target's own choice: nothing has read it yet."""
     runner = ToyRunner(MODEL)
-    host = TargetHost(runner)
+    host = target_host(runner)
     _open(host)
     _ask(host, _judge(0, TEXT[:3]))
     _run(host)
@@ -242,7 +253,7 @@ def test_a_pass_of_the_target_reads_the_window_and_the_token_before_it() -> None
 
 def test_a_newer_job_replaces_the_one_that_waits() -> None:
     runner = ToyRunner(MODEL)
-    host = TargetHost(runner)
+    host = target_host(runner)
     _open(host)
     _ask(host, _judge(0, TEXT[:3]))
     _ask(host, _judge(1, epoch=1))
@@ -257,7 +268,7 @@ def test_a_newer_job_replaces_the_one_that_waits() -> None:
 
 
 def test_a_window_kept_whole_leaves_its_last_row_open() -> None:
-    host = TargetHost(ToyRunner(_sure))
+    host = target_host(ToyRunner(_sure))
     _open(host, verifier="rejection")
     _ask(host, _hold(0, (1, 1)))
 
@@ -266,7 +277,7 @@ def test_a_window_kept_whole_leaves_its_last_row_open() -> None:
 
 def test_rejecting_the_first_token_against_a_held_row_costs_no_pass() -> None:
     runner = ToyRunner(_sure)
-    host = TargetHost(runner)
+    host = target_host(runner)
     _open(host, verifier="rejection")
     _ask(host, _hold(0, (1, 1)))
     _run(host)
@@ -281,7 +292,7 @@ def test_rejecting_the_first_token_against_a_held_row_costs_no_pass() -> None:
 
 def test_a_first_token_kept_by_the_held_row_is_judged_on_with_one_row_less() -> None:
     runner = ToyRunner(_sure)
-    host = TargetHost(runner)
+    host = target_host(runner)
     _open(host, verifier="rejection")
     _ask(host, _hold(0, (1, 1)))
     _run(host)
@@ -298,7 +309,7 @@ def test_a_first_token_kept_by_the_held_row_is_judged_on_with_one_row_less() -> 
 def test_a_held_row_alone_chooses_when_no_window_came() -> None:
     """The draft was lost: the row that was kept for its window gives the next token."""
     runner = ToyRunner(_sure)
-    host = TargetHost(runner)
+    host = target_host(runner)
     _open(host, verifier="rejection")
     _ask(host, _hold(0, (1,)))
     _run(host)
@@ -310,7 +321,7 @@ def test_a_held_row_alone_chooses_when_no_window_came() -> None:
 
 def test_a_held_row_is_lost_with_the_device_and_computed_again() -> None:
     runner = ToyRunner(_sure)
-    host = TargetHost(runner)
+    host = target_host(runner)
     _open(host, verifier="rejection")
     _ask(host, _hold(0, (1, 1)))
     _run(host)
@@ -325,7 +336,7 @@ def test_a_held_row_is_lost_with_the_device_and_computed_again() -> None:
 
 def test_a_held_row_of_another_position_is_not_used() -> None:
     runner = ToyRunner(_sure)
-    host = TargetHost(runner)
+    host = target_host(runner)
     _open(host, verifier="rejection")
     _ask(host, _hold(0, (1, 1, 1)))
     _run(host)
@@ -354,11 +365,11 @@ def test_the_target_answers_each_job_as_if_it_were_the_first(
     jobs: list[tuple[int, int, Prefix]], verifier: str
 ) -> None:
     """Doubled, late, after others, after a restart: a job says all that it stands on."""
-    host = TargetHost(ToyRunner(MODEL))
+    host = target_host(ToyRunner(MODEL))
     _open(host, verifier=verifier)
     for base, _, pending in jobs:
         _ask(host, _judge(base, pending))
-        fresh = TargetHost(ToyRunner(MODEL))
+        fresh = target_host(ToyRunner(MODEL))
         _open(fresh, verifier=verifier)
         _ask(fresh, _judge(base, pending))
 
@@ -369,11 +380,11 @@ def test_the_target_answers_each_job_as_if_it_were_the_first(
 def test_the_draft_answers_each_job_as_if_it_were_the_first(
     jobs: list[tuple[int, int, Prefix]], verifier: str
 ) -> None:
-    host = DraftHost(ToyRunner(MODEL))
+    host = draft_host(ToyRunner(MODEL))
     _open(host, verifier=verifier)
     for base, count, pending in jobs:
         _ask(host, _propose(base, count, pending))
-        fresh = DraftHost(ToyRunner(MODEL))
+        fresh = draft_host(ToyRunner(MODEL))
         _open(fresh, verifier=verifier)
         _ask(fresh, _propose(base, count, pending))
 
@@ -381,23 +392,23 @@ def test_the_draft_answers_each_job_as_if_it_were_the_first(
 
 
 def test_committed_tokens_are_learnt_once_however_often_they_are_sent() -> None:
-    host = TargetHost(ToyRunner(MODEL))
+    host = target_host(ToyRunner(MODEL))
     _open(host)
-    host.take(Work(request=1, start=0, fresh=TEXT[:4], command=_judge(4)))
-    host.take(Work(request=1, start=0, fresh=TEXT[:2], command=_judge(2)))
-    host.take(Work(request=1, start=2, fresh=TEXT[2:6], command=_judge(6)))
+    host.take(Order(request=1, start=0, fresh=TEXT[:4], command=_judge(4)))
+    host.take(Order(request=1, start=0, fresh=TEXT[:2], command=_judge(2)))
+    host.take(Order(request=1, start=2, fresh=TEXT[2:6], command=_judge(6)))
 
     assert _verdicts(_run(host)) == {1: (0, TEXT[6])}
 
 
 def test_requests_that_are_not_open_are_ignored() -> None:
     """They were closed, and their last jobs were still under way."""
-    draft, target = DraftHost(ToyRunner(MODEL)), TargetHost(ToyRunner(MODEL))
+    draft, target = draft_host(ToyRunner(MODEL)), target_host(ToyRunner(MODEL))
 
     assert _ask(draft, _propose(base=0, count=1)) == _ask(target, _judge(0)) == []
     for host in (draft, target):
         assert host.take(Close(request=1)) == []
-        assert host.take(Revoke(request=1, epoch=9)) == []
+        assert host.take(Order(request=1, command=Cancel(epoch=9))) == []
         assert not host.busy
 
 
@@ -428,14 +439,14 @@ def test_a_probe_is_answered_at_once() -> None:
 
 def _busy_hosts() -> list[tuple[Host, Propose | Judge, ToyRunner]]:
     draft, target = ToyRunner(MODEL), ToyRunner(MODEL)
-    return [(DraftHost(draft), _propose(0, 3), draft), (TargetHost(target), _judge(0), target)]
+    return [(draft_host(draft), _propose(0, 3), draft), (target_host(target), _judge(0), target)]
 
 
 def _hold(base: int, tokens: Prefix, epoch: int = 0) -> Judge:
     """A window whose every token was drawn from a law that knew no other."""
     laws = tuple(np.eye(VOCAB, dtype=np.float32)[token].tobytes() for token in tokens)
     drafted = Drafted(tokens=tokens, laws=laws)
-    return Judge(epoch=epoch, base=base, pending=drafted, hold=True)
+    return Judge(job=1, epoch=epoch, base=base, pending=drafted, hold=True)
 
 
 def _sure(prefix: Prefix) -> Logits:
@@ -456,16 +467,16 @@ def _softmax(logits: Logits) -> Logits:
 def _foresee(
     host: Host, job: Judge, *, restarts: bool = True, window: Prefix | None = None
 ) -> None:
-    known = Foresight(epoch=job.epoch, base=job.base, restarts=restarts, window=window)
-    host.take(Ahead(request=1, foresight=known))
+    known = Foresight(job=job.job, restarts=restarts, window=window)
+    host.take(Order(request=1, command=known))
 
 
 def test_the_target_goes_on_with_a_window_that_it_was_told_of() -> None:
     """The command that comes then finds its job done, and is not judged once more."""
     runner = ToyRunner(MODEL)
-    host = TargetHost(runner)
+    host = target_host(runner)
     _open(host)
-    first, second = _judge(0, TEXT[0:2]), _judge(3, TEXT[3:5])
+    first, second = _judge(0, TEXT[0:2]), _judge(3, TEXT[3:5], job=2)
     _ask(host, first)
     _foresee(host, first, window=TEXT[2:5])
 
@@ -478,7 +489,7 @@ def test_the_target_goes_on_with_a_window_that_it_was_told_of() -> None:
 
 
 def test_a_window_that_comes_after_the_verdict_lets_it_go_on_too() -> None:
-    host = TargetHost(ToyRunner(MODEL))
+    host = target_host(ToyRunner(MODEL))
     _open(host)
     job = _judge(0)
     _ask(host, job)
@@ -490,7 +501,7 @@ def test_a_window_that_comes_after_the_verdict_lets_it_go_on_too() -> None:
 
 
 def test_after_a_refusal_the_target_goes_on_with_nothing() -> None:
-    host = TargetHost(ToyRunner(MODEL))
+    host = target_host(ToyRunner(MODEL))
     _open(host)
     wrong = (TEXT[1] + 1) % VOCAB
     job = _judge(0, (TEXT[0], wrong))
@@ -506,9 +517,9 @@ def test_after_a_refusal_the_target_goes_on_with_nothing() -> None:
 
 def test_another_command_replaces_what_was_begun_in_vain() -> None:
     """The schedule has the last word: its plan may have changed."""
-    host = TargetHost(ToyRunner(MODEL))
+    host = target_host(ToyRunner(MODEL))
     _open(host)
-    job, other = _judge(0), _judge(1, TEXT[1:4])
+    job, other = _judge(0), _judge(1, TEXT[1:4], job=2)
     _ask(host, job)
     _foresee(host, job, window=())
     _turn(host)
@@ -522,7 +533,7 @@ def test_another_command_replaces_what_was_begun_in_vain() -> None:
 def test_the_target_does_not_go_on_beyond_the_end_of_a_text_or_its_room() -> None:
     """A pass in vain would keep the next request waiting."""
     for eos, capacity in (((TEXT[0],), 16), ((), 1)):
-        host = TargetHost(ToyRunner(MODEL))
+        host = target_host(ToyRunner(MODEL))
         host.take(
             Open(
                 request=1,
@@ -545,7 +556,7 @@ def test_the_target_does_not_go_on_beyond_the_end_of_a_text_or_its_room() -> Non
 
 def test_a_verdict_says_how_much_its_pass_read_for_all() -> None:
     """Or a plan could not tell its own tokens from those of a crowd."""
-    host = TargetHost(ToyRunner(MODEL))
+    host = target_host(ToyRunner(MODEL))
     for request in (1, 2):
         _open(host, request)
         _ask(host, _judge(0, TEXT[0:2]), request=request)
@@ -572,14 +583,14 @@ def _long(host: Host, request: int, tokens: int) -> Prefix:
             seed=0,
         )
     )
-    draft = isinstance(host, DraftHost)
+    draft = isinstance(host._work, Drafting)
     command = _propose(base=0, count=2) if draft else _judge(base=0)
-    host.take(Work(request=request, start=0, fresh=(), command=command))
+    host.take(Order(request=request, start=0, fresh=(), command=command))
     return prompt
 
 
-@pytest.mark.parametrize("make", [DraftHost, TargetHost])
-def test_a_long_prompt_is_read_in_pieces(make: type[DraftHost | TargetHost]) -> None:
+@pytest.mark.parametrize("make", [draft_host, target_host])
+def test_a_long_prompt_is_read_in_pieces(make: Callable[[ToyRunner], Host]) -> None:
     """And what is said after it is what it would be said after reading it whole."""
     runner = ToyRunner(MODEL)
     host = make(runner)
@@ -588,15 +599,15 @@ def test_a_long_prompt_is_read_in_pieces(make: type[DraftHost | TargetHost]) -> 
     answers = _run(host)
 
     assert runner.fed[:3] == [PIECE, PIECE, PIECE - 100]
-    said = _written(answers) if make is DraftHost else _verdicts(answers)
-    count = 2 if make is DraftHost else 1
+    said = _written(answers) if make is draft_host else _verdicts(answers)
+    count = 2 if make is draft_host else 1
     whole = alone(MODEL, prompt, count)
-    assert said == ({1: whole} if make is DraftHost else {1: (0, whole[0])})
+    assert said == ({1: whole} if make is draft_host else {1: (0, whole[0])})
 
 
-@pytest.mark.parametrize("make", [DraftHost, TargetHost])
+@pytest.mark.parametrize("make", [draft_host, target_host])
 def test_thirty_two_long_prompts_do_not_keep_a_short_one_waiting(
-    make: type[DraftHost | TargetHost],
+    make: Callable[[ToyRunner], Host],
 ) -> None:
     """It is answered as soon as if it were alone; no turn reads more than a piece beside it."""
     runner = ToyRunner(MODEL)
@@ -613,7 +624,7 @@ def test_thirty_two_long_prompts_do_not_keep_a_short_one_waiting(
 
 def test_every_prompt_has_its_turn() -> None:
     """Also where shorter ones keep coming, one in each turn, and each as long as a turn reads."""
-    host = TargetHost(ToyRunner(MODEL))
+    host = target_host(ToyRunner(MODEL))
     _long(host, 0, 4 * PIECE)
     answered: set[int] = set()
     for later in range(1, 200):
@@ -629,11 +640,11 @@ def test_every_prompt_has_its_turn() -> None:
 def test_a_job_that_is_replaced_while_its_prompt_is_read_is_done_in_its_place() -> None:
     """What was read stays read."""
     runner = ToyRunner(MODEL)
-    host = TargetHost(runner)
+    host = target_host(runner)
     prompt = _long(host, 1, 2 * PIECE)
     _turn(host)
     text = alone(MODEL, prompt, 3)
-    host.take(Work(request=1, start=0, fresh=text[:2], command=_judge(base=2, epoch=1)))
+    host.take(Order(request=1, start=0, fresh=text[:2], command=_judge(base=2, epoch=1)))
 
     answers = _run(host)
 

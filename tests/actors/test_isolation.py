@@ -13,13 +13,13 @@ import pytest
 
 from actors import transcripts
 from actors.client import Client
-from actors.hosts import DraftHost, TargetHost
+from actors.hosts import draft_host, target_host
 from actors.isolation import LONGEST_REASON
 from actors.runners.interface import Room
 from actors.scheduler import Scheduler
-from actors.wire import Alive, Answer, Fault, Finished, Open, Spoilt, Tokens, Work
+from actors.wire import Alive, Answer, Fault, Finished, Open, Spoilt, Tokens
 from decoding.errors import PeerError, PlacementError
-from decoding.messages import Device, Drafted, Judge, TokenId
+from decoding.messages import DEVICES, DRAFT, TARGET, Device, Drafted, Judge, Order, TokenId
 from decoding.settings import Settings
 from decoding.turns import PIECE
 from decoding.verification import make_verifier
@@ -66,10 +66,10 @@ async def _world(
     async with asyncio.timeout(DEADLINE_S):
         address = await scheduler.open()
         devices = {
-            role: await ToyDevice(role, ToyRunner(models.get(role, getattr(PAIR, role)))).dial(
-                address
-            )
-            for role in Device
+            role: await ToyDevice(
+                role, ToyRunner(models.get(str(role), getattr(PAIR, str(role))))
+            ).dial(address)
+            for role in DEVICES
         }
         client = await Client.dial(address)
         try:
@@ -99,7 +99,7 @@ def _sabotage(step: str, role: Device, error: type[BaseException], patch: Any) -
             raise error("struck")
 
     if step == "forward":
-        return {role: _of(getattr(PAIR, role), strike)}
+        return {str(role): _of(getattr(PAIR, str(role)), strike)}
     if step == "draw":
         make = make_verifier
         opening: list[Prefix] = []
@@ -151,13 +151,13 @@ class _Struck:
 @pytest.mark.parametrize(
     ("step", "role"),
     [
-        ("forward", Device.DRAFT),
-        ("forward", Device.TARGET),
-        ("draw", Device.TARGET),
-        ("feed", Device.TARGET),
-        ("note", Device.TARGET),
-        ("learn", Device.TARGET),
-        ("may_go_on", Device.TARGET),
+        ("forward", DRAFT),
+        ("forward", TARGET),
+        ("draw", TARGET),
+        ("feed", TARGET),
+        ("note", TARGET),
+        ("learn", TARGET),
+        ("may_go_on", TARGET),
     ],
 )
 async def test_seven_go_on_and_the_eighth_says_why_it_cannot(
@@ -206,7 +206,7 @@ async def test_logits_that_are_no_numbers_are_said_with_their_model_and_position
 
         return logits
 
-    both = {role: spoilt(getattr(PAIR, role)) for role in Device}
+    both = {str(role): spoilt(getattr(PAIR, str(role))) for role in DEVICES}
     async with _world(**both) as (client, _, _devices):
         guilty, innocent = await asyncio.gather(
             _tokens(client, GUILTY), _tokens(client, PROMPTS[0]), return_exceptions=True
@@ -224,11 +224,11 @@ async def test_a_request_that_the_draft_has_no_room_for_goes_on_without_one() ->
             return Room(needed=length, used=0, free=length // 2)
 
     async with _world() as (client, scheduler, devices):
-        devices[Device.DRAFT].die()
-        await until(lambda: not scheduler._stations[Device.DRAFT].usable)
+        devices[DRAFT].die()
+        await until(lambda: not scheduler._dispatch.stations[DRAFT].usable)
         address = client._address
-        devices[Device.DRAFT] = await ToyDevice(Device.DRAFT, Full(PAIR.draft)).dial(address)
-        await until(lambda: scheduler._stations[Device.DRAFT].usable)
+        devices[DRAFT] = await ToyDevice(DRAFT, Full(PAIR.draft)).dial(address)
+        await until(lambda: scheduler._dispatch.stations[DRAFT].usable)
 
         found = await asyncio.gather(*(_tokens(client, prompt) for prompt in PROMPTS))
 
@@ -253,9 +253,9 @@ def _open(request: int, prompt: Prefix) -> Open:
     )
 
 
-def _judge(request: int) -> Work:
-    return Work(
-        request=request, start=0, fresh=(), command=Judge(epoch=0, base=0, pending=Drafted())
+def _judge(request: int) -> Order:
+    return Order(
+        request=request, start=0, fresh=(), command=Judge(job=1, epoch=0, base=0, pending=Drafted())
     )
 
 
@@ -268,7 +268,7 @@ def test_a_pass_that_fails_only_in_company_fails_nobody() -> None:
                 raise MemoryError
             return super().forward(feeds)
 
-    host = TargetHost(Narrow(PAIR.target))
+    host = target_host(Narrow(PAIR.target))
     for request, prompt in enumerate(PROMPTS):
         host.take(_open(request, prompt))
         host.take(_judge(request))
@@ -289,7 +289,7 @@ def test_the_guilty_one_is_found_also_where_texts_take_many_turns_to_read() -> N
             raise ArithmeticError("cannot be read")
         return PAIR.target(prefix)
 
-    host = TargetHost(ToyRunner(choking))
+    host = target_host(ToyRunner(choking))
     for request, prompt in ((1, guilty), (2, innocent)):
         host.take(msgspec.structs.replace(_open(request, prompt), capacity=len(prompt) + 8))
         host.take(_judge(request))
@@ -311,7 +311,7 @@ def test_a_device_that_is_full_is_not_dead() -> None:
             return super().forward(feeds)
 
     runner = Full(PAIR.target)
-    host = TargetHost(runner)
+    host = target_host(runner)
     for request, prompt in ((1, (1, 2)), (2, GUILTY)):
         host.take(_open(request, prompt))
         host.take(_judge(request))
@@ -328,7 +328,7 @@ def test_a_device_that_can_read_nothing_any_more_says_so_and_ends() -> None:
     def lost(_: Prefix) -> Logits:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    host = TargetHost(ToyRunner(lost))
+    host = target_host(ToyRunner(lost))
     host.take(_open(1, PROMPTS[0]))
     host.take(_judge(1))
 
@@ -345,7 +345,7 @@ def test_a_row_that_cannot_be_had_fails_its_request_only() -> None:
                 raise MemoryError("no room for 40 positions")
             return super().allocate(length)
 
-    for host in (DraftHost(Full(PAIR.draft)), TargetHost(Full(PAIR.target))):
+    for host in (draft_host(Full(PAIR.draft)), target_host(Full(PAIR.target))):
         (said,) = host.take(_open(1, PROMPTS[0]))
 
         assert isinstance(said, Spoilt)
@@ -359,7 +359,7 @@ def test_reasons_are_one_line_of_a_bounded_length() -> None:
             raise ValueError("first line\nsecond line" * 1000)
         return PAIR.target(prefix)
 
-    host = TargetHost(ToyRunner(wordy))
+    host = target_host(ToyRunner(wordy))
     host.take(_open(1, GUILTY))
     host.take(_judge(1))
 

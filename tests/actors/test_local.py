@@ -13,13 +13,13 @@ import pytest
 from actors import device, transcripts
 from actors.engine import Engine
 from actors.engine_settings import Devices, EngineSettings
-from actors.hosts import TargetHost
+from actors.hosts import Host
 from actors.local import LocalDeployment
 from actors.scripts import PROMPT_TOKENS, Script
 from actors.specs import DeviceSpec
 from actors.stand_ins import StandInPair, parse_stand_ins
 from decoding.errors import PeerError
-from decoding.messages import Device
+from decoding.messages import TARGET, Device, Role
 from decoding.settings import Settings
 
 DEADLINE_S: Final = 60.0
@@ -49,9 +49,9 @@ async def _tokens(engine: Engine, settings: Settings = SETTINGS) -> tuple[int, .
 
 
 @pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Role]:
     """The devices that have loaded a model."""
-    loaded: list[Device] = []
+    loaded: list[Role] = []
     load = device._load
 
     def counted(spec: DeviceSpec, threads: int) -> Any:
@@ -62,9 +62,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
     return loaded
 
 
-@pytest.mark.parametrize("role", list(Device))
+@pytest.mark.parametrize("role", list(Role))
 async def test_a_device_that_lives_dials_again_when_its_connection_is_cut(
-    role: Device, loads: list[Device]
+    role: Role, loads: list[Role]
 ) -> None:
     """With the model it has, and the request goes on."""
     async with _engine() as (engine, scheduler):
@@ -72,16 +72,16 @@ async def test_a_device_that_lives_dials_again_when_its_connection_is_cut(
         tokens: list[int] = []
         async for piece in generation:
             if not tokens:
-                scheduler._stations[role].peer.cut()
+                scheduler._dispatch.stations[Device(role)].peer.cut()
             tokens += piece.token_ids
 
         assert tuple(tokens) == WHOLE
         assert await _tokens(engine, ALONE) == WHOLE
-        while not scheduler._stations[role].usable:  # noqa: ASYNC110 - it is dialling
+        while not scheduler._dispatch.stations[Device(role)].usable:  # noqa: ASYNC110 - it is dialling
             await asyncio.sleep(0)
         statistics = await engine.statistics()
         assert statistics.restarts[role] == statistics.losses[role] == 1
-        assert sorted(loads) == sorted(Device)
+        assert sorted(loads) == sorted(Role)
 
 
 async def test_a_connection_that_is_cut_again_and_again_costs_no_request() -> None:
@@ -91,7 +91,7 @@ async def test_a_connection_that_is_cut_again_and_again_costs_no_request() -> No
             generation = engine.generate(PROMPT, SETTINGS)
             tokens: list[int] = []
             async for piece in generation:
-                peer = scheduler._stations[Device.TARGET].peer
+                peer = scheduler._dispatch.stations[TARGET].peer
                 if peer is not None and len(tokens) < LENGTH // 2:
                     peer.cut()
                 tokens += piece.token_ids
@@ -100,7 +100,7 @@ async def test_a_connection_that_is_cut_again_and_again_costs_no_request() -> No
 
 
 async def test_a_device_that_failed_is_started_again(
-    loads: list[Device], monkeypatch: pytest.MonkeyPatch
+    loads: list[Role], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with _engine() as (engine, _):
         _break_once(monkeypatch)
@@ -110,7 +110,7 @@ async def test_a_device_that_failed_is_started_again(
         statistics = await engine.statistics()
         assert statistics.losses["target"] == 1
         assert "the target failed with RuntimeError: the device broke" in statistics.reasons[0]
-        assert loads.count(Device.TARGET) == 2
+        assert loads.count(Role.TARGET) == 2
 
 
 async def test_a_device_that_cannot_be_started_again_is_told_at_once(
@@ -130,13 +130,15 @@ async def test_a_device_that_cannot_be_started_again_is_told_at_once(
 
 def _break_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next turn of the target ends its thread."""
-    turn = TargetHost.turn
+    turn = Host.turn
 
-    def broken(_: Any) -> Any:
-        monkeypatch.setattr(TargetHost, "turn", turn)
+    def broken(host: Host) -> Any:
+        if host._work.role is Role.DRAFT:
+            return turn(host)
+        monkeypatch.setattr(Host, "turn", turn)
         raise RuntimeError("the device broke")
 
-    monkeypatch.setattr(TargetHost, "turn", broken)
+    monkeypatch.setattr(Host, "turn", broken)
 
 
 async def test_a_generation_that_nobody_holds_any_more_is_ended() -> None:

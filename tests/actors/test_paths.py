@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from actors.engine_settings import EngineSettings
-from decoding.messages import Device
+from decoding.messages import Role
 
 
 @pytest.mark.parametrize("typed", ["model", "./model", "../here/model", "~/model"])
@@ -21,9 +21,9 @@ def test_a_folder_is_named_in_full(
 
     models = EngineSettings(target=typed, draft=typed).models()
 
-    assert models == dict.fromkeys((Device.DRAFT, Device.TARGET), str(home / "model"))
+    assert models == dict.fromkeys((Role.DRAFT, Role.TARGET), str(home / "model"))
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen2.5-0.5B", "~nobody-here/model", "no such folder"])
 def test_what_stands_in_no_folder_stays_as_it_was_typed(name: str) -> None:
-    assert EngineSettings(target=name).models()[Device.TARGET] == name
+    assert EngineSettings(target=name).models()[Role.TARGET] == name

@@ -15,9 +15,10 @@ import pytest
 
 from actors import client, peers
 from actors.client import Client, Ticket
+from actors.deadlines import SILENCE_S, Patience
 from actors.peers import HANDSHAKE_S, MOST_STRANGERS, Peer
 from actors.runners.interface import Room
-from actors.scheduler import SILENCE_S, Patience, Scheduler
+from actors.scheduler import Scheduler
 from actors.stations import MOST_LOSSES, MOST_STARTS
 from actors.wire import (
     LARGEST_FRAME,
@@ -33,7 +34,7 @@ from actors.wire import (
     frame,
 )
 from decoding.errors import PeerError, ProtocolError
-from decoding.messages import Device, Judged, TokenId
+from decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, TokenId
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from decoding.stopping import FinishReason
@@ -64,11 +65,11 @@ class World:
 
     @property
     def draft(self) -> ToyDevice:
-        return self.devices[Device.DRAFT]
+        return self.devices[DRAFT]
 
     @property
     def target(self) -> ToyDevice:
-        return self.devices[Device.TARGET]
+        return self.devices[TARGET]
 
     async def add(self, device: ToyDevice) -> ToyDevice:
         """A device dials in, in place of the one there was."""
@@ -86,14 +87,14 @@ class World:
 def _toy(
     role: Device, *, pause_after: int | None = None, die_after: int | None = None
 ) -> ToyDevice:
-    model = PAIR.draft if role is Device.DRAFT else PAIR.target
+    model = PAIR.draft if role == DRAFT else PAIR.target
     return ToyDevice(role, ToyRunner(model), pause_after=pause_after, die_after=die_after)
 
 
 @contextlib.asynccontextmanager
 async def _world(
     *devices: ToyDevice,
-    roles: tuple[Device, ...] = tuple(Device),
+    roles: tuple[Device, ...] = tuple(DEVICES),
     restarts: bool = False,
     patience: Patience = ENDLESS,
     load_text: Callable[[], Detokenizer] | None = None,
@@ -157,7 +158,7 @@ async def test_every_schedule_writes_what_the_target_alone_writes(settings: Sett
 
 async def test_tokens_stream_as_they_are_committed() -> None:
     """The target has stopped in the middle: what it said so far is there."""
-    async with _world(_toy(Device.TARGET, pause_after=5)) as world:
+    async with _world(_toy(TARGET, pause_after=5)) as world:
         ticket = world.client.submit(PROMPT, AR)
         tokens: tuple[TokenId, ...] = ()
         while len(tokens) < 5:
@@ -204,7 +205,7 @@ async def test_a_request_that_has_ended_leaves_nothing_on_the_devices() -> None:
 
 
 async def test_an_aborted_request_ends_with_what_was_committed() -> None:
-    async with _world(_toy(Device.TARGET, pause_after=5)) as world:
+    async with _world(_toy(TARGET, pause_after=5)) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.target.paused)
         ticket.abort()
@@ -231,7 +232,7 @@ async def test_aborting_twice_or_too_late_changes_nothing() -> None:
 
 
 async def test_the_requests_of_a_client_that_vanishes_are_forgotten() -> None:
-    async with _world(_toy(Device.TARGET, pause_after=3)) as world:
+    async with _world(_toy(TARGET, pause_after=3)) as world:
         gone = await Client.dial(world.address)
         gone.submit(PROMPT, PEARL)
         await until(lambda: world.target.paused)
@@ -246,7 +247,7 @@ async def test_the_requests_of_a_client_that_vanishes_are_forgotten() -> None:
 
 
 async def test_an_engine_without_a_draft_says_so_and_runs_alone() -> None:
-    async with _world(roles=(Device.TARGET,)) as world:
+    async with _world(roles=(TARGET,)) as world:
         with pytest.raises(PeerError, match="schedule pearl needs a draft"):
             await _finish(world.client.submit(PROMPT, PEARL))
 
@@ -301,7 +302,7 @@ async def test_a_client_with_a_wrong_secret_is_cut_off_and_its_request_fails(sec
 
 def _nonsense(secret: str) -> dict[str, bytes]:
     client = frame(Hello(secret=secret))
-    judged = Judged(epoch=0, base=0, judged=0, kept=0, token=1)
+    judged = Judged(job=1, epoch=0, base=0, judged=0, kept=0, token=1)
     return {
         "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         "garbage": LENGTH.pack(3) + b"\xc1\xc1\xc1",
@@ -318,7 +319,7 @@ def _nonsense(secret: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", list(_nonsense("")))
 async def test_a_peer_that_talks_nonsense_is_cut_off_and_harms_nobody(name: str) -> None:
-    async with _world(_toy(Device.TARGET, pause_after=3)) as world:
+    async with _world(_toy(TARGET, pause_after=3)) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.target.paused)
         reader, writer = await asyncio.open_connection(world.address.host, world.address.port)
@@ -334,21 +335,21 @@ async def test_a_peer_that_talks_nonsense_is_cut_off_and_harms_nobody(name: str)
 
 
 async def test_a_device_that_is_not_wanted_is_hung_up_on() -> None:
-    async with _world(roles=(Device.TARGET,)) as world:
-        device = await _toy(Device.DRAFT).dial(world.address)
+    async with _world(roles=(TARGET,)) as world:
+        device = await _toy(DRAFT).dial(world.address)
 
         await device.wait_ended()
 
-        assert world.scheduler.statistics().devices == (Device.TARGET,)
+        assert world.scheduler.statistics().devices == (TARGET,)
 
 
 async def test_a_device_that_dials_in_twice_is_heard_on_its_newer_connection() -> None:
     """Its old process may not have noticed yet that it was given up."""
-    async with _world(_toy(Device.DRAFT, pause_after=3)) as world:
+    async with _world(_toy(DRAFT, pause_after=3)) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.draft.paused)
         old = world.draft
-        await world.add(_toy(Device.DRAFT))
+        await world.add(_toy(DRAFT))
         old.resume()
 
         tokens, end = await _finish(ticket)
@@ -362,11 +363,11 @@ async def test_a_device_that_dials_in_twice_is_heard_on_its_newer_connection() -
 
 
 async def test_a_request_goes_on_while_the_draft_is_away() -> None:
-    async with _world(_toy(Device.TARGET, pause_after=3)) as world:
+    async with _world(_toy(TARGET, pause_after=3)) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.target.paused)
         world.draft.die()
-        await world.until_lost(Device.DRAFT)
+        await world.until_lost(DRAFT)
         world.target.resume()
 
         tokens, end = await _finish(ticket)
@@ -378,12 +379,12 @@ async def test_a_request_goes_on_while_the_draft_is_away() -> None:
 
 
 async def test_a_draft_that_comes_back_works_again() -> None:
-    async with _world(_toy(Device.TARGET, pause_after=3)) as world:
+    async with _world(_toy(TARGET, pause_after=3)) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.target.paused)
         world.draft.die()
-        await world.until_lost(Device.DRAFT)
-        again = await world.add(_toy(Device.DRAFT))
+        await world.until_lost(DRAFT)
+        again = await world.add(_toy(DRAFT))
         world.target.resume()
 
         tokens, end = await _finish(ticket)
@@ -394,10 +395,10 @@ async def test_a_draft_that_comes_back_works_again() -> None:
 
 
 async def test_a_target_that_is_restarted_goes_on_from_the_committed_tokens() -> None:
-    async with _world(_toy(Device.TARGET, die_after=4), restarts=True) as world:
+    async with _world(_toy(TARGET, die_after=4), restarts=True) as world:
         ticket = world.client.submit(PROMPT, PEARL)
-        await world.until_lost(Device.TARGET)
-        await world.add(_toy(Device.TARGET))
+        await world.until_lost(TARGET)
+        await world.add(_toy(TARGET))
 
         tokens, end = await _finish(ticket)
 
@@ -406,13 +407,13 @@ async def test_a_target_that_is_restarted_goes_on_from_the_committed_tokens() ->
 
 
 async def test_a_target_that_nobody_restarts_fails_its_requests_at_once() -> None:
-    async with _world(_toy(Device.TARGET, die_after=4)) as world:
+    async with _world(_toy(TARGET, die_after=4)) as world:
         with pytest.raises(PeerError, match="the target died"):
             await _finish(world.client.submit(PROMPT, PEARL))
 
 
 async def test_what_a_target_says_before_it_dies_is_what_its_requests_fail_with() -> None:
-    async with _world(_toy(Device.TARGET, pause_after=2)) as world:
+    async with _world(_toy(TARGET, pause_after=2)) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.target.paused)
         world.target.fail("the target failed: out of memory")
@@ -423,10 +424,10 @@ async def test_what_a_target_says_before_it_dies_is_what_its_requests_fail_with(
 
 async def test_a_target_that_does_not_come_back_in_time_fails_its_requests() -> None:
     patience = Patience(draft=1e6, target=1e6, restart=50.0)
-    async with _world(_toy(Device.TARGET, die_after=4), restarts=True, patience=patience) as world:
+    async with _world(_toy(TARGET, die_after=4), restarts=True, patience=patience) as world:
         ticket = world.client.submit(PROMPT, PEARL)
-        await world.until_lost(Device.TARGET)
-        world.scheduler._check(time.monotonic() + 51)
+        await world.until_lost(TARGET)
+        world.scheduler._deadlines.check(time.monotonic() + 51)
 
         with pytest.raises(PeerError, match="did not come back: it was not restarted in time"):
             await _finish(ticket)
@@ -435,11 +436,11 @@ async def test_a_target_that_does_not_come_back_in_time_fails_its_requests() -> 
 async def test_a_target_that_is_being_restarted_is_not_blamed_for_its_silence() -> None:
     """The two deadlines are for different things, and the one for a verdict may be the shorter."""
     patience = Patience(draft=1e6, target=50.0, restart=1e6)
-    async with _world(_toy(Device.TARGET, die_after=4), restarts=True, patience=patience) as world:
+    async with _world(_toy(TARGET, die_after=4), restarts=True, patience=patience) as world:
         ticket = world.client.submit(PROMPT, PEARL)
-        await world.until_lost(Device.TARGET)
-        world.scheduler._check(time.monotonic() + 51)
-        await world.add(_toy(Device.TARGET))
+        await world.until_lost(TARGET)
+        world.scheduler._deadlines.check(time.monotonic() + 51)
+        await world.add(_toy(TARGET))
 
         tokens, _ = await _finish(ticket)
 
@@ -448,11 +449,11 @@ async def test_a_target_that_is_being_restarted_is_not_blamed_for_its_silence() 
 
 async def test_a_request_that_kills_its_target_again_and_again_fails() -> None:
     """Or one bad request would keep a device restarting for ever."""
-    async with _world(_toy(Device.TARGET, die_after=0), restarts=True) as world:
+    async with _world(_toy(TARGET, die_after=0), restarts=True) as world:
         ticket = world.client.submit(PROMPT, AR)
         for _ in range(MOST_LOSSES - 1):
-            await world.until_lost(Device.TARGET)
-            await world.add(_toy(Device.TARGET, die_after=0))
+            await world.until_lost(TARGET)
+            await world.add(_toy(TARGET, die_after=0))
 
         with pytest.raises(PeerError, match=f"the target died {MOST_LOSSES} times"):
             await _finish(ticket)
@@ -460,7 +461,7 @@ async def test_a_request_that_kills_its_target_again_and_again_fails() -> None:
 
 async def test_requests_wait_for_devices_that_are_still_loading() -> None:
     """Which one is late must not matter."""
-    for late in Device:
+    for late in DEVICES:
         async with _world(restarts=True) as world:
             world.devices[late].die()
             await world.until_lost(late)
@@ -478,15 +479,15 @@ async def test_requests_wait_for_devices_that_are_still_loading() -> None:
 async def test_a_stalled_draft_is_given_up_and_taken_back_when_it_has_caught_up() -> None:
     """It is asked once whether it lives, and answers when it has read all that came before."""
     patience = Patience(draft=1e3, target=1e6, restart=1e6)
-    draft, target = _toy(Device.DRAFT, pause_after=4), _toy(Device.TARGET)
+    draft, target = _toy(DRAFT, pause_after=4), _toy(TARGET)
     async with _world(draft, target, patience=patience) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: draft.paused)
         target.pause()
-        world.scheduler._check(time.monotonic() + 2e3)
-        assert world.scheduler.statistics().devices == (Device.TARGET,)
+        world.scheduler._deadlines.check(time.monotonic() + 2e3)
+        assert world.scheduler.statistics().devices == (TARGET,)
         draft.resume()
-        await world.until_usable(Device.DRAFT)
+        await world.until_usable(DRAFT)
         target.resume()
 
         tokens, end = await _finish(ticket)
@@ -498,10 +499,10 @@ async def test_a_stalled_draft_is_given_up_and_taken_back_when_it_has_caught_up(
 
 async def test_a_request_goes_on_alone_beside_a_draft_that_stays_stalled() -> None:
     patience = Patience(draft=1e3, target=1e6, restart=1e6)
-    async with _world(_toy(Device.DRAFT, pause_after=4), patience=patience) as world:
+    async with _world(_toy(DRAFT, pause_after=4), patience=patience) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.draft.paused)
-        world.scheduler._check(time.monotonic() + 2e3)
+        world.scheduler._deadlines.check(time.monotonic() + 2e3)
 
         tokens, end = await _finish(ticket)
         later, _ = await _finish(world.client.submit(PROMPT, PEARL))
@@ -512,10 +513,10 @@ async def test_a_request_goes_on_alone_beside_a_draft_that_stays_stalled() -> No
 
 async def test_a_target_that_never_answers_fails_its_requests() -> None:
     patience = Patience(draft=1e6, target=50.0, restart=1e6)
-    async with _world(_toy(Device.TARGET, pause_after=2), patience=patience) as world:
+    async with _world(_toy(TARGET, pause_after=2), patience=patience) as world:
         tickets = [world.client.submit(PROMPT, AR) for _ in range(3)]
         await until(lambda: world.target.paused)
-        world.scheduler._check(time.monotonic() + 51)
+        world.scheduler._deadlines.check(time.monotonic() + 51)
 
         for ticket in tickets:
             with pytest.raises(PeerError, match="no verdict within 50 s"):
@@ -537,8 +538,8 @@ async def test_whatever_dies_whenever_the_text_is_the_same(seed: int) -> None:
             await world.until_lost(role)
             await world.add(mortal(role))
 
-    async with _world(*map(mortal, Device), restarts=True) as world:
-        replacing = [asyncio.create_task(replace(world, role)) for role in Device]
+    async with _world(*map(mortal, DEVICES), restarts=True) as world:
+        replacing = [asyncio.create_task(replace(world, role)) for role in DEVICES]
         tickets = [world.client.submit((1, 2, n), settings) for n in range(3)]
 
         found = [tokens for tokens, _ in await asyncio.gather(*map(_finish, tickets))]
@@ -565,7 +566,7 @@ def _deadly(prompt: Prefix) -> Callable[[], ToyDevice]:
                 raise RuntimeError("the context is lost")
             return PAIR.target(prefix)
 
-        return ToyDevice(Device.TARGET, ToyRunner(model))
+        return ToyDevice(TARGET, ToyRunner(model))
 
     return make
 
@@ -579,7 +580,7 @@ async def test_only_the_request_that_kills_a_device_is_charged_with_it() -> None
 
         async def restart() -> None:
             while True:
-                await world.until_lost(Device.TARGET)
+                await world.until_lost(TARGET)
                 await world.add(make())
 
         restarting = asyncio.create_task(restart())
@@ -595,18 +596,18 @@ async def test_only_the_request_that_kills_a_device_is_charged_with_it() -> None
 
 async def test_a_suspect_has_the_device_to_itself() -> None:
     """Also where a new request comes meanwhile: else nobody would know who killed it next."""
-    async with _world(_toy(Device.TARGET, pause_after=1), restarts=True) as world:
+    async with _world(_toy(TARGET, pause_after=1), restarts=True) as world:
         tickets = [world.client.submit(prompt, AR) for prompt in ((1,), (2,), (3,))]
         await until(lambda: world.target.paused and world.scheduler.statistics().running == 3)
         world.target.die()
-        await world.until_lost(Device.TARGET)
-        again = _toy(Device.TARGET)
+        await world.until_lost(TARGET)
+        again = _toy(TARGET)
         again.pause()
         await world.add(again)
         tickets.append(world.client.submit((4,), AR))
         await until(lambda: world.scheduler.statistics().running == 4)
 
-        asked = [r for r in world.scheduler._running.values() if Device.TARGET in r.waiting]
+        asked = [r for r in world.scheduler._dispatch.running.values() if TARGET in r.waiting]
 
         assert len(asked) == 1
         again.resume()
@@ -615,22 +616,22 @@ async def test_a_suspect_has_the_device_to_itself() -> None:
 
 
 async def test_a_request_that_stalls_a_device_and_then_kills_it_is_charged_too() -> None:
-    async with _world(_toy(Device.TARGET, pause_after=0), restarts=True) as world:
+    async with _world(_toy(TARGET, pause_after=0), restarts=True) as world:
         ticket = world.client.submit(PROMPT, AR)
         for _ in range(MOST_LOSSES):
-            await until(lambda: bool(_asked(world, Device.TARGET)))
-            world.scheduler._lose(Device.TARGET, "it says nothing")
+            await until(lambda: bool(_asked(world, TARGET)))
+            world.scheduler._dispatch.lose(TARGET, "it says nothing")
             stalled = world.target
             stalled.die()
             if world.scheduler.statistics().running:
-                await world.add(_toy(Device.TARGET, pause_after=0))
+                await world.add(_toy(TARGET, pause_after=0))
 
         with pytest.raises(PeerError, match=f"the target died {MOST_LOSSES} times"):
             await _finish(ticket)
 
 
 def _asked(world: World, device: Device) -> list[int]:
-    return [r.number for r in world.scheduler._running.values() if device in r.waiting]
+    return [r.number for r in world.scheduler._dispatch.running.values() if device in r.waiting]
 
 
 async def test_a_suspect_that_the_draft_has_no_room_for_goes_on_without_it() -> None:
@@ -640,12 +641,12 @@ async def test_a_suspect_that_the_draft_has_no_room_for_goes_on_without_it() -> 
         def room(self, length: int) -> Room:
             return Room(needed=length, used=0, free=0)
 
-    async with _world(_toy(Device.DRAFT, pause_after=2), restarts=True) as world:
+    async with _world(_toy(DRAFT, pause_after=2), restarts=True) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.draft.paused)
         world.draft.die()
-        await world.until_lost(Device.DRAFT)
-        await world.add(ToyDevice(Device.DRAFT, Full(PAIR.draft)))
+        await world.until_lost(DRAFT)
+        await world.add(ToyDevice(DRAFT, Full(PAIR.draft)))
 
         tokens, _ = await _finish(ticket)
 
@@ -655,14 +656,14 @@ async def test_a_suspect_that_the_draft_has_no_room_for_goes_on_without_it() -> 
 async def test_a_draft_that_loads_is_sent_nothing_yet() -> None:
     """Both devices are away when a request comes; nobody may wait for a window meanwhile."""
     async with _world(restarts=True) as world:
-        for role in Device:
+        for role in DEVICES:
             world.devices[role].die()
             await world.until_lost(role)
-        loading = [await _toy(role).dial(world.address, ready=False) for role in Device]
+        loading = [await _toy(role).dial(world.address, ready=False) for role in DEVICES]
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.scheduler.statistics().running == 1)
 
-        assert _asked(world, Device.DRAFT) == _asked(world, Device.TARGET) == []
+        assert _asked(world, DRAFT) == _asked(world, TARGET) == []
         for device in loading:
             device.ready()
             world.devices[device.role] = device
@@ -671,16 +672,18 @@ async def test_a_draft_that_loads_is_sent_nothing_yet() -> None:
 
 async def test_losses_of_a_request_that_makes_progress_wear_off() -> None:
     """A target that dies after each verdict is no fault of whoever is unlucky enough to use it."""
-    async with _world(_toy(Device.TARGET, die_after=1), restarts=True) as world:
+    async with _world(_toy(TARGET, die_after=1), restarts=True) as world:
         settings = msgspec.structs.replace(AR, max_new_tokens=3 * MOST_LOSSES)
         asked = asyncio.create_task(_finish(world.client.submit(PROMPT, settings)))
         while not asked.done():
-            await until(lambda: asked.done() or not world.scheduler._stations[Device.TARGET].usable)
+            await until(
+                lambda: asked.done() or not world.scheduler._dispatch.stations[TARGET].usable
+            )
             if not asked.done():
-                world.devices[Device.TARGET] = await _toy(Device.TARGET, die_after=1).dial(
-                    world.address
+                world.devices[TARGET] = await _toy(TARGET, die_after=1).dial(world.address)
+                await until(
+                    lambda: asked.done() or world.scheduler._dispatch.stations[TARGET].usable
                 )
-                await until(lambda: asked.done() or world.scheduler._stations[Device.TARGET].usable)
 
         tokens, end = await asked
 
@@ -690,11 +693,11 @@ async def test_losses_of_a_request_that_makes_progress_wear_off() -> None:
 
 async def test_a_target_that_cannot_be_started_again_fails_everybody_at_once() -> None:
     """Also those that come later: nobody waits for what cannot come."""
-    async with _world(_toy(Device.TARGET, die_after=4), restarts=True) as world:
+    async with _world(_toy(TARGET, die_after=4), restarts=True) as world:
         ticket = world.client.submit(PROMPT, PEARL)
-        await world.until_lost(Device.TARGET)
+        await world.until_lost(TARGET)
         for _ in range(MOST_STARTS):
-            device = await _toy(Device.TARGET).dial(world.address, ready=False)
+            device = await _toy(TARGET).dial(world.address, ready=False)
             device.fail("the target failed: its weights are gone")
             await device.wait_ended()
 
@@ -705,16 +708,16 @@ async def test_a_target_that_cannot_be_started_again_fails_everybody_at_once() -
 
 async def test_a_device_that_gives_no_sign_of_life_is_lost_and_then_restarted() -> None:
     asked_for: list[Hello] = []
-    target = ToyDevice(Device.TARGET, ToyRunner(PAIR.target), pause_after=3, beats=True)
+    target = ToyDevice(TARGET, ToyRunner(PAIR.target), pause_after=3, beats=True)
     async with _world(target, restarts=True, restart=asked_for.append) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.target.paused)
-        world.scheduler._check(time.monotonic() + SILENCE_S + 1)
-        assert world.scheduler.statistics().devices == (Device.DRAFT,)
+        world.scheduler._deadlines.check(time.monotonic() + SILENCE_S + 1)
+        assert world.scheduler.statistics().devices == (DRAFT,)
         assert asked_for == []
-        world.scheduler._check(time.monotonic() + 2 * SILENCE_S + 1)
-        assert [hello.device for hello in asked_for] == [Device.TARGET]
-        await world.add(_toy(Device.TARGET))
+        world.scheduler._deadlines.check(time.monotonic() + 2 * SILENCE_S + 1)
+        assert [hello.device for hello in asked_for] == [TARGET]
+        await world.add(_toy(TARGET))
 
         tokens, _ = await _finish(ticket)
 
@@ -726,13 +729,13 @@ async def test_a_device_that_gives_no_sign_of_life_is_lost_and_then_restarted() 
 
 async def test_a_scheduler_that_was_held_up_blames_nobody_for_its_own_silence() -> None:
     """A program that computes in the event loop does not hear its devices meanwhile."""
-    target = ToyDevice(Device.TARGET, ToyRunner(PAIR.target), pause_after=3, beats=True)
+    target = ToyDevice(TARGET, ToyRunner(PAIR.target), pause_after=3, beats=True)
     async with _world(target) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.target.paused)
-        world.scheduler._overslept(60.0)
-        world.scheduler._check(time.monotonic() + 60.0)
-        assert set(world.scheduler.statistics().devices) == set(Device)
+        world.scheduler._deadlines._overslept(60.0)
+        world.scheduler._deadlines.check(time.monotonic() + 60.0)
+        assert set(world.scheduler.statistics().devices) == set(DEVICES)
         world.target.resume()
 
         tokens, _ = await _finish(ticket)
@@ -749,7 +752,7 @@ async def test_strangers_have_a_deadline_and_are_not_many() -> None:
         strangers = [await asyncio.open_connection(host, port) for _ in range(MOST_STRANGERS)]
         reader, writer = await asyncio.open_connection(host, port)
         assert await reader.read() == b"", "one too many"
-        world.scheduler._check(time.monotonic() + HANDSHAKE_S + 1)
+        world.scheduler._deadlines.check(time.monotonic() + HANDSHAKE_S + 1)
 
         assert {await reader.read() for reader, _ in strangers} == {b""}
         tokens, _ = await _finish(world.client.submit(PROMPT, PEARL))
@@ -767,7 +770,7 @@ async def test_a_client_that_does_not_read_is_cut_off_before_it_fills_the_memory
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(frame(Hello(secret=world.address.secret)) + frame(Beat()) * 2_000_000)
         flooded = await _until_flooded(world)
-        world.scheduler._check(time.monotonic())
+        world.scheduler._deadlines.check(time.monotonic())
         await until(lambda: flooded not in world.scheduler._peers)
 
         tokens, _ = await _finish(world.client.submit(PROMPT, PEARL))
@@ -813,7 +816,7 @@ async def test_a_request_goes_on_where_it_was_with_the_scheduler_that_was_restar
     """No token comes twice, and none is missing."""
     sampling = Sampling(temperature=temperature)
     settings = msgspec.structs.replace(PEARL, sampling=sampling)
-    async with _world(_toy(Device.TARGET, pause_after=5)) as world:
+    async with _world(_toy(TARGET, pause_after=5)) as world:
         ticket = world.client.submit(PROMPT, settings)
         first = await ticket.next()
         assert isinstance(first, Tokens)
@@ -821,7 +824,7 @@ async def test_a_request_goes_on_where_it_was_with_the_scheduler_that_was_restar
         await _kill(world.scheduler)
         again = Scheduler(restarts=True, patience=ENDLESS)
         await again.open(port=world.address.port, secret=world.address.secret)
-        devices = [await _toy(role).dial(world.address) for role in Device]
+        devices = [await _toy(role).dial(world.address) for role in DEVICES]
 
         rest, end = await _finish(ticket)
 
@@ -837,7 +840,7 @@ async def test_a_scheduler_that_comes_back_late_is_found_by_the_next_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever waited was told in time; nobody has to start the engine again."""
-    async with _world(_toy(Device.TARGET, pause_after=5)) as world:
+    async with _world(_toy(TARGET, pause_after=5)) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.target.paused)
         monkeypatch.setattr(client, "REDIAL_S", 1e-3)
@@ -847,7 +850,7 @@ async def test_a_scheduler_that_comes_back_late_is_found_by_the_next_request(
         monkeypatch.setattr(client, "REDIAL_S", DEADLINE_S)
         again = Scheduler(restarts=True, patience=ENDLESS)
         await again.open(port=world.address.port, secret=world.address.secret)
-        devices = [await _toy(role).dial(world.address) for role in Device]
+        devices = [await _toy(role).dial(world.address) for role in DEVICES]
 
         tokens, _ = await _finish(world.client.submit(PROMPT, PEARL))
 
@@ -861,7 +864,7 @@ async def test_a_scheduler_that_comes_back_late_is_found_by_the_next_request(
 async def test_nobody_dials_where_there_is_no_hope() -> None:
     """The cluster is gone, and its guardian knows: requests are told at once."""
     keeper = Keeping()
-    async with _world(_toy(Device.TARGET, pause_after=5)) as world:
+    async with _world(_toy(TARGET, pause_after=5)) as world:
         hoping = await Client.dial(world.address, keeper)
         ticket = hoping.submit(PROMPT, PEARL)
         await until(lambda: world.target.paused)
@@ -876,7 +879,7 @@ async def test_nobody_dials_where_there_is_no_hope() -> None:
 
 
 async def test_a_request_that_was_aborted_meanwhile_is_not_begun_again() -> None:
-    async with _world(_toy(Device.TARGET, pause_after=5)) as world:
+    async with _world(_toy(TARGET, pause_after=5)) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         first = await ticket.next()
         assert isinstance(first, Tokens)
@@ -899,7 +902,7 @@ async def test_a_text_that_would_not_go_on_as_it_began_ends_with_an_error() -> N
     """Rejection draws other tokens when its windows are others."""
     verifier, sampling = "rejection", Sampling(temperature=1.0)
     settings = msgspec.structs.replace(PEARL, verifier=verifier, sampling=sampling)
-    async with _world(_toy(Device.TARGET, pause_after=5)) as world:
+    async with _world(_toy(TARGET, pause_after=5)) as world:
         ticket = world.client.submit(PROMPT, settings)
         await ticket.next()
         await until(lambda: world.target.paused)
@@ -950,7 +953,7 @@ async def test_a_scheduler_that_says_nothing_any_more_is_noticed(
 
 
 async def test_a_scheduler_that_is_closed_tells_its_clients() -> None:
-    async with _world(_toy(Device.TARGET, pause_after=2)) as world:
+    async with _world(_toy(TARGET, pause_after=2)) as world:
         ticket = world.client.submit(PROMPT, PEARL)
         await until(lambda: world.target.paused)
         await world.scheduler.close()
@@ -981,7 +984,7 @@ async def test_what_no_wire_carries_is_refused_where_it_is_asked(eos: Any) -> No
 
 async def test_closing_the_client_ends_whoever_waits_for_it() -> None:
     """An engine is closed while another task still reads from it."""
-    async with _world(_toy(Device.TARGET, pause_after=2)) as world:
+    async with _world(_toy(TARGET, pause_after=2)) as world:
         waiting = asyncio.create_task(_finish(world.client.submit(PROMPT, PEARL)))
         await until(lambda: world.target.paused)
         await world.client.close()
@@ -1016,8 +1019,8 @@ async def test_starting_up_tells_which_device_is_late() -> None:
     scheduler = Scheduler()
     async with asyncio.timeout(DEADLINE_S):
         address = await scheduler.open()
-        target = await _toy(Device.TARGET).dial(address)
-        await until(lambda: scheduler.statistics().devices == (Device.TARGET,))
+        target = await _toy(TARGET).dial(address)
+        await until(lambda: scheduler.statistics().devices == (TARGET,))
 
         with pytest.raises(PeerError, match=r"the draft did not start within 0\.01 s"):
             await scheduler.wait_ready(0.01)
@@ -1031,8 +1034,8 @@ async def test_starting_up_tells_what_a_device_complains_of() -> None:
     scheduler = Scheduler()
     async with asyncio.timeout(DEADLINE_S):
         address = await scheduler.open()
-        target = await _toy(Device.TARGET).dial(address)
-        draft = await _toy(Device.DRAFT).dial(address, ready=False)
+        target = await _toy(TARGET).dial(address)
+        draft = await _toy(DRAFT).dial(address, ready=False)
         draft.fail("the draft failed: no such model")
 
         with pytest.raises(PeerError, match="no such model"):
@@ -1047,6 +1050,6 @@ async def test_the_statistics_name_the_processes_of_the_devices() -> None:
     async with _world() as world:
         statistics = world.scheduler.statistics()
 
-        assert set(statistics.devices) == set(Device)
+        assert set(statistics.devices) == set(DEVICES)
         assert set(statistics.processes) == {"draft", "target"}
         assert statistics.losses == {"draft": 0, "target": 0}

@@ -24,7 +24,7 @@ from actors.scripts import POSITIONS, PROMPT_TOKENS, Script
 from actors.specs import DeviceSpec
 from actors.stand_ins import LONGEST_PASS_S, StandIn, StandInPair, Timed, Untrained, parse_stand_ins
 from decoding.errors import PeerError, PlacementError, PromptError, SettingError
-from decoding.messages import Device
+from decoding.messages import DEVICES, Role
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from decoding.stopping import FinishReason
@@ -49,8 +49,8 @@ SETTINGS: Final = EngineSettings(devices=Devices.LOCAL, gpus=0)
 AT_ONCE: Final = Timed(0.0)
 
 
-def _devices(draft: StandIn = AT_ONCE, target: StandIn = AT_ONCE) -> dict[Device, StandIn]:
-    return {Device.DRAFT: draft, Device.TARGET: target}
+def _devices(draft: StandIn = AT_ONCE, target: StandIn = AT_ONCE) -> dict[Role, StandIn]:
+    return {Role.DRAFT: draft, Role.TARGET: target}
 
 
 def _pair(script: Script = SCRIPT, **more: Any) -> StandInPair:
@@ -241,7 +241,7 @@ async def test_a_timed_pair_is_an_engine_like_any_other() -> None:
         counted = await engine.statistics()
 
     assert (counted.running, counted.finished) == (0, 1)
-    assert set(counted.devices) == set(Device)
+    assert set(counted.devices) == set(DEVICES)
 
 
 # -- shapes ----------------------------------------------------------------------------------------
@@ -309,8 +309,8 @@ def test_luck_is_a_probability(acceptance: float) -> None:
     assert str(refused.value) == f"acceptance is {acceptance}; it must be from 0 to 1"
 
 
-@pytest.mark.parametrize("role", Device)
-def test_a_model_and_its_stand_in_are_not_both_taken(role: Device) -> None:
+@pytest.mark.parametrize("role", Role)
+def test_a_model_and_its_stand_in_are_not_both_taken(role: Role) -> None:
     named: dict[str, Any] = {str(role): "model"}
 
     with pytest.raises(SettingError) as refused:

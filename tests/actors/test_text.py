@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.text import TextStream, check_ids, check_stop
+from actors.text import check_ids, check_stop
 from decoding.errors import PromptError, SettingError
+from decoding.stopping import TextStream
 from decoding.text import Detokenizer
 from tests.actors.tokenizers import before_stop
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from actors.checking import CheckedPair
 from actors.engine import Engine, Result
 from actors.engine_settings import Devices, EngineSettings
-from decoding.messages import Device
+from decoding.messages import Role
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from tests.actors.pairs import SavedPair, save_letter_pair
@@ -139,7 +139,7 @@ def test_only_the_draft_is_told_what_is_foreign_to_it(text_pair: SavedPair, tmp_
     usual = {spec.role: spec.translation for spec in CheckedPair(settings(text_pair)).specs()}
     told = {spec.role: spec.translation for spec in CheckedPair(settings(other)).specs()}
 
-    assert usual == {Device.DRAFT: None, Device.TARGET: None}
-    assert told[Device.TARGET] is None
-    assert told[Device.DRAFT] == CheckedPair(settings(other)).shared
+    assert usual == {Role.DRAFT: None, Role.TARGET: None}
+    assert told[Role.TARGET] is None
+    assert told[Role.DRAFT] == CheckedPair(settings(other)).shared
     assert CheckedPair(settings(other)).shared.foreign == (60, 61)

@@ -11,7 +11,6 @@ from actors.wire import (
     LARGEST_FRAME,
     LENGTH,
     Abort,
-    Ahead,
     Alive,
     Answer,
     AnyPacket,
@@ -25,17 +24,26 @@ from actors.wire import (
     Open,
     Packet,
     Probe,
-    Revoke,
     Spoilt,
     Submit,
     Tokens,
     Unframer,
-    Work,
     frame,
 )
 from decoding.errors import PeerError, SettingError
-from decoding.foresight import Foresight
-from decoding.messages import Device, DeviceLost, Drafted, Judge, Judged, Propose, Proposed
+from decoding.messages import (
+    DRAFT,
+    TARGET,
+    Cancel,
+    DeviceLost,
+    Drafted,
+    Foresight,
+    Judge,
+    Judged,
+    Order,
+    Propose,
+    Proposed,
+)
 from decoding.metrics import Meter
 from decoding.sampling import Sampling
 from decoding.schedules import Counts
@@ -45,17 +53,19 @@ from decoding.trace import Received, Sent
 
 _SECRET = "told out of band"  # noqa: S105 - in a test
 _DRAFTED = Drafted(tokens=(4, 5), laws=(b"\x00\x01", b"\xff"))
-_JUDGE = Judge(epoch=1, base=7, pending=_DRAFTED, hold=True)
-_PROPOSE = Propose(epoch=2, base=3, pending=(1, 2), count=4)
-_JUDGED = Judged(epoch=1, base=7, judged=2, kept=2, token=None, passes=0, began=0.5, ended=1.5)
-_PROPOSED = Proposed(epoch=2, start=5, drafted=_DRAFTED, began=0.1, ended=0.2)
+_JUDGE = Judge(job=1, epoch=1, base=7, pending=_DRAFTED, hold=True)
+_PROPOSE = Propose(job=1, epoch=2, base=3, pending=(1, 2), count=4)
+_JUDGED = Judged(
+    job=1, epoch=1, base=7, judged=2, kept=2, token=None, passes=0, began=0.5, ended=1.5
+)
+_PROPOSED = Proposed(job=1, epoch=2, start=5, drafted=_DRAFTED, began=0.1, ended=0.2)
 _METRICS = Meter(0.0).metrics(Counts(), schedule="ar", verifier="greedy", gamma=0, tokens=0)
 _TRACE = (
     Sent(at=0.25, request=1, command=_JUDGE),
     Received(
         at=0.5,
         request=1,
-        event=DeviceLost(device=Device.DRAFT),
+        event=DeviceLost(device=DRAFT),
         wanted=True,
         tokens=(9,),
         epoch=1,
@@ -65,7 +75,7 @@ _TRACE = (
 )
 
 PACKETS: list[AnyPacket] = [
-    Hello(secret=_SECRET, device=Device.TARGET, process=7),
+    Hello(secret=_SECRET, device=TARGET, process=7),
     Hello(secret=_SECRET + "ü", device=None),
     Open(
         request=1,
@@ -75,9 +85,9 @@ PACKETS: list[AnyPacket] = [
         sampling=Sampling(temperature=0.5, top_p=0.9),
         seed=-3,
     ),
-    Work(request=1, start=2, fresh=(5, 6), command=_JUDGE),
-    Work(request=1, start=0, fresh=(), command=_PROPOSE),
-    Revoke(request=1, epoch=4),
+    Order(request=1, start=2, fresh=(5, 6), command=_JUDGE),
+    Order(request=1, start=0, fresh=(), command=_PROPOSE),
+    Order(request=1, command=Cancel(epoch=4)),
     Close(request=1),
     Probe(),
     Alive(),
@@ -91,8 +101,8 @@ PACKETS: list[AnyPacket] = [
     Finished(request=1, reason=FinishReason.STOP, metrics=_METRICS),
     Finished(request=1, reason=None, metrics=_METRICS, trace=_TRACE),
     Failed(request=1, message="the target died"),
-    Ahead(request=1, foresight=Foresight(epoch=2, base=7, restarts=True, window=(5,))),
-    Hello(secret=_SECRET, device=Device.DRAFT, machine="here", beats=True, again=True),
+    Order(request=1, command=Foresight(job=2, restarts=True, window=(5,))),
+    Hello(secret=_SECRET, device=DRAFT, machine="here", beats=True, again=True),
     Alive(slower="it runs by the library"),
     Spoilt(request=1, message="the target failed", crowded=True),
     Beat(),
@@ -115,7 +125,7 @@ def test_a_packet_comes_out_as_it_went_in(packet: AnyPacket) -> None:
 
 def test_every_kind_of_packet_is_in_the_list_above() -> None:
     """Or a packet that does not survive the wire would go unnoticed."""
-    assert {type(packet) for packet in PACKETS} == set(Packet.__subclasses__())
+    assert {type(packet) for packet in PACKETS} == {Order, *Packet.__subclasses__()}
 
 
 def test_packets_are_found_however_the_stream_was_chopped() -> None:

@@ -15,11 +15,11 @@ from typing import Any, Final, cast, final
 
 import numpy as np
 
-from actors.hosts import DraftHost, Host, TargetHost
+from actors.hosts import Host, draft_host, target_host
 from actors.runners.interface import Feed, Room, RunnerStatistics
 from actors.wire import Address, Alive, Fault, FromDevice, Hello, ToDevice, Unframer, frame
 from decoding.errors import PeerError
-from decoding.messages import Device, TokenId
+from decoding.messages import DRAFT, Device, TokenId
 from decoding.sampling import Sampling
 from decoding.verification import make_verifier
 from tests.decoding.toys import Model, Prefix
@@ -134,7 +134,7 @@ class ToyDevice:
         self._beats = beats
         self.runner = runner
         self.turns = 0
-        self._host: Host = DraftHost(runner) if role is Device.DRAFT else TargetHost(runner)
+        self._host: Host = draft_host(runner) if role == DRAFT else target_host(runner)
         self._pause_after = pause_after
         self._die_after = die_after
         self._working = asyncio.Event()

@@ -28,7 +28,7 @@ from analysis.figures import (
     waiting_bars,
 )
 from decoding.errors import SettingError
-from decoding.messages import Device, Drafted, Judged, Propose, Proposed
+from decoding.messages import Drafted, Judged, Propose, Proposed, Role
 from decoding.settings import Settings
 from decoding.trace import Received, Record, Sent
 from simulator.answers import run
@@ -36,7 +36,7 @@ from simulator.workload import Fixed, Workload
 from simulator.world import Pair, Scenario
 
 Bars: TypeAlias = list[tuple[float, float, float]]  # row, left, width
-TARGET, DRAFT = ROWS[Device.TARGET], ROWS[Device.DRAFT]
+TARGET, DRAFT = ROWS[Role.TARGET], ROWS[Role.DRAFT]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def entries(axes: Axes) -> list[str]:
 def asked(
     *, epoch: int = 0, base: int = 0, pending: tuple[int, ...] = (), count: int = 4
 ) -> Record:
-    command = Propose(epoch=epoch, base=base, pending=pending, count=count)
+    command = Propose(job=1, epoch=epoch, base=base, pending=pending, count=count)
     return Sent(at=0.0, request=0, command=command)
 
 
@@ -93,12 +93,12 @@ def wrote(
     began: float, ended: float, tokens: tuple[int, ...], *, start: int = 0, epoch: int = 0
 ) -> Proposed:
     drafted = Drafted(tokens=tokens)
-    return Proposed(epoch=epoch, start=start, drafted=drafted, began=began, ended=ended)
+    return Proposed(job=1, epoch=epoch, start=start, drafted=drafted, began=began, ended=ended)
 
 
 def judged(began: float, ended: float, *, passes: int = 1) -> Judged:
     return Judged(
-        epoch=0, base=0, judged=0, kept=0, token=7, passes=passes, began=began, ended=ended
+        job=1, epoch=0, base=0, judged=0, kept=0, token=7, passes=passes, began=began, ended=ended
     )
 
 

@@ -21,7 +21,7 @@ from analysis import traces
 from analysis.traces import Request, figures, metrics, overlap, runs, shares
 from decoding import trace
 from decoding.errors import MalformedTraceError
-from decoding.messages import Device
+from decoding.messages import DRAFT, TARGET
 from decoding.metrics import Metrics
 from decoding.sampling import Sampling
 from decoding.settings import Settings
@@ -72,13 +72,13 @@ SEVERAL: Final = Workload(
 CRASH, STALL, SLOW = FaultKind.CRASH, FaultKind.STALL, FaultKind.SLOW
 FAULTS: Final = {
     "none": (),
-    "the draft is late": (Fault(device=Device.DRAFT, kind=CRASH, at=0.0, seconds=2.0),),
+    "the draft is late": (Fault(device=DRAFT, kind=CRASH, at=0.0, seconds=2.0),),
     "all": (
-        Fault(device=Device.DRAFT, kind=CRASH, at=1.0, seconds=1.0),
-        Fault(device=Device.TARGET, kind=CRASH, at=2.5, seconds=0.5),
-        Fault(device=Device.DRAFT, kind=STALL, at=3.5, seconds=2.0),
-        Fault(device=Device.DRAFT, kind=SLOW, at=6.0, seconds=1.0, factor=5.0),
-        Fault(device=Device.TARGET, kind=STALL, at=8.0, seconds=0.5),
+        Fault(device=DRAFT, kind=CRASH, at=1.0, seconds=1.0),
+        Fault(device=TARGET, kind=CRASH, at=2.5, seconds=0.5),
+        Fault(device=DRAFT, kind=STALL, at=3.5, seconds=2.0),
+        Fault(device=DRAFT, kind=SLOW, at=6.0, seconds=1.0, factor=5.0),
+        Fault(device=TARGET, kind=STALL, at=8.0, seconds=0.5),
     ),
 }
 SUMS: Final = (

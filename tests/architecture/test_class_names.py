@@ -14,8 +14,7 @@ FOLDERS: Final = (
 )  # fmt: skip
 
 STILL_DOUBLED: Final = frozenset({
-    "Answer", "DraftHost", "Fault", "Host", "Link", "Luck", "Measured", "Purpose", "TargetHost",
-    "Times", "Window", "_Line",
+    "Answer", "Fault", "Link", "Luck", "Measured", "Purpose", "Times", "_Line",
 })  # fmt: skip
 """Names with two meanings that wait to be renamed; it only ever gets shorter."""
 

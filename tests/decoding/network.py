@@ -16,11 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar, final
 
+import msgspec
+
 from decoding.foresight import onward
 from decoding.messages import (
+    DRAFT,
+    TARGET,
     Cancel,
     Command,
-    Device,
     DeviceBack,
     DeviceLost,
     Drafted,
@@ -64,10 +67,10 @@ class Move(enum.Enum):
 
 Script: TypeAlias = Sequence[tuple[Move, int]]
 NEWS: Final[dict[Move, DeviceLost | DeviceBack]] = {
-    Move.LOSE_DRAFT: DeviceLost(device=Device.DRAFT),
-    Move.LOSE_TARGET: DeviceLost(device=Device.TARGET),
-    Move.DRAFT_BACK: DeviceBack(device=Device.DRAFT),
-    Move.TARGET_BACK: DeviceBack(device=Device.TARGET),
+    Move.LOSE_DRAFT: DeviceLost(device=DRAFT),
+    Move.LOSE_TARGET: DeviceLost(device=TARGET),
+    Move.DRAFT_BACK: DeviceBack(device=DRAFT),
+    Move.TARGET_BACK: DeviceBack(device=TARGET),
 }
 
 
@@ -175,8 +178,9 @@ class Network:
         job = self.schedule._propose
         if job is None:
             return False
-        wanted = (job.epoch, job.count, self._text[: job.base] + job.pending)
-        return wanted == (answer.job.epoch, answer.job.count, answer.context)
+        wanted = (job.job, job.epoch, job.count, self._text[: job.base] + job.pending)
+        asked = answer.job
+        return wanted == (asked.job, asked.epoch, asked.count, answer.context)
 
     def _ignores(self, event: Proposed | Judged) -> None:
         before = pickle.dumps(self.schedule)
@@ -253,7 +257,7 @@ class Network:
 
 def _cut(event: Proposed) -> Proposed:
     drafted = Drafted(tokens=event.drafted.tokens[:-1], laws=event.drafted.laws[:-1])
-    return Proposed(epoch=event.epoch, start=event.start, drafted=drafted)
+    return msgspec.structs.replace(event, drafted=drafted, complete=False)
 
 
 def _require(fine: bool, claim: str, about: object) -> None:  # noqa: FBT001 - reads like assert

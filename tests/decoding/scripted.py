@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from decoding.desks import judged
 from decoding.messages import Cancel, Drafted, Judge, Judged, Propose, Proposed
 from decoding.policies import Policy
 from decoding.schedules import TwoModelSchedule
@@ -55,12 +56,12 @@ def verdict(job: Judge, coins: Iterator[bool]) -> Judged:
     """Keep until a coin fails; beyond the last token, agree with the window by another coin."""
     kept = next((i for i in range(len(job.pending)) if not next(coins)), len(job.pending))
     token = int(kept == len(job.pending) and next(coins))
-    return Judged(epoch=job.epoch, base=job.base, judged=len(job.pending), kept=kept, token=token)
+    return judged(job, kept, token, (0.0, 0.0), read=1)
 
 
 def window(job: Propose) -> Proposed:
     drafted = Drafted(tokens=(1,) * job.count)
-    return Proposed(epoch=job.epoch, start=job.base + len(job.pending), drafted=drafted)
+    return Proposed(job=job.job, epoch=job.epoch, start=job.start, drafted=drafted)
 
 
 def run(

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 
-from decoding.messages import Device, DeviceBack, DeviceLost, Drafted, Judge, Judged, Propose
+from decoding.messages import (
+    DRAFT,
+    TARGET,
+    DeviceBack,
+    DeviceLost,
+    Drafted,
+    Judge,
+    Judged,
+    Propose,
+)
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from decoding.stopping import FinishReason, StopRules
@@ -57,8 +66,8 @@ def test_what_the_target_cannot_say_is_never_said(asked: Settings, script: Scrip
 def test_a_held_row_is_given_up_with_its_window() -> None:
     """The draft dies while the target holds a row for its window; the verdict comes twice.
 
-    The second copy must not answer the new pass, which stands on the same tokens: it belongs to
-    an older epoch.
+    The second copy must not answer the new pass, which stands on the same tokens: it has another
+    number.
     """
     asked = pearl(2)
     schedule = Settings(
@@ -67,15 +76,15 @@ def test_a_held_row_is_given_up_with_its_window() -> None:
         verifier="rejection",
         sampling=Sampling(temperature=1.0),
     ).start(StopRules(limit=9))
-    held = Judged(epoch=0, base=0, judged=0, kept=0, token=None)
+    held = Judged(job=1, epoch=0, base=0, judged=0, kept=0, token=None)
     first = schedule.commands()
-    schedule.receive(DeviceLost(device=Device.DRAFT))
+    schedule.receive(DeviceLost(device=DRAFT))
     schedule.receive(held)
     again = schedule.commands()
     schedule.receive(held)
 
-    assert first[0] == Judge(epoch=0, base=0, pending=Drafted(), hold=True)
-    assert again == (Judge(epoch=1, base=0, pending=Drafted(), hold=False),)
+    assert first[0] == Judge(job=1, epoch=0, base=0, pending=Drafted(), hold=True)
+    assert again == (Judge(job=2, epoch=1, base=0, pending=Drafted(), hold=False),)
     assert schedule.commands() == ()
     assert schedule.counts.rounds == 1
 
@@ -84,11 +93,11 @@ def test_without_a_draft_decoding_is_autoregressive_and_with_it_parallel_again()
     """Both changes take at most one round."""
     schedule = pearl(3).start(StopRules(limit=99))
     schedule.commands()
-    schedule.receive(DeviceLost(device=Device.DRAFT))
-    schedule.receive(Judged(epoch=0, base=0, judged=0, kept=0, token=1))
+    schedule.receive(DeviceLost(device=DRAFT))
+    schedule.receive(Judged(job=1, epoch=0, base=0, judged=0, kept=0, token=1))
     alone = schedule.commands()
-    schedule.receive(DeviceBack(device=Device.DRAFT))
-    schedule.receive(Judged(epoch=0, base=1, judged=0, kept=0, token=1))
+    schedule.receive(DeviceBack(device=DRAFT))
+    schedule.receive(Judged(job=2, epoch=0, base=1, judged=0, kept=0, token=1))
     together = schedule.commands()
 
     assert [type(command) for command in alone] == [Judge]
@@ -101,9 +110,9 @@ def test_a_lost_target_is_asked_again_when_it_is_back() -> None:
     """The very same job: a device that remembers nothing needs nothing else."""
     schedule = pearl(3).start(StopRules(limit=99))
     judge, _ = schedule.commands()
-    schedule.receive(DeviceLost(device=Device.TARGET))
+    schedule.receive(DeviceLost(device=TARGET))
     meanwhile = schedule.commands()
-    schedule.receive(DeviceBack(device=Device.TARGET))
+    schedule.receive(DeviceBack(device=TARGET))
 
     assert meanwhile == ()
     assert schedule.commands() == (judge,)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from decoding.foresight import Foresight, onward
-from decoding.messages import Drafted, Judge, Judged
+from decoding.foresight import onward
+from decoding.messages import Drafted, Foresight, Judge, Judged
 from decoding.policies import Policy
 from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
@@ -20,19 +20,19 @@ from tests.decoding.toys import ToyDevices, similar
 
 LIMIT = 40
 WINDOWS_FIRST = ((Move.WORK, 0), (Move.WORK, 0), (Move.HEAR, 1), (Move.HEAR, 0))
-JOB = Judge(epoch=3, base=10, pending=Drafted(tokens=(7, 8)))
+JOB = Judge(job=1, epoch=3, base=10, pending=Drafted(tokens=(7, 8)))
 
 
 def _verdict(kept: int, token: int | None) -> Judged:
-    return Judged(epoch=3, base=10, judged=2, kept=kept, token=token)
+    return Judged(job=1, epoch=3, base=10, judged=2, kept=kept, token=token)
 
 
 def _known(*, restarts: bool = True, window: tuple[int, ...] | None = None) -> Foresight:
-    return Foresight(epoch=3, base=10, restarts=restarts, window=window)
+    return Foresight(job=1, restarts=restarts, window=window)
 
 
 def _next(epoch: int, base: int, *pending: int) -> Judge:
-    return Judge(epoch=epoch, base=base, pending=Drafted(tokens=pending))
+    return Judge(job=2, epoch=epoch, base=base, pending=Drafted(tokens=pending))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_verdict_and_what_is_known_give_the_next_job(
 
 def test_what_is_known_of_another_job_says_nothing() -> None:
     """It may have come late."""
-    known = Foresight(epoch=3, base=9, restarts=True, window=())
+    known = Foresight(job=2, restarts=True, window=())
 
     assert onward(JOB, _verdict(1, 5), known) is None
 

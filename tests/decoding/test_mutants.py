@@ -17,14 +17,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from decoding import verification
+from decoding import schedules, verdicts, verification
 from decoding.coins import Array, Coins, CounterCoins, Purpose
 from decoding.errors import ImpossibleDraftError
-from decoding.messages import Drafted, Judged, Proposed, TokenId
+from decoding.messages import Command, Drafted, Judge, Judged, Propose, Proposed, TokenId
 from decoding.sampling import Sampling
-from decoding.schedules import TwoModelSchedule
+from decoding.schedules import Sign, TwoModelSchedule
 from decoding.settings import Settings
 from decoding.stopping import FinishReason, StopRules
+from decoding.verdicts import Outcome
 from decoding.verification import Coupled, Rejection, Verdict, Verifier
 from tests.decoding.enumeration import (
     Arrival,
@@ -94,7 +95,7 @@ def hostile(seed: int) -> list[tuple[Move, int]]:
     """Jobs and answers in any order, many of them twice."""
     dice = random.Random(seed)
     moves = [Move.WORK_AND_KEEP, Move.WORK, Move.HEAR_AND_KEEP, Move.HEAR]
-    losses = [Move.LOSE_DRAFT, Move.DRAFT_BACK]
+    losses = [Move.LOSE_DRAFT, Move.DRAFT_BACK, Move.HEAR_CUT]
     return [(dice.choice(moves * 3 + losses), dice.randrange(6)) for _ in range(40)]
 
 
@@ -354,29 +355,49 @@ def test_a_broken_verifier_is_caught(
 # -- mutants of what the code calls ----------------------------------------------------------------
 
 
-def hasty_judge(self: TwoModelSchedule, *, hold: bool) -> None:
+def hasty_pass(self: TwoModelSchedule, pending: Drafted) -> None:
     """At the length limit the pending tokens are returned as they are."""
-    if self._room() <= 1 and len(self._pending):
-        self._commit(self._pending.tokens)
+    GO_ON_WITH(self, pending)
+    if len(pending) and self._room() <= 1:
+        self._commit(pending.tokens)
         self._finish_reason = FinishReason.LENGTH
-        self._finish()
-        return
-    SEND_JUDGE(self, hold=hold)
+        self._do(Sign.ENDED)
 
 
-def trusting_join(self: TwoModelSchedule, verdict: Judged) -> None:
+def trusting_outcome(verdict: Judged, window: Sequence[TokenId] | None) -> Outcome:
     """The window's first token is not compared with the target's choice."""
-    first = self._window.tokens[:1]
-    JOIN(self, msgspec.structs.replace(verdict, token=first[0]) if first else verdict)
+    trusted = msgspec.structs.replace(verdict, token=window[0]) if window else verdict
+    return OUTCOME(trusted, window)
 
 
-def stubborn_join(self: TwoModelSchedule, verdict: Judged) -> None:
-    """A row whose window is lost is given up without a new epoch."""
-    if verdict.token is None and not len(self._window):
-        self._verdict = None
-        self._start()
-        return
-    JOIN(self, verdict)
+def taken_where(
+    fits: Callable[[Proposed | Judged, Propose | Judge], bool],
+) -> Callable[[TwoModelSchedule, Proposed | Judged], bool]:
+    """A schedule that takes an answer for that of the open job where this says so."""
+
+    def awaits(self: TwoModelSchedule, answer: Proposed | Judged) -> bool:
+        job = self._propose if isinstance(answer, Proposed) else self._judge
+        return job is not None and fits(answer, job)
+
+    return awaits
+
+
+def looks_right(answer: Proposed | Judged, job: Propose | Judge) -> bool:
+    """Where it begins, and how long it is."""
+    if isinstance(answer, Proposed):
+        return isinstance(job, Propose) and answer.start == job.start and answer.complete
+    return (answer.base, answer.judged) == (job.base, len(job.pending))
+
+
+def unnumbered(self: TwoModelSchedule) -> tuple[Command, ...]:
+    """All jobs are number 1."""
+    for name in ("_propose", "_judge"):
+        if (job := getattr(self, name)) is not None:
+            setattr(self, name, msgspec.structs.replace(job, job=1))
+    return tuple(
+        msgspec.structs.replace(command, job=1) if isinstance(command, Propose | Judge) else command
+        for command in COMMANDS(self)
+    )
 
 
 def overshooting(
@@ -402,9 +423,10 @@ def generous_commit(self: TwoModelSchedule, tokens: tuple[TokenId, ...]) -> int:
     return len(tokens)
 
 
-SEND_JUDGE: Final = TwoModelSchedule._send_judge
+GO_ON_WITH: Final = TwoModelSchedule._go_on_with
 COMMIT: Final = TwoModelSchedule._commit
-JOIN: Final = TwoModelSchedule._join
+COMMANDS: Final = TwoModelSchedule.commands
+OUTCOME: Final = verdicts.outcome
 ADMIT: Final = StopRules.admit
 HONEST_RESIDUAL: Final = verification.residual
 
@@ -439,16 +461,10 @@ PATCHES: Final[dict[str, tuple[Patch, Settings, str, Check]]] = {
         Check.LAW,
     ),
     "pending tokens are returned at the length limit": (
-        (TwoModelSchedule, "_send_judge", hasty_judge),
+        (TwoModelSchedule, "_go_on_with", hasty_pass),
         SPECULATIVE,
         "coupled",
         Check.PATH,
-    ),
-    "a held row is given up within its epoch": (
-        (TwoModelSchedule, "_join", stubborn_join),
-        PARALLEL,
-        "rejection",
-        Check.NETWORK,
     ),
     "a verdict is committed beyond the limit": (
         (StopRules, "admit", endless),
@@ -468,37 +484,26 @@ PATCHES: Final[dict[str, tuple[Patch, Settings, str, Check]]] = {
         "coupled",
         Check.NETWORK,
     ),
-    "any verdict answers any job": (
-        (Judged, "answers", lambda self, command: True),  # noqa: ARG005 - what is broken
+    "any answer answers any job": (
+        (TwoModelSchedule, "awaits", taken_where(lambda answer, job: True)),  # noqa: ARG005 - broken
         PARALLEL,
         "coupled",
         Check.NETWORK,
     ),
-    "any window answers any job": (
-        (Proposed, "answers", lambda self, command: True),  # noqa: ARG005 - what is broken
-        PARALLEL,
-        "coupled",
-        Check.NETWORK,
-    ),
-    "a verdict of an older epoch is taken": (
-        (
-            Judged,
-            "answers",
-            lambda self, command: (self.base, self.judged) == (command.base, len(command.pending)),
-        ),
+    "answers are known by what they are, not by their number": (
+        (TwoModelSchedule, "awaits", taken_where(looks_right)),
         PARALLEL,
         "rejection",
         Check.NETWORK,
     ),
-    "a window of an older epoch is taken": (
-        (
-            Proposed,
-            "answers",
-            lambda self, command: (
-                (self.start, len(self.drafted))
-                == (command.base + len(command.pending), command.count)
-            ),
-        ),
+    "a window that was cut off counts as one": (
+        (TwoModelSchedule, "awaits", taken_where(lambda answer, job: answer.job == job.job)),
+        PARALLEL,
+        "coupled",
+        Check.NETWORK,
+    ),
+    "all jobs have one number": (
+        (TwoModelSchedule, "commands", unnumbered),
         PARALLEL,
         "coupled",
         Check.NETWORK,
@@ -555,7 +560,7 @@ def test_going_on_with_a_refuted_window_is_legal_when_coupled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Tokens written after a wrong one are still guesses; the target's own choice decides."""
-    monkeypatch.setattr(TwoModelSchedule, "_join", trusting_join)
+    monkeypatch.setattr(schedules, "outcome", trusting_outcome)
     case = case_of(pearl(3), "coupled")
 
     assert not raises_alarm(Check.LAW, case)

@@ -52,8 +52,10 @@ def learn(
         late = first if index == 0 else 1.0
         window, spent = gamma * late, pass_seconds(gamma + 1) * late
         drafted = Drafted(tokens=(0,) * gamma)
-        policy.observe_window(Proposed(epoch=0, start=0, drafted=drafted, ended=window))
-        policy.observe_pass(Judged(epoch=0, base=0, judged=gamma, kept=kept, token=0, ended=spent))
+        policy.observe_window(Proposed(job=1, epoch=0, start=0, drafted=drafted, ended=window))
+        policy.observe_pass(
+            Judged(job=1, epoch=0, base=0, judged=gamma, kept=kept, token=0, ended=spent)
+        )
         policy.observe_comparison(kept=kept, rejected=kept < gamma)
         yield policy.before or policy.beside
 
@@ -124,8 +126,8 @@ def test_a_clock_that_stands_still_teaches_nothing() -> None:
     """Events without times (began = ended = 0) leave gamma where it is instead of dividing by 0."""
     policy = AutoPolicy(PEARL)
     for _ in range(9):
-        policy.observe_window(Proposed(epoch=0, start=0, drafted=Drafted(tokens=(1, 2))))
-        policy.observe_pass(Judged(epoch=0, base=0, judged=2, kept=0, token=0))
+        policy.observe_window(Proposed(job=1, epoch=0, start=0, drafted=Drafted(tokens=(1, 2))))
+        policy.observe_pass(Judged(job=1, epoch=0, base=0, judged=2, kept=0, token=0))
         policy.observe_comparison(kept=0, rejected=True)
 
     assert policy.beside == FIRST_GAMMA
@@ -265,10 +267,12 @@ def _in_turns(
         gamma, judged = policy.before or policy.beside, policy.before
         kept = next((i for i in range(gamma) if dice.random() >= a), gamma)
         drafted = Drafted(tokens=(0,) * gamma)
-        policy.observe_window(Proposed(epoch=0, start=base, drafted=drafted, ended=gamma * step))
+        policy.observe_window(
+            Proposed(job=1, epoch=0, start=base, drafted=drafted, ended=gamma * step)
+        )
         now += messages + gamma * step if policy.before else 0.0
         answer = Judged(
-            epoch=0, base=base, judged=judged, kept=min(kept, judged), token=0, began=now
+            job=1, epoch=0, base=base, judged=judged, kept=min(kept, judged), token=0, began=now
         )
         now += judge
         base += answer.kept + 1
@@ -306,10 +310,14 @@ def test_who_rests_remembers_why() -> None:
         waited.append(policy.before > 0)
         kept = next((i for i in range(gamma) if dice.random() >= 0.7), gamma)
         drafted = Drafted(tokens=(0,) * gamma)
-        policy.observe_window(Proposed(epoch=0, start=0, drafted=drafted, ended=gamma * 0.002))
+        policy.observe_window(
+            Proposed(job=1, epoch=0, start=0, drafted=drafted, ended=gamma * 0.002)
+        )
         judged = policy.before
         seconds = 0.025 if policy.before else 0.01
-        policy.observe_pass(Judged(epoch=0, base=0, judged=judged, kept=0, token=0, ended=seconds))
+        policy.observe_pass(
+            Judged(job=1, epoch=0, base=0, judged=judged, kept=0, token=0, ended=seconds)
+        )
         policy.observe_comparison(kept=kept, rejected=kept < gamma)
 
     assert any(waited)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from decoding.messages import (
+    DEVICES,
+    DRAFT,
+    TARGET,
     Cancel,
     Command,
     Device,
@@ -15,6 +19,7 @@ from decoding.messages import (
     Judged,
     Propose,
     Proposed,
+    Role,
     TokenId,
 )
 from decoding.policies import FixedPolicy
@@ -31,19 +36,34 @@ def start(
 
 
 def judge(epoch: int, base: int, *pending: TokenId, hold: bool = False) -> Judge:
-    return Judge(epoch=epoch, base=base, pending=Drafted(tokens=pending), hold=hold)
+    return Judge(job=0, epoch=epoch, base=base, pending=Drafted(tokens=pending), hold=hold)
 
 
 def propose(epoch: int, base: int, *pending: TokenId, count: int) -> Propose:
-    return Propose(epoch=epoch, base=base, pending=pending, count=count)
+    return Propose(job=0, epoch=epoch, base=base, pending=pending, count=count)
 
 
 def proposed(epoch: int, start: int, *tokens: TokenId) -> Proposed:
-    return Proposed(epoch=epoch, start=start, drafted=Drafted(tokens=tokens))
+    return Proposed(job=0, epoch=epoch, start=start, drafted=Drafted(tokens=tokens))
 
 
 def judged(epoch: int, base: int, judged: int, kept: int, token: TokenId | None) -> Judged:
-    return Judged(epoch=epoch, base=base, judged=judged, kept=kept, token=token)
+    return Judged(job=0, epoch=epoch, base=base, judged=judged, kept=kept, token=token)
+
+
+def asked(schedule: TwoModelSchedule) -> tuple[Command, ...]:
+    """Its commands, but for the numbers of the jobs."""
+    return tuple(
+        msgspec.structs.replace(command, job=0) if isinstance(command, Judge | Propose) else command
+        for command in schedule.commands()
+    )
+
+
+def tell(schedule: TwoModelSchedule, answer: Proposed | Judged) -> tuple[TokenId, ...]:
+    """The answer to the job that is open."""
+    job = schedule._propose if isinstance(answer, Proposed) else schedule._judge
+    number = 0 if job is None else job.job
+    return schedule.receive(msgspec.structs.replace(answer, job=number))
 
 
 @pytest.mark.parametrize(
@@ -58,47 +78,47 @@ def judged(epoch: int, base: int, judged: int, kept: int, token: TokenId | None)
 )
 def test_each_schedule_begins_in_its_own_way(plan: FixedPolicy, first: list[Command]) -> None:
     """The table at the top of `decoding.schedules`: two numbers make the difference."""
-    assert list(start(plan).commands()) == first
+    assert list(asked(start(plan))) == first
 
 
 def test_an_accepted_window_is_judged_while_the_next_is_written() -> None:
     """Pre-verify to post-verify: the target's token is the window's first, the rest is pending."""
     schedule = start(pearl(3))
     schedule.commands()
-    schedule.receive(proposed(0, 0, 7, 8, 9))
-    tokens = schedule.receive(judged(0, 0, 0, 0, 7))
+    tell(schedule, proposed(0, 0, 7, 8, 9))
+    tokens = tell(schedule, judged(0, 0, 0, 0, 7))
 
     assert tokens == (7,)
-    assert schedule.commands() == (judge(0, 1, 8, 9), propose(0, 1, 8, 9, count=3))
+    assert asked(schedule) == (judge(0, 1, 8, 9), propose(0, 1, 8, 9, count=3))
 
 
 def test_a_window_that_begins_wrong_is_thrown_away() -> None:
     """Pre-verify stays pre-verify, in a new epoch, and the target's token is committed."""
     schedule = start(pearl(3))
     schedule.commands()
-    schedule.receive(proposed(0, 0, 7, 8, 9))
-    tokens = schedule.receive(judged(0, 0, 0, 0, 4))
+    tell(schedule, proposed(0, 0, 7, 8, 9))
+    tokens = tell(schedule, judged(0, 0, 0, 0, 4))
 
     assert tokens == (4,)
-    assert schedule.commands() == (judge(1, 1), propose(1, 1, count=3))
+    assert asked(schedule) == (judge(1, 1), propose(1, 1, count=3))
 
 
 def test_a_verdict_leaves_before_its_window_is_in() -> None:
     """A token that stands is committed at once; the next job waits for the window."""
     schedule = start(pearl(3))
     schedule.commands()
-    tokens = schedule.receive(judged(0, 0, 0, 0, 7))
+    tokens = tell(schedule, judged(0, 0, 0, 0, 7))
 
     assert tokens == (7,)
-    assert schedule.commands() == ()
+    assert asked(schedule) == ()
 
 
 def test_a_strict_round_ends_when_both_answers_are_in() -> None:
     """As in the paper: a barrier, also for what could be committed."""
     schedule = start(pearl(3), strict=True)
     schedule.commands()
-    early = schedule.receive(judged(0, 0, 0, 0, 7))
-    late = schedule.receive(proposed(0, 0, 7, 8, 9))
+    early = tell(schedule, judged(0, 0, 0, 0, 7))
+    late = tell(schedule, proposed(0, 0, 7, 8, 9))
 
     assert (early, late) == ((), (7,))
 
@@ -106,12 +126,12 @@ def test_a_strict_round_ends_when_both_answers_are_in() -> None:
 def test_a_held_row_makes_the_whole_window_pending() -> None:
     """Rejection must see the window's first token before the target may choose there."""
     schedule = start(pearl(2), hold=True)
-    first = schedule.commands()
-    schedule.receive(judged(0, 0, 0, 0, None))
-    schedule.receive(proposed(0, 0, 7, 8))
+    first = asked(schedule)
+    tell(schedule, judged(0, 0, 0, 0, None))
+    tell(schedule, proposed(0, 0, 7, 8))
 
     assert first[0] == judge(0, 0, hold=True)
-    assert schedule.commands() == (judge(0, 0, 7, 8, hold=True), propose(0, 0, 7, 8, count=2))
+    assert asked(schedule) == (judge(0, 0, 7, 8, hold=True), propose(0, 0, 7, 8, count=2))
 
 
 @pytest.mark.parametrize(
@@ -142,8 +162,8 @@ def test_figures_count_what_is_in_the_text(
 ) -> None:
     """What was judged behind the end of the text agrees with nothing that anybody reads."""
     schedule = TwoModelSchedule(speculative(3), StopRules(limit=100, eos=frozenset({eos})))
-    schedule.receive(proposed(0, 0, 7, 8, 9))
-    tokens = schedule.receive(judged(0, 0, 3, kept, token))
+    tell(schedule, proposed(0, 0, 7, 8, 9))
+    tokens = tell(schedule, judged(0, 0, 3, kept, token))
 
     assert (schedule.counts.kept, schedule.counts.rejections) == counted
     assert schedule.counts.kept <= len(tokens)
@@ -153,12 +173,12 @@ def test_a_doomed_window_is_cancelled_while_it_is_written() -> None:
     """The verdict refuses a pending token, so what is written after it is in vain."""
     schedule = start(pearl(2))
     schedule.commands()
-    schedule.receive(proposed(0, 0, 7, 8))
-    schedule.receive(judged(0, 0, 0, 0, 7))
+    tell(schedule, proposed(0, 0, 7, 8))
+    tell(schedule, judged(0, 0, 0, 0, 7))
     schedule.commands()
-    schedule.receive(judged(0, 1, 1, 0, 5))
+    tell(schedule, judged(0, 1, 1, 0, 5))
 
-    assert schedule.commands() == (Cancel(epoch=1), judge(1, 2), propose(1, 2, count=2))
+    assert asked(schedule) == (Cancel(epoch=1), judge(1, 2), propose(1, 2, count=2))
 
 
 def test_only_doomed_windows_are_cancelled() -> None:
@@ -177,9 +197,9 @@ def test_a_head_start_that_is_lost_is_not_waited_for() -> None:
     """The draft dies before the first pass: the target goes on by itself."""
     schedule = start(pearl(3, 2))
     schedule.commands()
-    schedule.receive(DeviceLost(device=Device.DRAFT))
+    schedule.receive(DeviceLost(device=DRAFT))
 
-    assert schedule.commands() == (judge(1, 0),)
+    assert asked(schedule) == (judge(1, 0),)
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["ordinary", "strict"])
@@ -187,8 +207,8 @@ def test_a_window_that_is_lost_is_not_waited_for(strict: bool) -> None:  # noqa:
     """The verdict is in and the draft dies: its token is committed, and the target goes on."""
     schedule = start(pearl(3), strict=strict)
     schedule.commands()
-    first = schedule.receive(judged(0, 0, 0, 0, 7))
-    second = schedule.receive(DeviceLost(device=Device.DRAFT))
+    first = tell(schedule, judged(0, 0, 0, 0, 7))
+    second = schedule.receive(DeviceLost(device=DRAFT))
 
     assert first + second == (7,)
     (job,) = schedule.commands()
@@ -200,11 +220,11 @@ def test_a_window_that_came_before_the_draft_died_is_used() -> None:
     """What was written is written; only what is still being written is lost."""
     schedule = start(pearl(3))
     schedule.commands()
-    schedule.receive(proposed(0, 0, 7, 8, 9))
-    schedule.receive(DeviceLost(device=Device.DRAFT))
-    schedule.receive(judged(0, 0, 0, 0, 7))
+    tell(schedule, proposed(0, 0, 7, 8, 9))
+    schedule.receive(DeviceLost(device=DRAFT))
+    tell(schedule, judged(0, 0, 0, 0, 7))
 
-    assert schedule.commands() == (judge(0, 1, 8, 9),)
+    assert asked(schedule) == (judge(0, 1, 8, 9),)
 
 
 def test_a_verdict_that_took_no_pass_is_not_part_of_a_strict_round() -> None:
@@ -215,11 +235,9 @@ def test_a_verdict_that_took_no_pass_is_not_part_of_a_strict_round() -> None:
     """
     schedule = start(pearl(2), hold=True, strict=True)
     schedule.commands()
-    schedule.receive(judged(0, 0, 0, 0, None))
-    schedule.receive(proposed(0, 0, 7, 8))
-    tokens = schedule.receive(
-        Judged(epoch=0, base=0, judged=2, kept=0, token=5, passes=0),
-    )
+    tell(schedule, judged(0, 0, 0, 0, None))
+    tell(schedule, proposed(0, 0, 7, 8))
+    tokens = tell(schedule, Judged(job=0, epoch=0, base=0, judged=2, kept=0, token=5, passes=0))
 
     assert tokens == (5,)
 
@@ -228,33 +246,80 @@ def test_without_a_draft_no_row_is_held() -> None:
     """Nobody would ever test it."""
     schedule = start(pearl(3), hold=True)
     schedule.commands()
-    schedule.receive(DeviceLost(device=Device.DRAFT))
-    schedule.receive(judged(0, 0, 0, 0, None))
+    schedule.receive(DeviceLost(device=DRAFT))
+    tell(schedule, judged(0, 0, 0, 0, None))
 
-    assert schedule.commands() == (judge(1, 0, hold=False),)
+    assert asked(schedule) == (judge(1, 0, hold=False),)
 
 
 def test_a_dead_target_is_not_sent_new_jobs() -> None:
     """Its last answer may still arrive; the next job waits until it is back."""
     schedule = start(AUTOREGRESSIVE)
     schedule.commands()
-    schedule.receive(DeviceLost(device=Device.TARGET))
-    tokens = schedule.receive(judged(0, 0, 0, 0, 7))
+    schedule.receive(DeviceLost(device=TARGET))
+    tokens = tell(schedule, judged(0, 0, 0, 0, 7))
     meanwhile = schedule.commands()
-    schedule.receive(DeviceBack(device=Device.TARGET))
+    schedule.receive(DeviceBack(device=TARGET))
 
     assert tokens == (7,)
     assert meanwhile == ()
-    assert schedule.commands() == (judge(0, 1),)
+    assert asked(schedule) == (judge(0, 1),)
 
 
-@pytest.mark.parametrize("device", Device)
+@pytest.mark.parametrize("device", DEVICES, ids=str)
 def test_a_loss_that_is_told_twice_counts_once(device: Device) -> None:
     schedule = start(pearl(3))
     schedule.receive(DeviceLost(device=device))
     schedule.receive(DeviceLost(device=device))
 
     assert schedule.counts.draft_losses + schedule.counts.target_losses == 1
+
+
+def test_another_request_s_device_is_nobody_s_loss() -> None:
+    """A schedule minds its own two devices."""
+    schedule = start(pearl(3))
+    commands = schedule.commands()
+    schedule.receive(DeviceLost(device=Device(Role.DRAFT, 1)))
+    schedule.receive(DeviceLost(device=Device(Role.TARGET, 1)))
+
+    assert len(commands) == 2
+    assert schedule.counts.draft_losses == schedule.counts.target_losses == 0
+
+
+def test_its_jobs_are_for_its_own_devices() -> None:
+    draft, target = Device(Role.DRAFT, 2), Device(Role.TARGET, 3)
+    schedule = TwoModelSchedule(pearl(3), StopRules(limit=9), draft=draft, target=target)
+
+    assert [command.device for command in schedule.commands()] == [target, draft]
+
+
+@pytest.mark.parametrize("plan", [speculative(4), pearl(4), pearl(4, 2)], ids=["SD", "P", "P2"])
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_window_may_be_shorter_than_asked(plan: FixedPolicy, written: int) -> None:
+    """A rule of the draft has ended it: that is a whole answer, and nobody waits for the rest."""
+    schedule = start(plan, limit=12)
+    while schedule.finish_reason is None:
+        for command in schedule.commands():
+            if isinstance(command, Propose):
+                tokens = tuple(range(command.start, command.start + min(written, command.count)))
+                tell(schedule, proposed(command.epoch, command.start, *tokens))
+            elif isinstance(command, Judge):
+                count, last = len(command.pending), command.base + len(command.pending)
+                tell(schedule, judged(command.epoch, command.base, count, count, last))
+
+    assert list(schedule.committed) == list(range(12))
+    assert schedule.counts.rejections == 0
+
+
+def test_a_window_that_was_cut_off_is_not_taken() -> None:
+    """It answers a job that was cancelled, or that is done again."""
+    schedule = start(speculative(3))
+    schedule.commands()
+    cut = msgspec.structs.replace(proposed(0, 0, 7), complete=False)
+    tell(schedule, cut)
+
+    assert schedule.commands() == ()
+    assert not schedule.awaits(msgspec.structs.replace(cut, job=1))
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
@@ -272,17 +337,17 @@ def test_after_the_end_nothing_matters() -> None:
     """A finished schedule takes any event and gives no more commands than its last cancel."""
     schedule = start(pearl(3), limit=2)
     schedule.commands()
-    schedule.receive(judged(0, 0, 0, 0, 7))
-    schedule.receive(proposed(0, 0, 7))
+    tell(schedule, judged(0, 0, 0, 0, 7))
+    tell(schedule, proposed(0, 0, 7))
     schedule.commands()
-    last = schedule.receive(judged(0, 1, 0, 0, 5))
+    last = tell(schedule, judged(0, 1, 0, 0, 5))
     schedule.commands()
-    schedule.receive(DeviceBack(device=Device.TARGET))
-    schedule.receive(judged(0, 1, 0, 0, 5))
+    schedule.receive(DeviceBack(device=TARGET))
+    tell(schedule, judged(0, 1, 0, 0, 5))
 
     assert last == (5,)
     assert list(schedule.committed) == [7, 5]
-    assert schedule.commands() == ()
+    assert asked(schedule) == ()
 
 
 @pytest.mark.parametrize("reach", [-1, 0, 1, 4, 7])
@@ -302,11 +367,11 @@ def test_a_draft_is_asked_for_nothing_beyond_what_it_can_hold(
                 first = command.base + len(command.pending)
                 ends.append(first + command.count)
                 written = tuple(range(first, first + command.count))
-                schedule.receive(proposed(command.epoch, first, *written))
+                tell(schedule, proposed(command.epoch, first, *written))
             elif isinstance(command, Judge):
                 count = len(command.pending)
                 last = command.base + count
-                schedule.receive(judged(command.epoch, command.base, count, count, last))
+                tell(schedule, judged(command.epoch, command.base, count, count, last))
 
     assert list(schedule.committed) == list(range(limit))
     assert all(end <= reach for end in ends)

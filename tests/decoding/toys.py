@@ -100,7 +100,9 @@ class ToyDevices:
             prefix, laws = prefix + drafted.tokens, laws + drafted.laws
         window = Drafted(tokens=prefix[start:], laws=laws)
         seconds = float(command.count)
-        return Proposed(epoch=command.epoch, start=start, drafted=window, ended=seconds)
+        return Proposed(
+            job=command.job, epoch=command.epoch, start=start, drafted=window, ended=seconds
+        )
 
     def _judge(self, command: Judge, base: Prefix) -> Judged:
         tokens = command.pending.tokens
@@ -111,6 +113,7 @@ class ToyDevices:
         no_pass = verdict.kept == 0 and verdict.token is not None and self._held == base
         self._held = base + tokens if verdict.token is None else None
         return Judged(
+            job=command.job,
             epoch=command.epoch,
             base=command.base,
             judged=len(tokens),

@@ -14,13 +14,13 @@ import pytest
 
 from actors.runners.reference import Assistance
 from analysis.benchmark import BenchmarkRun
-from decoding.messages import Device
+from decoding.messages import Role
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from pearl.__main__ import run
 from pearl.harness import engines
 from pearl.harness.competitors import Competitor, Contest, Family, candidates
-from pearl.harness.contest import Outcome, Tuned, tune
+from pearl.harness.contest import ContestOutcome, Tuned, tune
 from pearl.harness.crowd import asked_of, systems
 from pearl.harness.stage import Stage
 from pearl.harness.turns import rotated
@@ -242,7 +242,7 @@ def test_everybody_comes_first_and_behind_everybody_else_equally_often() -> None
 def test_devices_are_counted_where_something_computes(
     places: dict[str, str], devices: list[int]
 ) -> None:
-    fitted = SimpleNamespace(places={Device(role): at for role, at in places.items()}, eos=())
+    fitted = SimpleNamespace(places={Role(role): at for role, at in places.items()}, eos=())
     families = (Family.AR, Family.PEARL, Family.PLAIN, Family.ASSISTED)
     compared = [candidates(CONTEST)[family][0] for family in families]
 
@@ -295,8 +295,8 @@ def test_another_text_is_told_in_one_line_and_in_the_exit_code(
     chosen = {family: found[0] for family, found in candidates(contest).items()}
     stage = _stage(contest)
 
-    async def compete(*_: object) -> Outcome:
-        return Outcome(
+    async def compete(*_: object) -> ContestOutcome:
+        return ContestOutcome(
             systems=[stage.system(each) for each in chosen.values()],
             runs=[
                 BenchmarkRun(

@@ -72,8 +72,10 @@ def test_the_timeline_has_a_bar_for_each_device() -> None:
     """Two rounds are skipped: they read the prompt."""
     records: list[trace.Record] = []
     for at in range(4):
-        wrote = Proposed(epoch=0, start=at, drafted=Drafted(tokens=(1,)), began=at, ended=at + 0.5)
-        judged = Judged(epoch=0, base=at, judged=0, kept=0, token=1, began=at, ended=at + 1)
+        wrote = Proposed(
+            job=1, epoch=0, start=at, drafted=Drafted(tokens=(1,)), began=at, ended=at + 0.5
+        )
+        judged = Judged(job=1, epoch=0, base=at, judged=0, kept=0, token=1, began=at, ended=at + 1)
         records += [_received(wrote), _received(judged)]
 
     head, target, draft = timeline(records, 24).split("\n")

@@ -16,9 +16,9 @@ import psutil
 import pytest
 from transformers import AutoTokenizer
 
-from actors.hosts import TargetHost
-from actors.text import TextStream
+from actors.hosts import Host
 from decoding import trace
+from decoding.stopping import TextStream
 from pearl.__main__ import run
 from tests.actors.pairs import SavedPair
 
@@ -277,7 +277,7 @@ def test_a_device_that_fails_is_one_line_and_exit_code_1(
         message = "no memory left"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(TargetHost, "turn", broken)
+    monkeypatch.setattr(Host, "turn", broken)
 
     code = run(_arguments(text_pair, PROMPT))
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from decoding.errors import SettingError
-from decoding.messages import Device
+from decoding.messages import TARGET
 from decoding.settings import Settings
 from simulator.acceptance import Independent, Mixture
 from simulator.answers import Answer, run, runs_of, simulate
@@ -102,7 +102,7 @@ def test_events_are_counted_once_for_each_run_that_was_made(scenario: Scenario, 
 
 def test_faults_strike_the_target_alone_as_well() -> None:
     """The comparison is with the same scenario."""
-    crash = Fault(device=Device.TARGET, kind=FaultKind.CRASH, at=0.0, seconds=5.0)
+    crash = Fault(device=TARGET, kind=FaultKind.CRASH, at=0.0, seconds=5.0)
     scenario = msgspec.structs.replace(PLAIN, faults=(crash,))
     answer = simulate(scenario, replications=1)
 

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 
 from decoding.errors import SettingError
-from decoding.messages import Device
+from decoding.messages import DRAFT
 from decoding.settings import Settings
 from simulator import attribution
 from simulator.acceptance import Bursts
@@ -150,7 +150,7 @@ def test_automatic_windows_are_replayed_and_not_simulated() -> None:
 
 def test_a_run_that_lost_a_device_is_replayed_and_not_simulated() -> None:
     settings = SYSTEMS["PEARL 5"]
-    fault = Fault(kind=FaultKind.CRASH, device=Device.DRAFT, at=0.5, seconds=0.7)
+    fault = Fault(kind=FaultKind.CRASH, device=DRAFT, at=0.5, seconds=0.7)
     found = taken(settings, recorded(settings, faults=(fault,)))
 
     assert found.messages is None

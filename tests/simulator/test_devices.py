@@ -22,18 +22,20 @@ import simpy
 from actors import hosts
 from actors.device import Link, serve
 from actors.runners.interface import Feed
-from actors.wire import Ahead, Alive, Answer, Close, Fault, Hello, Open, Revoke, ToDevice, Work
-from decoding.foresight import Foresight
+from actors.wire import Alive, Answer, Close, Fault, Hello, Open, ToDevice
 from decoding.messages import (
+    DEVICES,
+    DRAFT,
+    TARGET,
     Cancel,
-    Command,
     Device,
     DeviceBack,
     DeviceLost,
-    Drafted,
     Event,
+    Foresight,
     Judge,
     Judged,
+    Order,
     Propose,
     Proposed,
 )
@@ -46,9 +48,8 @@ from decoding.turns import PIECE
 from decoding.verification import VERIFIERS
 from simulator.acceptance import Independent, Text
 from simulator.costs import Clock
-from simulator.devices import DraftHost, Process, TargetHost, Worker
+from simulator.devices import Process, VirtualDraft, VirtualTarget, Worker
 from simulator.ledger import Ledger
-from simulator.links import Foretold, Packet
 from tests.actors.toys import ToyRunner
 from tests.decoding.policies import pearl, speculative
 from tests.decoding.toys import Logits, Model, Prefix
@@ -165,7 +166,7 @@ class Twins:
         self._clock = FakeClock()
         self._forwards: list[Forward] = []
         self._said: list[tuple[int, Proposed | Judged]] = []
-        virtual = DraftHost if device is Device.DRAFT else TargetHost
+        virtual = VirtualDraft if device == DRAFT else VirtualTarget
         self._virtual = virtual(self._note, lambda *answer: self._said.append(answer))
         for request, text in luck.texts.items():
             self._virtual.open(request, luck.prompts[request], text, LIMIT)
@@ -177,10 +178,10 @@ class Twins:
 
     def _start(self) -> None:
         """A device that remembers nothing, and is told of all requests."""
-        drafts = self.device is Device.DRAFT
+        drafts = self.device == DRAFT
         self._runner = TimedRunner(self._luck.draft if drafts else says_one, self._clock)
         self._forwards.clear()
-        real = hosts.DraftHost if drafts else hosts.TargetHost
+        real = hosts.draft_host if drafts else hosts.target_host
         self._real: hosts.Host = real(self._runner, self._clock)
         for request in self._luck.texts:
             self._real.take(open_packet(request, self._luck, self._verifiers[request]))
@@ -200,15 +201,8 @@ class Twins:
         packet = self.packets.popleft()
         real = [answer for answer in self._real.take(packet) if isinstance(answer, Answer)]
         match packet:
-            case Work(request=request, command=Judge() as job, foresight=Foresight() as foresight):
-                told = Foretold(job=job, foresight=foresight)
-                self._virtual.take(request, told, self._clock.now)
-            case Work(request=request, command=job):
-                self._virtual.take(request, job, self._clock.now)
-            case Ahead(request=request, foresight=foresight):
-                self._virtual.take(request, foresight, self._clock.now)
-            case Revoke(request=request, epoch=epoch):
-                self._virtual.take(request, Cancel(epoch=epoch), self._clock.now)
+            case Order(request=request):
+                self._virtual.take(request, packet, self._clock.now)
             case Close(request=request):
                 self._virtual.close(request)
             case _:
@@ -218,8 +212,8 @@ class Twins:
     def turn(self) -> list[Answer]:
         """Both take a turn."""
         began = self._clock.now
-        if isinstance(self._virtual, TargetHost):
-            self.ahead += len(self._virtual._own.keys() & self._virtual._waiting.keys())
+        if isinstance(self._virtual, VirtualTarget):
+            self.ahead += len(self._virtual._desk._own.keys() & self._virtual._desk.waiting.keys())
         real = [answer for answer in self._real.turn() if isinstance(answer, Answer)]
         seconds = self._virtual.begin(began)
 
@@ -255,7 +249,7 @@ class Decoders:
         self._rng = rng
         luck = some_luck(rng, requests, longest)
         kinds = {r: rng.choice(["greedy", "rejection"]) for r in luck.texts}
-        self._twins = {device: Twins(device, luck, kinds) for device in Device}
+        self._twins = {device: Twins(device, luck, kinds) for device in DEVICES}
         self._events: dict[int, deque[Event]] = {request: deque() for request in luck.texts}
         self._schedules = {
             request: TwoModelSchedule(
@@ -275,7 +269,7 @@ class Decoders:
 
     @property
     def ahead(self) -> int:
-        return self._twins[Device.TARGET].ahead
+        return self._twins[TARGET].ahead
 
     @property
     def running(self) -> bool:
@@ -286,7 +280,7 @@ class Decoders:
         if adversity and self._rng.random() < 0.02:
             self._strike()
             return
-        device = self._rng.choice(list(Device))
+        device = self._rng.choice(list(DEVICES))
         twins = self._twins[device]
         if twins.packets and self._rng.random() < self._listens:
             self._post(twins.take())
@@ -299,12 +293,12 @@ class Decoders:
 
     def _strike(self) -> None:
         """A device crashes or is left behind, or is back; only the draft can be left behind."""
-        device = self._rng.choice(list(Device))
+        device = self._rng.choice(list(DEVICES))
         if device in self._lost:
             self._lost.remove(device)
             self._tell(DeviceBack(device=device))
             return
-        if device is Device.TARGET or self._rng.random() < 0.5:
+        if device == TARGET or self._rng.random() < 0.5:
             self._twins[device].crash()
         self._lost.add(device)
         self._tell(DeviceLost(device=device))
@@ -320,24 +314,25 @@ class Decoders:
     def _send(self, request: int) -> None:
         schedule = self._schedules[request]
         for command in schedule.commands():
-            device = Device.TARGET if isinstance(command, Judge) else Device.DRAFT
-            packets = self._twins[device].packets
+            packets = self._twins[command.device].packets
             if isinstance(command, Cancel):
-                packets.append(Revoke(request=request, epoch=command.epoch))
+                packets.append(Order(request=request, command=command))
                 continue
             fresh = tuple(schedule.committed[: command.base])
             foresight = None
             if isinstance(command, Judge):
                 foresight = self._foresight(request)
                 self._foreseen[request] = foresight
-            work = Work(request=request, start=0, fresh=fresh, command=command, foresight=foresight)
+            work = Order(
+                request=request, start=0, fresh=fresh, command=command, foresight=foresight
+            )
             packets.append(work)
             if self._rng.random() < 0.05:
                 packets.append(packets[-1])  # a job may come twice
         news = self._foresight(request)
         if news is not None and news != self._foreseen.get(request):
             self._foreseen[request] = news
-            self._twins[Device.TARGET].packets.append(Ahead(request=request, foresight=news))
+            self._twins[TARGET].packets.append(Order(request=request, command=news))
         if schedule.finish_reason is not None:
             for twins in self._twins.values():
                 twins.packets.append(Close(request=request))
@@ -388,7 +383,7 @@ def test_such_devices_judge_what_they_foresaw_before_they_are_asked() -> None:
 
 # -- the loop around the host ----------------------------------------------------------------------
 
-Script: TypeAlias = list[tuple[float, int, Packet | None]]
+Script: TypeAlias = list[tuple[float, int, Order | None]]
 """When which request gets which packet; None closes it."""
 Heard: TypeAlias = list[tuple[float, int, Proposed | Judged]]
 
@@ -410,27 +405,12 @@ class ScriptedLink:
         packets: list[ToDevice] = []
         while self._coming and self._coming[0][0] <= self._clock.now:
             _, request, packet = self._coming.popleft()
-            packets.append(_packet(request, packet))
+            packets.append(Close(request=request) if packet is None else packet)
         return packets
 
     def send(self, packets: Sequence[Alive | Answer | Fault | Hello]) -> None:
         answers = [packet for packet in packets if isinstance(packet, Answer)]
         self.heard += [(self._clock.now, a.request, without_laws(a.event)) for a in answers]
-
-
-def _packet(request: int, packet: Packet | None) -> ToDevice:
-    match packet:
-        case None:
-            return Close(request=request)
-        case Cancel(epoch=epoch):
-            return Revoke(request=request, epoch=epoch)
-        case Foresight():
-            return Ahead(request=request, foresight=packet)
-        case Foretold(job=job, foresight=foresight):
-            fresh = (1,) * job.base
-            return Work(request=request, start=0, fresh=fresh, command=job, foresight=foresight)
-        case Propose() | Judge():
-            return Work(request=request, start=0, fresh=(1,) * packet.base, command=packet)
 
 
 def some_script(rng: random.Random, device: Device, requests: int) -> Script:
@@ -441,11 +421,13 @@ def some_script(rng: random.Random, device: Device, requests: int) -> Script:
         for epoch in range(rng.randint(1, 12)):
             at += rng.expovariate(0.3)
             job = _some_job(rng, device, epoch, base)
-            script.append((at, request, _with_foresight(rng, job)))
-            if device is Device.DRAFT and rng.random() < 0.4:
-                script.append((at + rng.expovariate(1), request, Cancel(epoch=epoch + 1)))
+            script.append((at, request, _order(rng, request, job)))
+            if device == DRAFT and rng.random() < 0.4:
+                cancel = Order(request=request, command=Cancel(epoch=epoch + 1))
+                script.append((at + rng.expovariate(1), request, cancel))
             if isinstance(job, Judge) and rng.random() < 0.4:
-                script.append((at + rng.expovariate(1), request, _foresight(job)))
+                ahead = Order(request=request, command=_foresight(job))
+                script.append((at + rng.expovariate(1), request, ahead))
             base = min(base + rng.randint(0, 2), LIMIT - 8)
         if rng.random() < 0.5:
             script.append((at + rng.expovariate(1), request, None))
@@ -456,20 +438,19 @@ def some_script(rng: random.Random, device: Device, requests: int) -> Script:
     ]
 
 
-def _some_job(rng: random.Random, device: Device, epoch: int, base: int) -> Command:
-    if device is Device.DRAFT:
-        return Propose(epoch=epoch, base=base, pending=(), count=rng.randint(1, 6))
-    return Judge(epoch=epoch, base=base, pending=Drafted())
+def _some_job(rng: random.Random, device: Device, epoch: int, base: int) -> Propose | Judge:
+    if device == DRAFT:
+        return Propose(job=epoch + 1, epoch=epoch, base=base, pending=(), count=rng.randint(1, 6))
+    return Judge(job=epoch + 1, epoch=epoch, base=base)
 
 
 def _foresight(job: Judge) -> Foresight:
-    return Foresight(epoch=job.epoch, base=job.base, restarts=True, window=())
+    return Foresight(job=job.job, restarts=True, window=())
 
 
-def _with_foresight(rng: random.Random, job: Command) -> Packet:
-    if isinstance(job, Judge) and rng.random() < 0.4:
-        return Foretold(job=job, foresight=_foresight(job))
-    return job
+def _order(rng: random.Random, request: int, job: Propose | Judge) -> Order:
+    foresight = _foresight(job) if isinstance(job, Judge) and rng.random() < 0.4 else None
+    return Order(request=request, command=job, fresh=(1,) * job.base, foresight=foresight)
 
 
 def virtual_loop(script: Script, luck: Luck, device: Device) -> Heard:
@@ -479,7 +460,7 @@ def virtual_loop(script: Script, luck: Luck, device: Device) -> Heard:
     def reply(request: int, event: Proposed | Judged) -> None:
         heard.append((env.now, request, event))
 
-    host = (DraftHost if device is Device.DRAFT else TargetHost)(by_rows, reply)
+    host = (VirtualDraft if device == DRAFT else VirtualTarget)(by_rows, reply)
     for request, text in luck.texts.items():
         host.open(request, luck.prompts[request], text, LIMIT)
     worker = Worker(env, host, Ledger(env))
@@ -495,9 +476,9 @@ def virtual_loop(script: Script, luck: Luck, device: Device) -> Heard:
 
 
 def real_loop(script: Script, luck: Luck, device: Device) -> Heard:
-    clock, drafts = FakeClock(), device is Device.DRAFT
+    clock, drafts = FakeClock(), device == DRAFT
     runner = TimedRunner(luck.draft if drafts else says_one, clock, by_rows)
-    host: hosts.Host = (hosts.DraftHost if drafts else hosts.TargetHost)(runner, clock)
+    host: hosts.Host = (hosts.draft_host if drafts else hosts.target_host)(runner, clock)
     for request in luck.texts:
         host.take(open_packet(request, luck, "greedy"))
     link = ScriptedLink(script, clock)
@@ -505,7 +486,7 @@ def real_loop(script: Script, luck: Luck, device: Device) -> Heard:
     return link.heard
 
 
-@pytest.mark.parametrize("device", list(Device))
+@pytest.mark.parametrize("device", list(DEVICES))
 @pytest.mark.parametrize("seed", range(30))
 def test_a_virtual_device_takes_its_turns_when_a_real_one_does(device: Device, seed: int) -> None:
     """The loop of `actors.device.serve`: packets are read between two turns, and only then."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoding.errors import SettingError
-from decoding.messages import Device, Judged, Proposed
+from decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, Proposed
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from decoding.trace import Received
@@ -36,7 +36,7 @@ instants = st.floats(0, 2)
 def faults(draw: st.DrawFn) -> tuple[Fault, ...]:
     """Any faults, one after the other on each device."""
     found = []
-    for device in Device:
+    for device in DEVICES:
         clock = 0.0
         for _ in range(draw(st.integers(0, 3))):
             clock += draw(instants)
@@ -93,14 +93,14 @@ def test_whatever_goes_wrong_every_text_is_whole(
 delays = st.one_of(
     st.builds(
         Fault,
-        device=st.sampled_from(Device),
+        device=st.sampled_from(DEVICES),
         kind=st.just(FaultKind.STALL),
         at=instants,
         seconds=st.floats(0.001, PATIENCE_S),
     ),
     st.builds(
         Fault,
-        device=st.sampled_from(Device),
+        device=st.sampled_from(DEVICES),
         kind=st.just(FaultKind.SLOW),
         at=instants,
         seconds=st.floats(0.001, 3),
@@ -108,7 +108,7 @@ delays = st.one_of(
     ),
     st.builds(
         Fault,
-        device=st.just(Device.TARGET),
+        device=st.just(TARGET),
         kind=st.just(FaultKind.CRASH),
         at=instants,
         seconds=st.floats(0.001, 3),
@@ -137,16 +137,14 @@ def test_a_fault_that_leaves_the_draft_with_a_request_saves_no_time(
 @pytest.mark.parametrize("at", [0.0, 10.0, 10.5])
 def test_a_stall_of_the_target_delays_everything_by_its_length(at: float, passes: float) -> None:
     """Also one within a single pass: the pass goes on where it was."""
-    stall = Fault(
-        device=Device.TARGET, kind=FaultKind.STALL, at=at * PASS_S, seconds=passes * PASS_S
-    )
+    stall = Fault(device=TARGET, kind=FaultKind.STALL, at=at * PASS_S, seconds=passes * PASS_S)
     played = run(Scenario(settings=AR, workload=one(TOKENS), faults=(stall,)))
 
     assert played.seconds == (TOKENS + passes) * PASS_S
 
 
 def test_an_idle_device_that_stalls_begins_when_the_stall_is_over() -> None:
-    stall = Fault(device=Device.TARGET, kind=FaultKind.STALL, at=1.0, seconds=0.5)
+    stall = Fault(device=TARGET, kind=FaultKind.STALL, at=1.0, seconds=0.5)
     load = Workload(requests=1, arrivals=Times((1.25,)), output=Fixed(4))
     played = run(Scenario(settings=AR, workload=load, faults=(stall,)))
 
@@ -154,7 +152,7 @@ def test_an_idle_device_that_stalls_begins_when_the_stall_is_over() -> None:
 
 
 def test_a_draft_that_stalls_for_too_long_is_left_behind_and_comes_back() -> None:
-    stall = Fault(device=Device.DRAFT, kind=FaultKind.STALL, at=0.5, seconds=3.0)
+    stall = Fault(device=DRAFT, kind=FaultKind.STALL, at=0.5, seconds=3.0)
     played = run(Scenario(workload=one(400), faults=(stall,)), trace=True)
 
     metrics = played.served[0].metrics
@@ -165,7 +163,7 @@ def test_a_draft_that_stalls_for_too_long_is_left_behind_and_comes_back() -> Non
 
 
 def test_a_draft_that_stalls_shortly_is_waited_for() -> None:
-    stall = Fault(device=Device.DRAFT, kind=FaultKind.STALL, at=0.5, seconds=PATIENCE_S)
+    stall = Fault(device=DRAFT, kind=FaultKind.STALL, at=0.5, seconds=PATIENCE_S)
     played = run(Scenario(workload=one(400), faults=(stall,)))
 
     assert played.served[0].metrics.draft_losses == 0
@@ -184,7 +182,7 @@ def _windows(played: Run) -> list[float]:
 # -- slow devices ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", list(Device))
+@pytest.mark.parametrize("device", list(DEVICES))
 def test_a_slow_device_takes_longer_for_just_the_forwards_it_begins_while_slow(
     device: Device,
 ) -> None:
@@ -194,7 +192,7 @@ def test_a_slow_device_takes_longer_for_just_the_forwards_it_begins_while_slow(
     )
     played = run(scenario, trace=True)
 
-    kind, normal = (Proposed, PASS_S / 4) if device is Device.DRAFT else (Judged, PASS_S)
+    kind, normal = (Proposed, PASS_S / 4) if device is DRAFT else (Judged, PASS_S)
     events = [record.event for record in played.records if isinstance(record, Received)]
     jobs = [event for event in events if isinstance(event, kind)]
     assert len(jobs) >= TOKENS
@@ -205,9 +203,7 @@ def test_a_slow_device_takes_longer_for_just_the_forwards_it_begins_while_slow(
 
 def test_a_slow_target_costs_what_its_slow_passes_cost() -> None:
     """From pass 10.5 on, for 7 passes: the passes begun at 11, 14 and 17 take three each."""
-    slow = Fault(
-        device=Device.TARGET, kind=FaultKind.SLOW, at=10.5 * PASS_S, seconds=7 * PASS_S, factor=3
-    )
+    slow = Fault(device=TARGET, kind=FaultKind.SLOW, at=10.5 * PASS_S, seconds=7 * PASS_S, factor=3)
     played = run(Scenario(settings=AR, workload=one(TOKENS), faults=(slow,)))
 
     assert played.seconds == (TOKENS + 3 * 2) * PASS_S
@@ -219,7 +215,7 @@ def test_a_slow_target_costs_what_its_slow_passes_cost() -> None:
 @pytest.mark.parametrize("schedule", [sd(4), pearl(5), pearl(5, 2), pearl(5, strict=False)])
 def test_requests_go_on_while_the_draft_is_gone_and_use_it_again(schedule: Settings) -> None:
     """Out of step, two of them may take turns at the target; each has every second pass then."""
-    crash = Fault(device=Device.DRAFT, kind=FaultKind.CRASH, at=1.0, seconds=2.0)
+    crash = Fault(device=DRAFT, kind=FaultKind.CRASH, at=1.0, seconds=2.0)
     played = run(Scenario(settings=schedule, workload=several(3, 300), faults=(crash,)), trace=True)
 
     for served in played.served:
@@ -231,7 +227,7 @@ def test_requests_go_on_while_the_draft_is_gone_and_use_it_again(schedule: Setti
 
 
 def test_nothing_is_committed_while_the_target_is_gone() -> None:
-    crash = Fault(device=Device.TARGET, kind=FaultKind.CRASH, at=1.0, seconds=2.0)
+    crash = Fault(device=TARGET, kind=FaultKind.CRASH, at=1.0, seconds=2.0)
     played = run(Scenario(workload=several(3, 300), faults=(crash,)), trace=True)
 
     records = [record for record in played.records if isinstance(record, Received)]
@@ -242,7 +238,7 @@ def test_nothing_is_committed_while_the_target_is_gone() -> None:
 
 def test_a_pass_that_a_crash_cut_short_is_made_again_and_counts_as_wasted() -> None:
     """Half of pass 10 is lost, then comes the restart, then pass 10 once more."""
-    crash = Fault(device=Device.TARGET, kind=FaultKind.CRASH, at=10.5 * PASS_S, seconds=4 * PASS_S)
+    crash = Fault(device=TARGET, kind=FaultKind.CRASH, at=10.5 * PASS_S, seconds=4 * PASS_S)
     played = run(Scenario(settings=AR, workload=one(TOKENS), faults=(crash,)))
 
     assert played.seconds == (TOKENS + 0.5 + 4) * PASS_S
@@ -250,21 +246,21 @@ def test_a_pass_that_a_crash_cut_short_is_made_again_and_counts_as_wasted() -> N
     assert played.served[0].metrics.target_passes == TOKENS
 
 
-@pytest.mark.parametrize("device", list(Device))
+@pytest.mark.parametrize("device", list(DEVICES))
 def test_a_device_may_crash_in_the_moment_of_its_restart(device: Device) -> None:
     """Faults follow each other without a gap: the first one ends before the second begins."""
     first = Fault(device=device, kind=FaultKind.CRASH, at=1.0, seconds=0.5)
     second = Fault(device=device, kind=FaultKind.CRASH, at=1.5, seconds=0.5)
     played = run(Scenario(workload=one(200), faults=(second, first)))
 
-    account = played.draft if device is Device.DRAFT else played.target
+    account = played.draft if device is DRAFT else played.target
     metrics = played.served[0].metrics
     assert account.down == 1.0
     assert metrics.draft_losses + metrics.target_losses == 2
 
 
 def test_a_draft_that_crashes_is_nothing_to_the_target_alone() -> None:
-    crash = Fault(device=Device.DRAFT, kind=FaultKind.CRASH, at=0.1, seconds=0.3)
+    crash = Fault(device=DRAFT, kind=FaultKind.CRASH, at=0.1, seconds=0.3)
     played = run(Scenario(settings=AR, workload=one(TOKENS), faults=(crash,)))
 
     assert played.seconds == TOKENS * PASS_S
@@ -275,7 +271,7 @@ def test_a_draft_that_crashes_is_nothing_to_the_target_alone() -> None:
 def test_a_request_that_comes_while_the_draft_is_gone_begins_without_it(
     schedule: Settings,
 ) -> None:
-    crash = Fault(device=Device.DRAFT, kind=FaultKind.CRASH, at=0.5, seconds=10.0)
+    crash = Fault(device=DRAFT, kind=FaultKind.CRASH, at=0.5, seconds=10.0)
     load = Workload(requests=1, arrivals=Times((1.0,)), output=Fixed(20))
     played = run(Scenario(settings=schedule, workload=load, faults=(crash,)))
 
@@ -288,7 +284,7 @@ def test_a_row_held_for_a_window_that_never_comes_decides_without_a_pass() -> No
 
     As on a real device, that row then gives the token by itself.
     """
-    crash = Fault(device=Device.DRAFT, kind=FaultKind.CRASH, at=1.01, seconds=100.0)
+    crash = Fault(device=DRAFT, kind=FaultKind.CRASH, at=1.01, seconds=100.0)
     scenario = Scenario(
         settings=HOLDING, acceptance=Independent(1.0), workload=one(300), faults=(crash,)
     )
@@ -307,7 +303,7 @@ def test_a_row_held_for_a_window_that_never_comes_decides_without_a_pass() -> No
 # -- what is refused -------------------------------------------------------------------------------
 
 
-def _fault(at: float, seconds: float, device: Device = Device.DRAFT) -> Fault:
+def _fault(at: float, seconds: float, device: Device = DRAFT) -> Fault:
     return Fault(device=device, kind=FaultKind.STALL, at=at, seconds=seconds)
 
 
@@ -317,7 +313,7 @@ def test_faults_of_one_device_must_not_overlap() -> None:
 
 
 def test_faults_may_follow_each_other_and_strike_both_devices_at_once() -> None:
-    wrong = (_fault(1, 1), _fault(2, 1), _fault(1, 5, Device.TARGET))
+    wrong = (_fault(1, 1), _fault(2, 1), _fault(1, 5, TARGET))
 
     assert Scenario(faults=wrong).faults == wrong
 
@@ -337,4 +333,4 @@ def test_a_fault_that_cannot_be_is_refused(name: str, value: float, kind: FaultK
     given_ = {"at": 1.0, "seconds": 1.0, "factor": 1.0} | {name: value}
 
     with pytest.raises(SettingError, match=f"^{name} is {value}; it must be .+$"):
-        Fault(device=Device.DRAFT, kind=kind, **given_)
+        Fault(device=DRAFT, kind=kind, **given_)

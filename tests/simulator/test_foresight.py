@@ -25,7 +25,7 @@ from actors.hosts import Said
 from actors.peers import Peer
 from actors.scheduler import Scheduler
 from actors.wire import Alive, Answer, Finished, Hello, Submit, ToDevice, frame
-from decoding.messages import Device, Judged, Proposed
+from decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, Proposed
 from decoding.policies import REST, AutoPolicy
 from decoding.sampling import Sampling
 from decoding.settings import Settings
@@ -122,7 +122,7 @@ def test_where_nothing_can_be_foreseen_nothing_changes(name: str) -> None:
 
 faults = st.builds(
     Fault,
-    device=st.sampled_from(Device),
+    device=st.sampled_from(DEVICES),
     kind=st.sampled_from([FaultKind.CRASH, FaultKind.STALL]),
     at=st.floats(0, 2),
     seconds=st.floats(0.001, 2.5),
@@ -310,9 +310,7 @@ def test_a_target_that_was_restarted_waits_to_be_told() -> None:
     restart, the command that is sent again at once, and everything as before.
     """
     link = PASS_S / 8
-    crash = Fault(
-        device=Device.TARGET, kind=FaultKind.CRASH, at=link + 10.5 * PASS_S, seconds=4 * PASS_S
-    )
+    crash = Fault(device=TARGET, kind=FaultKind.CRASH, at=link + 10.5 * PASS_S, seconds=4 * PASS_S)
     network = Network(target=Link(latency_s=link))
     scenario = Scenario(settings=AR, network=network, workload=one(TOKENS), faults=(crash,))
 
@@ -345,8 +343,8 @@ class RealPair:
         certain = np.random.default_rng()  # of a replay nothing is left to chance
         written = {number: Replay(TEXTS).text(certain, number) for number in range(requests)}
         self._luck = Luck(written, dict(enumerate(PROMPTS)))
-        links = {Device.DRAFT: network.draft, Device.TARGET: network.target}
-        self._devices = {device: self._device(device, links[device]) for device in Device}
+        links = {DRAFT: network.draft, TARGET: network.target}
+        self._devices = {device: self._device(device, links[device]) for device in DEVICES}
         self._client, self._heard = self._peer(Hello(secret=self._scheduler._secret))
 
     def _peer(self, hello: Hello) -> tuple[Peer, Wire]:
@@ -357,10 +355,10 @@ class RealPair:
 
     def _device(self, role: Device, link: Link) -> RealDevice:
         peer, wire = self._peer(Hello(secret=self._scheduler._secret, device=role))
-        drafts, clock = role is Device.DRAFT, FakeClock()
+        drafts, clock = role is DRAFT, FakeClock()
         cost = PAIR.draft if drafts else PAIR.target
         runner = TimedRunner(self._luck.draft if drafts else says_one, clock, cost.seconds)
-        host = (hosts.DraftHost if drafts else hosts.TargetHost)(runner, clock)
+        host = (hosts.draft_host if drafts else hosts.target_host)(runner, clock)
         device = RealDevice(self._env, host, clock, link.latency_s, peer, wire, self._post)
         peer.data_received(frame(Alive()))
         return device

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 import pytest
 
-from decoding.messages import Device
+from decoding.messages import DRAFT, TARGET
 from decoding.settings import Settings
 from simulator.acceptance import Independent
 from simulator.answers import run
@@ -29,10 +29,10 @@ SLOW_LINKS: Final = Network(
     draft=Link(latency_s=0.003, jitter_s=0.002), target=Link(latency_s=0.001), control_s=0.0005
 )
 _MOMENTS: Final = [
-    (Device.DRAFT, 2.0),
-    (Device.DRAFT, 6.0),
-    (Device.TARGET, 2.5),
-    (Device.TARGET, 8.0),
+    (DRAFT, 2.0),
+    (DRAFT, 6.0),
+    (TARGET, 2.5),
+    (TARGET, 8.0),
 ]
 CRASHES: Final = tuple(
     Fault(device=device, kind=FaultKind.CRASH, at=at, seconds=0.8) for device, at in _MOMENTS
@@ -134,7 +134,7 @@ def test_the_draft_wastes_what_no_text_has() -> None:
 
 
 def test_a_device_is_down_while_it_is_crashed() -> None:
-    crash = Fault(device=Device.DRAFT, kind=FaultKind.CRASH, at=1.0, seconds=0.5)
+    crash = Fault(device=DRAFT, kind=FaultKind.CRASH, at=1.0, seconds=0.5)
     played = run(Scenario(workload=one(200), faults=(crash,)))
 
     assert played.draft.down == 0.5

@@ -13,21 +13,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decoding.errors import SettingError
-from decoding.foresight import Foresight
-from decoding.messages import Cancel, Drafted, Event, Judge, Judged, Propose, Proposed
+from decoding.messages import (
+    Cancel,
+    Drafted,
+    Foresight,
+    Judge,
+    Judged,
+    Order,
+    Propose,
+    Proposed,
+)
 from simulator.devices import Process
-from simulator.links import MESSAGE_BYTES, TOKEN_BYTES, Foretold, Line, Link, Network, Packet
+from simulator.links import MESSAGE_BYTES, TOKEN_BYTES, Line, Link, Message, Network
 from tests.decoding.certainty import margin
 
-SHORT: Final = Cancel(epoch=1)
-PENDING: Final = Judge(epoch=0, base=0, pending=Drafted(tokens=(1,) * 8))
-AHEAD: Final = Foresight(epoch=0, base=0, restarts=True, window=(1, 1, 1))
-UNKNOWN: Final = Foresight(epoch=0, base=0, restarts=True)
+SHORT: Final = Order(request=0, command=Cancel(epoch=1))
+PENDING: Final = Judge(job=1, epoch=0, base=0, pending=Drafted(tokens=(1,) * 8))
+AHEAD: Final = Foresight(job=1, restarts=True, window=(1, 1, 1))
+UNKNOWN: Final = Foresight(job=1, restarts=True)
 
 
 def arrivals(
     link: Link,
-    sent: Sequence[tuple[float, Packet | Event]],
+    sent: Sequence[tuple[float, Message]],
     *,
     delay_s: float = 0.0,
     seed: int = 0,
@@ -83,7 +91,7 @@ def test_jitter_has_the_mean_it_says() -> None:
 def test_large_messages_take_what_the_bandwidth_says() -> None:
     link = Link(latency_s=1.0, bandwidth=64.0)
 
-    ((at, _),) = arrivals(link, [(0.0, PENDING)])
+    ((at, _),) = arrivals(link, [(0.0, Order(request=0, command=PENDING))])
 
     assert at == 1.0 + (MESSAGE_BYTES + 8 * TOKEN_BYTES) / 64
 
@@ -100,18 +108,18 @@ def test_messages_share_the_bandwidth() -> None:
     ("message", "tokens", "laws"),
     [
         (PENDING, 8, 8),
-        (Propose(epoch=0, base=0, pending=(1, 1), count=5), 2, 0),
-        (Proposed(epoch=0, start=0, drafted=Drafted(tokens=(1, 1, 1))), 3, 3),
-        (Judged(epoch=0, base=0, judged=4, kept=2, token=1), 1, 0),
+        (Propose(job=1, epoch=0, base=0, pending=(1, 1), count=5), 2, 0),
+        (Proposed(job=1, epoch=0, start=0, drafted=Drafted(tokens=(1, 1, 1))), 3, 3),
+        (Judged(job=1, epoch=0, base=0, judged=4, kept=2, token=1), 1, 0),
         (SHORT, 0, 0),
         (AHEAD, 3, 0),
         (UNKNOWN, 0, 0),
-        (Foretold(job=PENDING, foresight=UNKNOWN), 8, 8),
-        (Foretold(job=PENDING, foresight=AHEAD), 11, 8),
+        (Order(request=0, command=PENDING, foresight=UNKNOWN), 8, 8),
+        (Order(request=0, command=PENDING, foresight=AHEAD), 11, 8),
     ],
 )
 def test_laws_travel_with_the_tokens_that_were_drawn_from_them(
-    message: Packet | Event, tokens: int, laws: int
+    message: Message, tokens: int, laws: int
 ) -> None:
     link = Link(bandwidth=1.0, law_bytes=1000)
 

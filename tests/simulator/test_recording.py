@@ -12,8 +12,9 @@ from decoding import trace
 from decoding.errors import MalformedTraceError, SettingError
 from decoding.exchanges import agreement
 from decoding.messages import (
+    DRAFT,
+    TARGET,
     Command,
-    Device,
     DeviceBack,
     DeviceLost,
     Drafted,
@@ -36,10 +37,12 @@ from simulator.recording import Delays, Replayed, replay, replay_file
 from simulator.streams import Purpose, stream
 from simulator.workload import Fixed, Workload
 from simulator.world import Pair, Scenario
+from tests.simulator.numbered import numbered
 
 TOKENS: Final = 200
 STOP: Final = StopRules(limit=TOKENS)
 HOLD: Final = Settings(gamma=4, verifier="rejection", sampling=Sampling(temperature=1.0))
+
 SETTINGS: Final = {
     "AR": Settings(schedule="ar"),
     "SD 1": Settings(schedule="sd", gamma=1),
@@ -112,13 +115,13 @@ def test_a_run_of_chance_comes_out_the_same(settings: Settings, seed: int) -> No
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault(device=Device.DRAFT, kind=FaultKind.CRASH, at=1.01, seconds=0.5),
-        Fault(device=Device.DRAFT, kind=FaultKind.CRASH, at=0.0, seconds=1.0),
-        Fault(device=Device.DRAFT, kind=FaultKind.CRASH, at=1.0, seconds=0.5),
-        Fault(device=Device.DRAFT, kind=FaultKind.STALL, at=1.01, seconds=2.0),
-        Fault(device=Device.DRAFT, kind=FaultKind.SLOW, at=1.01, seconds=2.0, factor=9),
-        Fault(device=Device.TARGET, kind=FaultKind.CRASH, at=1.01, seconds=0.5),
-        Fault(device=Device.TARGET, kind=FaultKind.CRASH, at=0.0, seconds=1.0),
+        Fault(device=DRAFT, kind=FaultKind.CRASH, at=1.01, seconds=0.5),
+        Fault(device=DRAFT, kind=FaultKind.CRASH, at=0.0, seconds=1.0),
+        Fault(device=DRAFT, kind=FaultKind.CRASH, at=1.0, seconds=0.5),
+        Fault(device=DRAFT, kind=FaultKind.STALL, at=1.01, seconds=2.0),
+        Fault(device=DRAFT, kind=FaultKind.SLOW, at=1.01, seconds=2.0, factor=9),
+        Fault(device=TARGET, kind=FaultKind.CRASH, at=1.01, seconds=0.5),
+        Fault(device=TARGET, kind=FaultKind.CRASH, at=0.0, seconds=1.0),
     ],
     ids=lambda fault: f"{fault.device} {fault.kind} at {fault.at}",
 )
@@ -214,7 +217,7 @@ def test_a_replay_takes_one_request() -> None:
 
 @pytest.mark.parametrize("times", [(1.0, 0.5), (-1.0, 0.0), (0.0, 1e300)])
 def test_times_that_no_clock_shows_are_refused(times: tuple[float, float]) -> None:
-    records = [_sent(at, Judge(epoch=0, base=0, pending=Drafted())) for at in times]
+    records = [_sent(at, Judge(job=0, epoch=0, base=0, pending=Drafted())) for at in times]
 
     with pytest.raises(MalformedTraceError, match="times in the trace are no clock's"):
         replay(records, SETTINGS["AR"], STOP)
@@ -233,44 +236,53 @@ def _received(at: float, event: Event, *tokens: int, epoch: int = 0, **more: Any
 
 
 def _propose(epoch: int, base: int, *pending: int, count: int = 2) -> Propose:
-    return Propose(epoch=epoch, base=base, pending=pending, count=count)
+    return Propose(job=0, epoch=epoch, base=base, pending=pending, count=count)
 
 
 def _judge(epoch: int, base: int, *pending: int) -> Judge:
-    return Judge(epoch=epoch, base=base, pending=Drafted(tokens=pending))
+    return Judge(job=0, epoch=epoch, base=base, pending=Drafted(tokens=pending))
 
 
 def _proposed(epoch: int, start: int, *tokens: int, at: float = 0.0) -> Proposed:
     return Proposed(
-        epoch=epoch, start=start, drafted=Drafted(tokens=tokens), began=at, ended=at + 0.1
+        job=0, epoch=epoch, start=start, drafted=Drafted(tokens=tokens), began=at, ended=at + 0.1
     )
 
 
 def _judged(epoch: int, base: int, *verdict: int, at: float = 0.0) -> Judged:
     judged, kept, token = verdict
     return Judged(
-        epoch=epoch, base=base, judged=judged, kept=kept, token=token, began=at, ended=at + 0.3
+        job=0,
+        epoch=epoch,
+        base=base,
+        judged=judged,
+        kept=kept,
+        token=token,
+        began=at,
+        ended=at + 0.3,
     )
 
 
-BY_HAND: Final[tuple[Record, ...]] = (
-    # The target writes 10; the draft foresaw it, and 11.
-    _sent(5.0, _judge(0, 0)),
-    _sent(5.0, _propose(0, 0)),
-    _received(5.2, _proposed(0, 0, 10, 11, at=5.05)),
-    _received(5.4, _judged(0, 0, 0, 0, 10, at=5.05), 10, kept=1),
-    # It keeps 11 and writes 12; the draft was about to write 99, 98.
-    _sent(5.4, _judge(0, 1, 11)),
-    _sent(5.4, _propose(0, 1, 11)),
-    _received(5.6, _proposed(0, 2, 99, 98, at=5.45), kept=1),
-    _received(5.8, _judged(0, 1, 1, 1, 12, at=5.45), 11, 12, epoch=1, kept=2, rejections=1),
-    # The target writes 13, as the draft does; nobody foresees the last token.
-    _sent(5.8, _judge(1, 3)),
-    _sent(5.8, _propose(1, 3, count=1)),
-    _received(6.0, _proposed(1, 3, 13, at=5.85), epoch=1, kept=2, rejections=1),
-    _received(6.2, _judged(1, 3, 0, 0, 13, at=5.85), 13, epoch=1, kept=3, rejections=1),
-    _sent(6.2, _judge(1, 4)),
-    _received(6.6, _judged(1, 4, 0, 0, 14, at=6.25), 14, epoch=2, kept=3, rejections=1),
+BY_HAND: Final = numbered(
+    (
+        # The target writes 10; the draft foresaw it, and 11.
+        _sent(5.0, _judge(0, 0)),
+        _sent(5.0, _propose(0, 0)),
+        _received(5.2, _proposed(0, 0, 10, 11, at=5.05)),
+        _received(5.4, _judged(0, 0, 0, 0, 10, at=5.05), 10, kept=1),
+        # It keeps 11 and writes 12; the draft was about to write 99, 98.
+        _sent(5.4, _judge(0, 1, 11)),
+        _sent(5.4, _propose(0, 1, 11)),
+        _received(5.6, _proposed(0, 2, 99, 98, at=5.45), kept=1),
+        _received(5.8, _judged(0, 1, 1, 1, 12, at=5.45), 11, 12, epoch=1, kept=2, rejections=1),
+        # The target writes 13, as the draft does; nobody foresees the last token.
+        _sent(5.8, _judge(1, 3)),
+        _sent(5.8, _propose(1, 3, count=1)),
+        _received(6.0, _proposed(1, 3, 13, at=5.85), epoch=1, kept=2, rejections=1),
+        _received(6.2, _judged(1, 3, 0, 0, 13, at=5.85), 13, epoch=1, kept=3, rejections=1),
+        _sent(6.2, _judge(1, 4)),
+        _received(6.6, _judged(1, 4, 0, 0, 14, at=6.25), 14, epoch=2, kept=3, rejections=1),
+    )
 )
 """PEARL with windows of two, and a limit of five tokens."""
 
@@ -302,20 +314,20 @@ def test_windows_on_a_text_that_was_thrown_away_say_nothing() -> None:
         _received(0.4, _judged(1, 2, 0, 0, 12), 12, epoch=1),
     ]
 
-    assert agreement(records) == {7: "10?"}
+    assert agreement(numbered(records)) == {7: "10?"}
 
 
 def test_windows_that_nobody_wanted_any_more_count_where_they_stand_on_the_text() -> None:
     records: list[Record] = [
         _sent(0.0, _propose(0, 0, count=3)),
-        _received(0.1, DeviceLost(device=Device.DRAFT)),
+        _received(0.1, DeviceLost(device=DRAFT)),
         _received(0.2, _proposed(0, 0, 10, 11), wanted=False),
-        _received(0.2, DeviceBack(device=Device.DRAFT)),
+        _received(0.2, DeviceBack(device=DRAFT)),
         _received(0.3, _judged(0, 0, 0, 0, 10), 10, 11, 12),
         _received(0.4, _proposed(5, 0, 66), wanted=False),  # an answer to nothing
     ]
 
-    assert agreement(records) == {7: "11?"}
+    assert agreement(numbered(records)) == {7: "11?"}
 
 
 # -- the luck --------------------------------------------------------------------------------------
@@ -454,13 +466,13 @@ def test_a_file_that_is_not_there_is_named(path: Path) -> None:
         b"[",
         b"[\n",
         b'[\n{"ph":"M","name":"a trace of somebody else"},\n',
-        b'[\n{"args":{"header":{"version":2,"about":{}}}},\n',
+        b'[\n{"args":{"header":{"version":1,"about":{}}}},\n',
     ],
 )
 def test_a_file_that_is_no_trace_is_named(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
-    assert _refusal(path) == f"{path} is not a trace of version 1 of this project"
+    assert _refusal(path) == f"{path} is not a trace of version 2 of this project"
 
 
 @pytest.mark.parametrize(

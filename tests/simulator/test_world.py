@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 import pytest
 
-from decoding.messages import Device, Judged, Proposed
+from decoding.messages import DRAFT, TARGET, Judged, Proposed
 from decoding.settings import Settings
 from decoding.trace import Received, Sent
 from simulator.acceptance import Independent
@@ -283,8 +283,8 @@ def test_every_message_takes_its_link_there_and_back(settings: Settings) -> None
     for record in records:
         if not isinstance(record, Received) or not isinstance(record.event, Judged | Proposed):
             continue
-        device = Device.TARGET if isinstance(record.event, Judged) else Device.DRAFT
-        latency = 0.25 if device is Device.TARGET else 0.125
+        device = TARGET if isinstance(record.event, Judged) else DRAFT
+        latency = 0.25 if device is TARGET else 0.125
         assert record.at == record.event.ended + latency
         assert record.event.began >= min(sent.values()) + 0.5 + latency
 

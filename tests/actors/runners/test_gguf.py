@@ -12,7 +12,9 @@ import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from actors import pair
-from actors.runners.loading import describe, load_runner, load_tokenizer
+from actors.runners.describing import describe
+from actors.runners.loading import load_runner
+from actors.runners.vocabulary import load_tokenizer
 from decoding.errors import ModelError
 from tests.actors.runners.models import close, feed, plain
 

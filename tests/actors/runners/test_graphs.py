@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors import device
-from actors.hosts import DraftHost
+from actors.hosts import Host, draft_host
 from actors.runners import graphs, loading, memory, shelves
 from actors.runners.graphs import (
     LEAST_USED,
@@ -38,7 +38,7 @@ from actors.runners.stand_in import TimedRunner
 from actors.specs import DeviceSpec
 from actors.wire import Address
 from decoding.errors import PlacementError
-from decoding.messages import Device
+from decoding.messages import Role
 from tests.actors.runners.models import (
     CONFIGS,
     POSITIONS,
@@ -542,9 +542,9 @@ def test_a_device_loads_its_model_and_works_in_a_queue_of_its_own(
 
     monkeypatch.setattr(loading, "own_stream", queue)
 
-    def load(*_: object, **__: object) -> DraftHost:
+    def load(*_: object, **__: object) -> Host:
         story.append("load")
-        return DraftHost(TimedRunner(lambda _: 0.0))
+        return draft_host(TimedRunner(lambda _: 0.0))
 
     def serve(*_: object) -> bool:
         story.append("serve")
@@ -552,7 +552,7 @@ def test_a_device_loads_its_model_and_works_in_a_queue_of_its_own(
 
     monkeypatch.setattr(device, "_load", load)
     monkeypatch.setattr(device, "serve", serve)
-    spec = DeviceSpec(role=Device.DRAFT, model="any", place="cuda:0", vocabulary=8)
+    spec = DeviceSpec(role=Role.DRAFT, model="any", place="cuda:0", vocabulary=8)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         host, port = server.getsockname()

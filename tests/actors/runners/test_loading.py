@@ -14,17 +14,16 @@ import torch
 from huggingface_hub import errors as hub
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, __version__
 
-from actors.runners import loading
+from actors.runners import loading, memory
+from actors.runners.describing import ModelDescription, describe
 from actors.runners.loading import (
-    ModelDescription,
     check_memory,
     check_room,
-    describe,
     load_runner,
-    load_tokenizer,
     loading_bytes,
 )
 from actors.runners.shelves import BLOCK
+from actors.runners.vocabulary import load_tokenizer
 from decoding.errors import (
     ModelError,
     PlacementError,
@@ -363,7 +362,7 @@ def test_a_model_too_large_for_the_device_is_refused_before_it_is_loaded(
 ) -> None:
     """Running out of memory halfway takes the machine along."""
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", forbidden)
-    monkeypatch.setattr(loading, "free_bytes", lambda _place: 1000)
+    monkeypatch.setattr(memory, "free_bytes", lambda _place: 1000)
 
     with pytest.raises(PlacementError) as refused:
         load_runner(str(saved))
@@ -382,10 +381,10 @@ def test_a_cache_is_counted_beside_the_weights(
     described = describe(str(saved))
     needed = loading_bytes(described, device="cpu") + 1000 * 64 * 64 * 4
 
-    monkeypatch.setattr(loading, "free_bytes", lambda _place: needed)
+    monkeypatch.setattr(memory, "free_bytes", lambda _place: needed)
     check_memory(described, device="cpu", rows=1000, length=64)
 
-    monkeypatch.setattr(loading, "free_bytes", lambda _place: needed - 1)
+    monkeypatch.setattr(memory, "free_bytes", lambda _place: needed - 1)
     with pytest.raises(PlacementError, match=r"16\.38 MB for its cache"):
         check_memory(described, device="cpu", rows=1000, length=64)
 
@@ -397,10 +396,10 @@ def test_two_models_in_one_memory_are_counted_together(
     described = describe(str(saved))
     one = loading_bytes(described, device="cpu")
 
-    monkeypatch.setattr(loading, "free_bytes", lambda _place: 2 * one)
+    monkeypatch.setattr(memory, "free_bytes", lambda _place: 2 * one)
     check_memory(described, device="cpu", beside=one)
 
-    monkeypatch.setattr(loading, "free_bytes", lambda _place: 2 * one - 1)
+    monkeypatch.setattr(memory, "free_bytes", lambda _place: 2 * one - 1)
     with pytest.raises(PlacementError):
         check_memory(described, device="cpu", beside=one)
 

@@ -336,9 +336,9 @@ def _buffers(runner: HuggingFaceRunner) -> list[torch.Tensor]:
     """What the cache holds, its first positions: (parts, rows, heads, 160, width)."""
     network = runner._network
     if isinstance(network, LlamaForward):
-        found = list(network._buffers.values())
+        found = list(network.store._buffers.values())
     else:
-        layers = network._cache._layers
+        layers = network.store._layers
         found = [buffer for layer in layers for held in layer._held.values() for buffer in held]
     return [buffer.tensor[:, :, :, :POSITIONS] for buffer in found]
 

@@ -13,7 +13,7 @@ from actors.runners import stand_in
 from actors.runners.stand_in import SPIN_S, ScriptedRunner, TimedRunner
 from actors.scripts import POSITIONS, PROMPT_TOKENS, Script
 from decoding.errors import PromptError
-from decoding.messages import Device
+from decoding.messages import Role
 from decoding.sampling import Sampling
 from decoding.verification import make_verifier
 from tests.actors.runners.models import feed
@@ -71,7 +71,7 @@ def _draft(prompt: Sequence[int], start: int, count: int) -> list[int]:
 
 def test_the_target_says_the_script_and_the_draft_its_guesses() -> None:
     """Each row of logits speaks of the token behind the one that was read."""
-    says = {Device.TARGET: _target, Device.DRAFT: _draft}
+    says = {Role.TARGET: _target, Role.DRAFT: _draft}
     for role, expected in says.items():
         runner = ScriptedRunner(_toy(), SCRIPT, role)
         row = runner.allocate(40)
@@ -85,7 +85,7 @@ def test_the_target_says_the_script_and_the_draft_its_guesses() -> None:
 
 def test_what_was_read_before_changes_nothing() -> None:
     """Only the prompt does, also after a rollback."""
-    runner = ScriptedRunner(_toy(), SCRIPT, Device.TARGET)
+    runner = ScriptedRunner(_toy(), SCRIPT, Role.TARGET)
     row = runner.allocate(40)
     runner.forward([feed(row, 0, [*PROMPT, 9, 9, 9])])
 
@@ -95,7 +95,7 @@ def test_what_was_read_before_changes_nothing() -> None:
 
 
 def test_rows_speak_of_their_own_texts() -> None:
-    runner = ScriptedRunner(_toy(), SCRIPT, Device.TARGET)
+    runner = ScriptedRunner(_toy(), SCRIPT, Role.TARGET)
     prompts = [SCRIPT.prompt(name) for name in "ab"]
     rows = [runner.allocate(40) for _ in prompts]
     runner.forward([feed(row, 0, prompt) for row, prompt in zip(rows, prompts, strict=True)])
@@ -109,7 +109,7 @@ def test_rows_speak_of_their_own_texts() -> None:
 
 
 def test_a_row_that_is_used_again_has_forgotten_its_text() -> None:
-    runner = ScriptedRunner(_toy(), SCRIPT, Device.TARGET)
+    runner = ScriptedRunner(_toy(), SCRIPT, Role.TARGET)
     row = runner.allocate(40)
     runner.forward([feed(row, 0, PROMPT)])
     runner.release(row)
@@ -123,7 +123,7 @@ def test_a_row_that_is_used_again_has_forgotten_its_text() -> None:
 
 def test_a_row_that_is_read_from_its_beginning_has_the_new_text() -> None:
     """A feed from 0 forgets all that there was."""
-    runner = ScriptedRunner(_toy(), SCRIPT, Device.TARGET)
+    runner = ScriptedRunner(_toy(), SCRIPT, Role.TARGET)
     row = runner.allocate(40)
     runner.forward([feed(row, 0, PROMPT)])
     other = SCRIPT.prompt("another text")
@@ -134,7 +134,7 @@ def test_a_row_that_is_read_from_its_beginning_has_the_new_text() -> None:
 
 
 def test_nothing_is_said_where_nothing_is_asked() -> None:
-    runner = ScriptedRunner(_toy(), SCRIPT, Device.TARGET)
+    runner = ScriptedRunner(_toy(), SCRIPT, Role.TARGET)
 
     (logits,) = runner.forward([feed(runner.allocate(8), 0, PROMPT, logits=0)])
 
@@ -143,7 +143,7 @@ def test_nothing_is_said_where_nothing_is_asked() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_at_temperature_1_nothing_but_the_script_is_drawn(seed: int) -> None:
-    runner = ScriptedRunner(_toy(), SCRIPT, Device.TARGET)
+    runner = ScriptedRunner(_toy(), SCRIPT, Role.TARGET)
     (logits,) = runner.forward([feed(runner.allocate(8), 0, PROMPT)])
     sampling = Sampling(temperature=1.0)
     for name in ("coupled", "rejection"):
@@ -164,7 +164,7 @@ def test_at_temperature_1_nothing_but_the_script_is_drawn(seed: int) -> None:
 def test_the_runner_inside_reads_all_that_is_fed() -> None:
     """A shape is as fast as a model only when it does the same work."""
     inner = _toy()
-    runner = ScriptedRunner(inner, SCRIPT, Device.DRAFT)
+    runner = ScriptedRunner(inner, SCRIPT, Role.DRAFT)
     rows = [runner.allocate(20), runner.allocate(20)]
     feeds = [feed(rows[0], 0, PROMPT, logits=1), feed(rows[1], 0, PROMPT, logits=0)]
 
@@ -199,7 +199,7 @@ def test_a_pass_is_over_when_the_script_is_said(monkeypatch: pytest.MonkeyPatch)
     """Or a shape on a GPU would be as fast as its launches."""
     inner, logits = _toy(), Begun()
     monkeypatch.setattr(inner, "forward", lambda _: [logits])
-    runner = ScriptedRunner(inner, SCRIPT, Device.TARGET)
+    runner = ScriptedRunner(inner, SCRIPT, Role.TARGET)
 
     runner.forward([feed(runner.allocate(20), 0, PROMPT)])
 
@@ -278,7 +278,7 @@ def test_a_timed_device_has_an_end() -> None:
 
 def test_a_scripted_timed_device_works_like_any_other(clock: Clock) -> None:
     """What a stand-in without a shape is made of."""
-    runner = ScriptedRunner(TimedRunner(lambda _: 0.002), SCRIPT, Device.TARGET)
+    runner = ScriptedRunner(TimedRunner(lambda _: 0.002), SCRIPT, Role.TARGET)
     row = runner.allocate(20)
 
     said = runner.forward([feed(row, 0, PROMPT, logits=1)])[0]

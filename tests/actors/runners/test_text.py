@@ -16,8 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from actors import pair
 from actors.runners.text import detokenizer_of, encode
-from actors.text import TextStream
-from decoding.stopping import FinishReason, StopRules
+from decoding.stopping import FinishReason, StopRules, TextStream
 from decoding.text import GrowingText
 from tests.actors.tokenizers import BYTE_LETTERS, BYTES, KINDS, SPECIAL, before_stop
 

@@ -30,7 +30,8 @@ from actors import pair
 from actors.checking import CheckedPair
 from actors.engine_settings import Devices, EngineSettings
 from actors.runners.interface import Feed
-from actors.runners.loading import load_runner, load_tokenizer
+from actors.runners.loading import load_runner
+from actors.runners.vocabulary import load_tokenizer
 from decoding.errors import UsageError
 from tests.actors.runners.damage import files, tokenizers, weights
 from tests.actors.runners.damage.common import WIDTH

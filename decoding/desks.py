@@ -1,0 +1,166 @@
+"""The jobs that lie on the desk of a draft and of a target: one book for real and virtual hosts.
+
+A newer job of a request replaces the older one; a cancellation ends the jobs of older epochs. The
+target's desk also goes on before it is told, where it knows what follows (`decoding.foresight`).
+
+What a job costs and what comes of it is the host's business.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias, final
+
+from decoding.foresight import onward
+from decoding.messages import Drafted, Judge, Judged, Propose, Proposed
+
+if TYPE_CHECKING:
+    from decoding.messages import Foresight, TokenId
+
+MayGoOn: TypeAlias = Callable[[int, Judge, "tuple[TokenId, ...]"], bool]
+
+
+@dataclasses.dataclass(slots=True)
+class Writing:
+    """A window that is being written: the job, since when, and what there is of it."""
+
+    job: Propose
+    began: float
+    written: int = 0
+    tokens: tuple[TokenId, ...] = ()
+    laws: tuple[bytes, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has all tokens that were asked for."""
+        return self.written == self.job.count
+
+    def add(self, drafted: Drafted) -> None:
+        """More was written."""
+        self.written += len(drafted.tokens)
+        self.tokens += drafted.tokens
+        self.laws += drafted.laws
+
+    def answer(self, ended: float) -> Proposed:
+        """What was written."""
+        job = self.job
+        return Proposed(
+            device=job.device,
+            job=job.job,
+            epoch=job.epoch,
+            start=job.start,
+            drafted=Drafted(tokens=self.tokens, laws=self.laws),
+            complete=self.whole,
+            began=self.began,
+            ended=ended,
+        )
+
+
+@final
+class DraftDesk:
+    """Windows that are being written, by request."""
+
+    def __init__(self) -> None:
+        self.writing: dict[int, Writing] = {}
+
+    def begin(self, request: int, job: Propose, now: float) -> Writing | None:
+        """A new job; what it puts an end to."""
+        older = self.writing.get(request)
+        self.writing[request] = Writing(job, now)
+        return older
+
+    def cancel(self, request: int, epoch: int) -> Writing | None:
+        """Jobs of before this epoch are not wanted; what that puts an end to."""
+        writing = self.writing.get(request)
+        if writing is None or writing.job.epoch >= epoch:
+            return None
+        return self.writing.pop(request)
+
+    def close(self, request: int) -> Writing | None:
+        """The request has ended; what that puts an end to."""
+        return self.writing.pop(request, None)
+
+    def forget(self) -> None:
+        """Of all requests."""
+        self.writing.clear()
+
+
+@final
+class TargetDesk:
+    """Windows that wait to be judged, by request.
+
+    Args:
+        may_go_on: whether a request may go on with a job that nobody has asked for yet, of which
+            these tokens are committed then. Where it may, it does.
+    """
+
+    def __init__(self, may_go_on: MayGoOn) -> None:
+        self.waiting: dict[int, Judge] = {}
+        self._may_go_on = may_go_on
+        self._done: dict[int, tuple[Judge, Judged]] = {}  # the last verdict, while nothing follows
+        self._foresight: dict[int, Foresight] = {}
+        self._own: dict[int, Judge] = {}  # begun before it was told to
+
+    def take(self, request: int, job: Judge, foresight: Foresight | None) -> None:
+        """A job is done once, also where it was begun before it was asked for."""
+        if self._own.pop(request, None) != job:
+            self.waiting[request] = job
+            self._done.pop(request, None)
+        if foresight is not None:
+            self.foresee(request, foresight)
+
+    def foresee(self, request: int, foresight: Foresight) -> None:
+        """More is known of what will follow."""
+        self._foresight[request] = foresight
+        self.go_on(request)
+
+    def settle(self, request: int, job: Judge, verdict: Judged) -> None:
+        """A job is done."""
+        if self.waiting.get(request) is job:  # and no newer one came meanwhile
+            del self.waiting[request]
+        self._done[request] = job, verdict
+
+    def go_on(self, request: int) -> None:
+        """Begin what follows a verdict, where that is known."""
+        done, foresight = self._done.get(request), self._foresight.get(request)
+        if done is None or foresight is None or request in self._own:
+            return
+        job, verdict = done
+        following = onward(job, verdict, foresight)
+        if following is None:
+            return
+        assert verdict.token is not None  # of a row that is held nothing is foreseen
+        fresh = (*job.pending.tokens[: verdict.kept], verdict.token)
+        if self._may_go_on(request, following, fresh):
+            self.waiting[request] = self._own[request] = following
+            del self._done[request]
+
+    def close(self, request: int) -> None:
+        """The request has ended."""
+        for known in (self.waiting, self._done, self._foresight, self._own):
+            known.pop(request, None)
+
+    def forget(self) -> None:
+        """Of all requests."""
+        for known in (self.waiting, self._done, self._foresight, self._own):
+            known.clear()
+
+
+def judged(
+    job: Judge, kept: int, token: TokenId | None, times: tuple[float, float], read: int = 0
+) -> Judged:
+    """The answer to a job; without a pass nothing was read."""
+    return Judged(
+        device=job.device,
+        job=job.job,
+        epoch=job.epoch,
+        base=job.base,
+        judged=len(job.pending),
+        kept=kept,
+        token=token,
+        passes=1 if read else 0,
+        read=read,
+        began=times[0],
+        ended=times[1],
+    )
