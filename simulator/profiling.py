@@ -14,10 +14,10 @@ was read and not refused.
 from __future__ import annotations
 
 import bisect
-import collections
 import dataclasses
 import math
 import statistics
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -28,16 +28,7 @@ from decoding.errors import SettingError
 from decoding.exchanges import agreement, comparisons, correlation, exchanges
 from decoding.exchanges import passes as judged_in
 from decoding.exchanges import windows as written_in
-from decoding.messages import (
-    DRAFT,
-    TARGET,
-    Device,
-    DeviceLost,
-    Judge,
-    Judged,
-    Propose,
-    Proposed,
-)
+from decoding.messages import DRAFT, TARGET, Device, DeviceLost, Judge, Judged, Propose, Proposed
 from decoding.settings import Settings
 from decoding.stopping import StopRules
 from decoding.trace import Received, Record, Sent
@@ -113,7 +104,7 @@ def _beside(judged: Sequence[Sample], slope: float) -> Iterator[Beside]:
     """A table for each window that was often written beside passes; prompts are in all of them."""
     prompts = [sample for sample in judged if sample.is_prompt]
     single = [s for s in judged if s.batch == 1 and s.beside and not s.is_prompt]
-    for window, count in sorted(collections.Counter(s.beside for s in single).items()):
+    for window, count in sorted(Counter(s.beside for s in single).items()):
         if count >= ENOUGH:
             own = [sample for sample in single if sample.beside == window]
             yield Beside(window=window, target=fit([*own, *prompts], slope))
@@ -152,19 +143,13 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 def passes(together: Sequence[Recording]) -> list[Sample]:
     """The target's passes of requests that ran at the same time."""
     found = [sample for recording in together for sample in _passes(recording)]
-    # Rows of one forward begin and end as one.
-    rows = collections.Counter((sample.began, sample.ended) for sample in found)
-    longest: dict[tuple[float, float], int] = {}
-    for sample in found:
-        forward = (sample.began, sample.ended)
-        longest[forward] = max(longest.get(forward, 0), sample.tokens)
+    rows: defaultdict[tuple[float, float], list[int]] = defaultdict(list)
+    for sample in found:  # rows of one forward begin and end as one
+        rows[sample.began, sample.ended].append(sample.tokens)
     return [
-        msgspec.structs.replace(
-            sample,
-            batch=rows[sample.began, sample.ended],
-            tokens=longest[sample.began, sample.ended],
-        )
+        msgspec.structs.replace(sample, batch=len(tokens), tokens=max(tokens))
         for sample in found
+        for tokens in [rows[sample.began, sample.ended]]
     ]
 
 
@@ -325,11 +310,7 @@ def _mean_of(pairs: Sequence[tuple[float, int]]) -> float:
 
 def _points(forwards: Sequence[Forward]) -> dict[int, float]:
     """Seconds by tokens: sizes seen often, and the readings of prompts in a few groups."""
-    by_size = collections.defaultdict(list)
-    for forward in forwards:
-        if not forward.is_prompt:
-            by_size[forward.tokens].append(forward)
-    often = {n: _mean(found) for n, found in by_size.items() if len(found) >= FEWEST}
+    often = _means(forward for forward in forwards if not forward.is_prompt)
     largest = max(often, default=0)
     prompts = sorted((f for f in forwards if f.tokens > largest), key=lambda f: f.tokens)
     for group in np.array_split(np.arange(len(prompts)), PROMPT_POINTS):
@@ -339,6 +320,19 @@ def _points(forwards: Sequence[Forward]) -> dict[int, float]:
     return dict(sorted(often.items()))
 
 
+def _means(forwards: Iterable[Forward]) -> dict[int, float]:
+    """Seconds by tokens, ascending, of sizes that were seen often."""
+    sizes = sorted(_by_size(forwards).items())
+    return {tokens: _mean(found) for tokens, found in sizes if len(found) >= FEWEST}
+
+
+def _by_size(forwards: Iterable[Forward]) -> dict[int, list[Forward]]:
+    found: defaultdict[int, list[Forward]] = defaultdict(list)
+    for forward in forwards:
+        found[forward.tokens].append(forward)
+    return found
+
+
 def _mean(forwards: Sequence[Forward]) -> float:
     return _mean_of([(f.seconds * f.weight, f.weight) for f in forwards])
 
@@ -346,11 +340,7 @@ def _mean(forwards: Sequence[Forward]) -> float:
 def _slope(forwards: Sequence[Forward]) -> float:
     """Seconds that every further position takes: least squares among forwards of one size."""
     above = below = 0.0
-    by_size = collections.defaultdict(list)
-    for forward in forwards:
-        if not forward.is_prompt:
-            by_size[forward.tokens].append(forward)
-    for found in by_size.values():
+    for found in _by_size(forward for forward in forwards if not forward.is_prompt).values():
         weight = np.array([f.weight for f in found])
         context, seconds = (
             np.array([getattr(f, n) for f in found]) for n in ("context", "seconds")
@@ -363,11 +353,7 @@ def _slope(forwards: Sequence[Forward]) -> float:
 
 def _row(points: Mapping[int, float], forwards: Sequence[Forward]) -> list[float]:
     """The table's row for a batch: the single row's times what the batch took of it."""
-    sizes = collections.defaultdict(list)
-    for forward in forwards:
-        sizes[forward.tokens].append(forward)
-    found = {n: _mean(f) for n, f in sorted(sizes.items()) if len(f) >= FEWEST}
-    if not found:
+    if not (found := _means(forwards)):
         return []
     single = np.interp(list(found), list(points), list(points.values()))
     ratio = np.array(list(found.values())) / single
@@ -495,8 +481,8 @@ def luck_of(recordings: Sequence[Recording]) -> Luck:
 
 def _by_position(recordings: Sequence[Recording]) -> tuple[float, ...]:
     """Agreed of compared, for each position of a window; positions seen too rarely are left out."""
-    kept: collections.Counter[int] = collections.Counter()
-    compared: collections.Counter[int] = collections.Counter()
+    kept: Counter[int] = Counter()
+    compared: Counter[int] = Counter()
     for recording in recordings:
         for _, same in comparisons(recording.records):
             compared.update(range(len(same)))
