@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from decoding.kinds import SCHEDULES
-from decoding.settings import Gamma, Settings
+from decoding.policies import Gamma
+from decoding.settings import Settings
 from simulator import answers, sweep
 from simulator.acceptance import Independent
 from simulator.streams import Purpose, stream
@@ -39,8 +40,8 @@ SPEED_RATIOS: Final = tuple(2 + 18 * i / 133 for i in range(134))  # 10,050 poin
 
 def events(schedule: str, requests: int, tokens: int, seed: int) -> int:
     """Requests that run at once, so many tokens in all; how many events that was."""
-    gamma: Gamma = "auto" if schedule == "ar" else GAMMA
-    settings = Settings(schedule=schedule, gamma=gamma, strict=schedule == "pearl")
+    strict = SCHEDULES[schedule].takes("strict")
+    settings = Settings(schedule=schedule, gamma=GAMMA, strict=strict)
     each = Fixed(tokens // requests)
     load = Workload(requests=requests, arrivals=ClosedLoop(requests), output=each)
     scenario = Scenario(
@@ -54,9 +55,9 @@ def events(schedule: str, requests: int, tokens: int, seed: int) -> int:
 
 def rounds(schedule: str, runs: int, seed: int) -> float:
     """So many runs of agreement, drawn and decoded; how many rounds that was."""
-    scheme = Scheme(schedule, 0 if schedule == "ar" else GAMMA)
+    scheme = Scheme(schedule, GAMMA)
     luck = drawn(Independent(ALPHA), scheme, stream(seed, 0, Purpose.ACCEPTANCE), runs)
-    return float(decode(luck.runs, scheme, Times(Pair.of(SPEED_RATIO))).passes.sum())
+    return float(decode(luck.runs, scheme, Times(Pair.of(SPEED_RATIO))).rounds.passes.sum())
 
 
 def points(gamma: Gamma, seed: int) -> int:

@@ -114,7 +114,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def widest(self) -> int:
         """The most pending tokens a job may have, head start included; 0 without a draft."""
         gamma = self.gamma if isinstance(self.gamma, int) else POLICIES[self.gamma].widest
-        return max(self.kind.numbers(gamma, self.head_start))
+        before, beside = self.kind.numbers(gamma, self.head_start)
+        return int(max(before, beside))
 
     def policy(self, measured: Measured | None = None) -> Policy:
         """The two numbers of the schedule; a policy belongs to one request."""

@@ -11,7 +11,7 @@ from analysis.theory import Assumptions, expected
 from decoding.settings import Settings
 from simulator import Fixed, Independent, Pair, Scenario, Workload, run
 from simulator.optimise import Means, best, placed
-from simulator.sweep import COLUMNS, Sweep
+from simulator.sweep import Sweep
 from simulator.sweep import run as run_sweep
 from simulator.twin import Scheme, Times, exact
 from simulator.twin import figures as figures_of
@@ -148,8 +148,10 @@ figures.picture(
 ALPHAS = tuple(round(0.30 + 0.04 * step, 2) for step in range(18))
 SPEED_RATIOS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0)
 rows = run_sweep(Sweep(alphas=ALPHAS, speed_ratios=SPEED_RATIOS, runs=0))
-table = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
-speed = {(r["schedule"], r["alpha"], r["speed_ratio"]): r["speedup_over_ar"] for r in table}
+speed = {
+    (row.point.schedule, row.point.alpha, row.speed_ratio): float(row.point.speedup_over_ar)
+    for row in rows
+}
 grid = {name: [[speed[name, a, c] for a in ALPHAS] for c in SPEED_RATIOS] for name in SETTINGS}
 figures.picture(
     lambda axes: figures.speedup_map(

@@ -13,6 +13,7 @@ from analysis import departures, figures
 from analysis.statistics import acceptance, independence, run_length, survival
 from analysis.theory import Assumptions, expected
 from decoding.exchanges import agreement
+from decoding.kinds import SCHEDULES
 from decoding.settings import Settings
 from simulator import (
     Bursts,
@@ -47,7 +48,9 @@ def drawn(law, requests=60, tokens=TOKENS, seed=6):
 def decoded(law, schedule, gamma=G, requests=20, tokens=TOKENS):
     """A what-if: these requests one after the other, by this schedule."""
     return Scenario(
-        settings=Settings(schedule=schedule, gamma=gamma, strict=schedule is PEARL),
+        settings=Settings(
+            schedule=schedule, gamma=gamma, strict=SCHEDULES[schedule].takes("strict")
+        ),
         pair=Pair.of(speed_ratio=5),
         acceptance=law,
         workload=Workload(requests=requests, output=Fixed(tokens)),

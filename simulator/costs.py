@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -25,13 +25,6 @@ TIMES: Final = f"more than 0, from {SHORTEST_S:g} to {LONGEST_S:g}"
 LEAST_SPREAD: Final = 1e-6
 WIDEST_SPREAD: Final = 10.0  # of a factor; with a wider one most factors are 0, to a computer
 Clock: TypeAlias = Callable[[int, int, int], float]
-
-
-class Cost(Protocol):
-    """Seconds of a forward."""
-
-    def seconds(self, tokens: int, batch: int = 1, context: int = 0) -> float:
-        """Of `batch` rows that read up to `tokens` tokens behind up to `context` others."""
 
 
 class Constant(msgspec.Struct, frozen=True, tag=True):

@@ -2,7 +2,7 @@
 
     grid = Sweep(alphas=(0.6, 0.8), speed_ratios=(5.0, 10.0), schedules=("ar", "pearl"))
     for row in run(grid):
-        print(dict(zip(COLUMNS, row)))
+        print(row.point.schedule, row.point.alpha, row.point.speedup_over_ar)
 
 A *place* is a combination of everything but the schedule and its numbers. All schemes of a place
 are answered together, with the same luck; places are answered in chunks, in a fixed order, so
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeAlias, final
@@ -30,7 +31,7 @@ from simulator.acceptance import Acceptance, Independent
 from simulator.links import DELAYS, Link, Network, is_delay
 from simulator.optimise import best
 from simulator.parallel import spread
-from simulator.twin import RUNS, Point, Scheme, Times, figures, sampled
+from simulator.twin import RUNS, Point, Scheme, Times, answer
 from simulator.world import Pair
 
 CHUNK: Final = 256  # points, about
@@ -44,16 +45,27 @@ LIMITS: Final = (
 )
 """Of the axes: within them every figure is a number."""
 Value: TypeAlias = str | float | bool | None
-Row: TypeAlias = list[Value]
 
-WHERE: Final = ("growth", "link_ms", "control_ms")
 FIGURES: Final = tuple(f.name for f in msgspec.structs.fields(Point) if f.type is Estimate)
-COLUMNS: Final = (
-    *("schedule", "alpha", "speed_ratio", "gamma", "gamma_auto", "head_start", *WHERE),
-    *(name + end for name in FIGURES for end in ("", "_low", "_high")),
-)
-"""Of a table of rows. `gamma_auto` says that gamma was left to be chosen; what was not varied but
-measured (`pair`, `network`) is None."""
+_CELLS: Final[dict[str, str]] = {
+    "schedule": "point.schedule",
+    "alpha": "point.alpha",
+    "speed_ratio": "speed_ratio",
+    "gamma": "point.gamma",
+    "gamma_auto": "gamma_auto",
+    "head_start": "point.head_start",
+    "growth": "place.growth",
+    "link_ms": "place.link_ms",
+    "control_ms": "place.control_ms",
+} | {
+    f"{name}{column}": f"point.{name}.{part}"
+    for name in FIGURES
+    for column, part in (("", "value"), ("_low", "low"), ("_high", "high"))
+}
+"""What stands in the columns of a table; what was not varied but measured (`pair`, `network`) is
+None."""
+COLUMNS: Final = tuple(_CELLS)
+_read_cells: Final = operator.attrgetter(*_CELLS.values())
 
 
 class Sweep(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +147,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
         return self.places * len(_numbers(self))
 
 
-class Place(msgspec.Struct, frozen=True):
+class Place(msgspec.Struct, frozen=True, array_like=True):
     """One combination of everything but the schedule; None is what was measured."""
 
     alpha: float | None
@@ -145,6 +157,26 @@ class Place(msgspec.Struct, frozen=True):
     control_ms: float | None
 
 
+class GridPoint(msgspec.Struct, frozen=True, array_like=True):
+    """A point of the grid with its answer; `gamma_auto` if gamma was left to be chosen."""
+
+    place: Place
+    point: Point
+    gamma_auto: bool
+
+    @property
+    def speed_ratio(self) -> float:
+        """As it was asked for: the ratio of two rounded times may differ in the last digit."""
+        asked = self.place.speed_ratio
+        return self.point.speed_ratio if asked is None else asked
+
+    @property
+    def cells(self) -> tuple[Value, ...]:
+        """A line of the table, under `COLUMNS`."""
+        found: tuple[Value, ...] = _read_cells(self)
+        return found
+
+
 class Job(msgspec.Struct, frozen=True):
     """The places of a chunk, by number."""
 
@@ -152,7 +184,7 @@ class Job(msgspec.Struct, frozen=True):
     places: range
 
 
-def run(sweep: Sweep, workers: int = 1) -> Iterator[Row]:
+def run(sweep: Sweep, workers: int = 1) -> Iterator[GridPoint]:
     """The rows, on so many processes."""
     return itertools.chain.from_iterable(spread(compute, jobs(sweep), workers))
 
@@ -164,7 +196,7 @@ def jobs(sweep: Sweep) -> list[Job]:
     return [Job(sweep, range(start, min(start + size, sweep.places))) for start in starts]
 
 
-def compute(job: Job) -> list[Row]:
+def compute(job: Job) -> list[GridPoint]:
     """The rows of a chunk."""
     return [row for number in job.places for row in _rows(job.sweep, _place(job.sweep, number))]
 
@@ -197,7 +229,7 @@ def _numbers(sweep: Sweep) -> list[tuple[str, Gamma, int]]:
     return found
 
 
-def _rows(sweep: Sweep, place: Place) -> Iterator[Row]:
+def _rows(sweep: Sweep, place: Place) -> Iterator[GridPoint]:
     acceptance = sweep.acceptance if place.alpha is None else Independent(place.alpha)
     assert acceptance is not None, "checked when the sweep was made"
     times = Times(_pair(sweep, place), _network(sweep, place), sweep.context)
@@ -206,9 +238,8 @@ def _rows(sweep: Sweep, place: Place) -> Iterator[Row]:
         if isinstance(gamma, str):
             gamma = best(acceptance, schedule, times, head_starts=(k,)).gamma
         scheme = Scheme(schedule, gamma, k)
-        luck = sampled(acceptance, scheme, seed=sweep.seed, runs=sweep.runs)
-        point = figures(luck, scheme, times, alpha=acceptance.mean)
-        yield _row(point, place, auto=isinstance(asked, str))
+        point = answer(acceptance, scheme, times, seed=sweep.seed, runs=sweep.runs)
+        yield GridPoint(place, point, isinstance(asked, str))
 
 
 def _pair(sweep: Sweep, place: Place) -> Pair:
@@ -227,22 +258,10 @@ def _network(sweep: Sweep, place: Place) -> Network:
     return Network(draft=link, target=link, control_s=control_s, foresight=sweep.foresight)
 
 
-def _row(point: Point, place: Place, *, auto: bool) -> Row:
-    """In the order of `COLUMNS`."""
-    # As it was asked for: the ratio of two rounded times may differ in the last digit.
-    ratio = point.speed_ratio if place.speed_ratio is None else place.speed_ratio
-    row: Row = [point.schedule, point.alpha, ratio, point.gamma, auto]
-    row += [point.head_start, place.growth, place.link_ms, place.control_ms]
-    for name in FIGURES:
-        estimate = getattr(point, name)
-        row += (estimate.value, estimate.low, estimate.high)
-    return row
-
-
 # -- a sweep that can be interrupted -----------------------------------------------------------
 
 
-_ROWS: Final = msgspec.json.Decoder(list[list[str | int | float | bool | None]])
+_ROWS: Final = msgspec.json.Decoder(list[GridPoint])
 
 
 @final
@@ -289,7 +308,7 @@ class Journal:
             file.readline()
             yield from itertools.takewhile(lambda line: line.endswith(b"\n"), file)
 
-    def _chunks(self) -> Iterator[tuple[bytes, list[Row]]]:
+    def _chunks(self) -> Iterator[tuple[bytes, list[GridPoint]]]:
         """Line by line, up to one that a disk or a hand has damaged."""
         for line in self._lines():
             try:
@@ -297,7 +316,7 @@ class Journal:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Iterable[GridPoint]) -> None:
         """Remember a chunk.
 
         Raises:
@@ -311,7 +330,7 @@ class Journal:
             raise StorageError(message) from None
         self._empty = False
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[GridPoint]:
         """All that is remembered."""
         for _, rows in self._chunks():
             yield from rows

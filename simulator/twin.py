@@ -289,7 +289,7 @@ def _seconds(made: Rounds, scheme: Scheme, times: Times, weights: Array) -> Arra
     # A pass that has to wait for a head start is begun when the target is told.
     most = times.most_lead
     paces = leads.told(own, most) if before else leads.carried(own, most, made.later, weights)
-    return own.before + paces.seconds(made.later)
+    return np.asarray(own.before + paces.seconds(made.later))
 
 
 def _catching_up(made: Rounds, scheme: Scheme, times: Times) -> Array | float:
@@ -332,7 +332,7 @@ def answer(
     seed: int = 0,
     runs: int = RUNS,
 ) -> Point:
-    """The figures of one scheme, from so many runs drawn with this seed."""
+    """The figures of one scheme, from so many runs drawn with this seed, or for 0 their law."""
     luck = sampled(acceptance, scheme, seed=seed, runs=runs)
     return figures(luck, scheme, times, alpha=acceptance.mean)
 

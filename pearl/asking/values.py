@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Final, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
 import click
 
@@ -21,12 +21,17 @@ from decoding.settings import WIDEST_GAMMA
 Made = TypeVar("Made")
 Kinds: TypeAlias = Mapping[str, Callable[..., Made]]
 
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[str]
+else:  # which older versions of click do not let us say
+    _ParamType = click.ParamType
+
 ROUNDING: Final = Decimal("1e-9")  # of a step, by which a range may fall short of its end
 AXES: Final = "one value, A,B,C or START:STOP:STEP"
 
 
 @final
-class NameIn(click.ParamType):
+class NameIn(_ParamType):
     """A name of a table, which is read when it is needed: entries may come later."""
 
     name = "name"

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from simulator.sweep import Row, Sweep, Value
+    from simulator.sweep import GridPoint, Sweep, Value
 
-    Rows: TypeAlias = Iterable[Row]
+    Rows: TypeAlias = Iterable[GridPoint]
 
 BATCH: Final = 50_000  # rows of a Parquet file that are written together
 FIGURE_INCHES: Final = (8.0, 5.0)
@@ -35,9 +35,9 @@ def csv_writer(stream: IO[str]) -> Any:
     return writer
 
 
-def as_text(row: Row) -> list[Value]:
+def as_text(row: GridPoint) -> list[Value]:
     """Truth in the small letters of JSON; the rest as csv has it."""
-    return [str(value).lower() if isinstance(value, bool) else value for value in row]
+    return [str(value).lower() if isinstance(value, bool) else value for value in row.cells]
 
 
 def write_csv(path: pathlib.Path, _: Sweep, rows: Rows) -> None:
@@ -53,7 +53,7 @@ def write_json(path: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
     with files.replacing(path) as raw, _text(raw) as file:
         file.write(f'{{"about": {_about(sweep)},\n"rows": [')
         for number, row in enumerate(rows):
-            line = json.dumps(dict(zip(COLUMNS, row, strict=True)))
+            line = json.dumps(dict(zip(COLUMNS, row.cells, strict=True)))
             file.write(f"{',' if number else ''}\n{line}")
         file.write("\n]}\n")
 
@@ -69,7 +69,7 @@ def write_parquet(path: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
     kinds |= dict.fromkeys(("gamma", "head_start"), pa.int64())
     fields = [(name, kinds.get(name, pa.float64())) for name in COLUMNS]
     schema = pa.schema(fields, metadata={"about": _about(sweep)})
-    remaining = iter(rows)
+    remaining = (row.cells for row in rows)
     with files.replacing(path) as file, parquet.ParquetWriter(file, schema) as writer:
         while batch := list(itertools.islice(remaining, BATCH)):
             columns = [
@@ -104,7 +104,6 @@ def draw(path: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
     import numpy as np
 
     from analysis import figures
-    from simulator.sweep import COLUMNS
 
     alphas, ratios = sorted(sweep.alphas), sorted(sweep.speed_ratios)
     several = len(sweep.head_starts) > 1
@@ -112,11 +111,11 @@ def draw(path: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
     names = [*sweep.schedules, *([figures.HEAD_START] if ahead else [])]
     speeds = {name: np.full((len(ratios), len(alphas)), np.nan) for name in names}
     for row in rows:
-        named: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
-        place = ratios.index(named["speed_ratio"]), alphas.index(named["alpha"])
-        schedule, speed = named["schedule"], named["speedup_over_ar"]
+        point = row.point
+        place = ratios.index(row.speed_ratio), alphas.index(point.alpha)
+        schedule, speed = point.schedule, float(point.speedup_over_ar)
         # Of several head starts the first one is drawn as PEARL, and the best one beside it.
-        if not several or named["head_start"] in {0, sweep.head_starts[0]}:
+        if not several or point.head_start in {0, sweep.head_starts[0]}:
             speeds[schedule][place] = speed
         if schedule in ahead:
             speeds[figures.HEAD_START][place] = np.fmax(speeds[figures.HEAD_START][place], speed)

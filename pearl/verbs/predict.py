@@ -9,6 +9,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from decoding.kinds import SCHEDULES
 from decoding.settings import Settings
 from pearl.asking.options import options
 from pearl.asking.values import check_number, check_seed, gammas, schedules, whole_numbers
@@ -29,7 +30,8 @@ FIGURES: Final = ("tokens_per_s", "tokens_per_target_pass", "acceptance_rate", "
 @click.command(name="predict")
 @click.option("--profile", "profile_file", required=True, metavar="FILE",
               help="What `pearl profile` has measured.")  # fmt: skip
-@click.option("--schedules", default="ar,sd,pearl", show_default=True, metavar="NAMES")
+@click.option("--schedules", default=lambda: ",".join(SCHEDULES), show_default="all",
+              metavar="NAMES")  # fmt: skip
 @click.option("--gamma", "gammas", default="2,3,4,5,6,8,10,12", show_default=True,
               metavar="N|auto,…", help="Windows, between commas.")  # fmt: skip
 @click.option("--head-start", "head_starts", default="0", show_default=True, metavar="K,…",

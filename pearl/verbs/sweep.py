@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import click
 
 from decoding.errors import SettingError
+from decoding.kinds import SCHEDULES
 from pearl.asking import what_if
 from pearl.asking.options import check_writable, options
 from pearl.asking.values import (
@@ -28,10 +29,10 @@ from pearl.showing.sweeps import TABLES, as_text, csv_writer, draw
 
 if TYPE_CHECKING:
     from simulator.profiles import Profile
-    from simulator.sweep import Job, Journal, Row, Sweep
+    from simulator.sweep import GridPoint, Job, Journal, Sweep
 
-    Rows: TypeAlias = Iterable[Row]
-    Solve: TypeAlias = Callable[[Sequence[Job]], Iterator[list[Row]]]
+    Rows: TypeAlias = Iterable[GridPoint]
+    Solve: TypeAlias = Callable[[Sequence[Job]], Iterator[list[GridPoint]]]
 
 MOST_WORKERS: Final = 1024
 WORTH_SPREADING: Final = 20_000  # points: some seconds
@@ -45,8 +46,9 @@ GRID = [
     click.option("--gamma", metavar="VALUES|auto", default="auto", show_default=True,
                  help="Tokens in a draft window; auto takes the best one of each point, from 1 to "
                  "32, and the table says which it was."),
-    click.option("--schedules", metavar="NAMES", default="ar,sd,pearl", show_default=True,
-                 help="Some of these. AR has no gamma, and only PEARL has a head start."),
+    click.option("--schedules", metavar="NAMES", default=lambda: ",".join(SCHEDULES),
+                 show_default="all",
+                 help="Such as ar,pearl. AR has no gamma, and only PEARL has a head start."),
     click.option("--head-start", metavar="VALUES", default="0", show_default=True,
                  help="PEARL: tokens the draft writes before the first pass after a rejection."),
     click.option("--growth", metavar="VALUES",
@@ -206,7 +208,7 @@ def _print(sweep: Sweep, solve: Solve, figure: pathlib.Path | None) -> None:
 
     stream = sys.stdout  # the bar puts something else in its place
     writer = csv_writer(stream)
-    seen: list[Row] = []
+    seen: list[GridPoint] = []
     with _progress(sweep, 0, shown=not stream.isatty()) as advance:
         for rows in solve(jobs(sweep)):
             writer.writerows(map(as_text, rows))

@@ -40,10 +40,11 @@ def requests(
     """Any of the tables, or some of them."""
     schedule = draw(st.sampled_from(schedules or list(SCHEDULES)))
     verifier = draw(st.sampled_from(verifiers or list(VERIFIERS)))
+    windows: list[Gamma] = [*SMALL, *POLICIES]
     kind, samples = SCHEDULES[schedule], VERIFIERS[verifier].samples
     return Settings(
         schedule=schedule,
-        gamma=draw(st.sampled_from(gammas or [*SMALL, *POLICIES])),
+        gamma=draw(st.sampled_from(gammas or windows)),
         head_start=draw(st.integers(0, 3)) if kind.takes("head_start") else 0,
         strict=kind.takes("strict") and draw(st.booleans()),
         verifier=verifier,

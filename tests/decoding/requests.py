@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from decoding.kinds import SCHEDULES
-from decoding.policies import POLICIES
+from decoding.policies import POLICIES, Gamma
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from decoding.verification import VERIFIERS
@@ -31,7 +31,8 @@ def requests_of(schedule: str) -> dict[str, Settings]:
     kind = SCHEDULES[schedule]
     if not kind.drafts:
         return {kind.title: Settings(schedule=schedule, gamma=1)}
-    found = [Settings(schedule=schedule, gamma=gamma) for gamma in (*GAMMAS, *POLICIES)]
+    windows: list[Gamma] = [*GAMMAS, *POLICIES]
+    found = [Settings(schedule=schedule, gamma=gamma) for gamma in windows]
     if kind.takes("strict"):
         found += [Settings(schedule=schedule, gamma=g, strict=True) for g in GAMMAS]
     if kind.takes("head_start"):

@@ -22,7 +22,7 @@ from simulator.acceptance import Independent
 from simulator.costs import Constant
 from simulator.links import Network
 from simulator.profiles import Luck, Profile
-from simulator.sweep import COLUMNS, Job, Row, compute
+from simulator.sweep import COLUMNS, GridPoint, Job, Value, compute
 from simulator.twin import Scheme, Times, answer
 from simulator.world import Pair
 
@@ -128,7 +128,7 @@ def test_a_target_that_is_told_waits_for_its_messages(
     assert speeds == pytest.approx([1 / 0.020, 1 / 0.021])
 
 
-def read_csv(path: Path) -> list[Row]:
+def read_csv(path: Path) -> list[list[Value]]:
     """As the other formats have it: numbers as numbers, nothing as None."""
     with path.open(encoding="utf-8", newline="") as file:
         head, *lines = csv.reader(file)
@@ -180,7 +180,7 @@ class Counting:
         self.patience = patience
         self.places: list[range] = []
 
-    def __call__(self, job: Job) -> list[Row]:
+    def __call__(self, job: Job) -> list[GridPoint]:
         if len(self.places) == self.patience:
             raise KeyboardInterrupt
         self.places.append(job.places)
@@ -316,7 +316,7 @@ def test_a_cluster_that_is_not_there_leaves_nothing_behind(
 
 @pytest.fixture
 def _nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(_: Job) -> list[Row]:
+    def never(_: Job) -> list[GridPoint]:
         pytest.fail("work began before the input was checked")
 
     monkeypatch.setattr(simulator.sweep, "compute", never)

@@ -43,6 +43,7 @@ from decoding.schedules import TwoModelSchedule
 from decoding.stopping import StopRules
 from decoding.trace import without_laws
 from decoding.turns import PIECE
+from decoding.verification import VERIFIERS
 from simulator.acceptance import Independent, Text
 from simulator.costs import Clock
 from simulator.devices import DraftHost, Process, TargetHost, Worker
@@ -260,7 +261,7 @@ class Decoders:
             request: TwoModelSchedule(
                 rng.choice(PLANS),
                 StopRules(limit=LIMIT - 4),
-                hold=kinds[request].carries_law,
+                hold=VERIFIERS[kinds[request]].carries_law,
                 strict=rng.random() < 0.5,
             )
             for request in luck.texts

@@ -7,7 +7,7 @@ import pytest
 
 from decoding.errors import SettingError
 from decoding.kinds import SCHEDULES
-from decoding.settings import Gamma
+from decoding.policies import Gamma
 from simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions
 from simulator.costs import Affine
 from simulator.links import Link, Network
@@ -15,8 +15,8 @@ from simulator.optimise import best
 from simulator.sweep import (
     COLUMNS,
     FIGURES,
+    GridPoint,
     Journal,
-    Row,
     Sweep,
     compute,
     jobs,
@@ -40,8 +40,8 @@ GRID = Sweep(
 )
 
 
-def named(row: Row) -> dict[str, Any]:
-    return dict(zip(COLUMNS, row, strict=True))
+def named(row: GridPoint) -> dict[str, Any]:
+    return dict(zip(COLUMNS, row.cells, strict=True))
 
 
 def figures_of(point: Point) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def test_a_journal_gives_back_what_it_was_told(tmp_path: Path) -> None:
 
 def test_a_line_that_was_cut_off_was_never_written(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    rows: list[Row] = [["ar", 1.0], ["sd", 2.0]]
+    rows = list(run(GRID))[:2]
     journal = Journal(path, GRID)
     journal.append(rows[:1])
     journal.append(rows[1:])
@@ -205,7 +205,7 @@ def test_a_line_that_was_cut_off_was_never_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", [b"{}", b"[[", b"\xff\xfe", b"[" * 10**5, bytes(10), b"[1]"])
 def test_a_journal_is_read_up_to_where_it_is_damaged(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "journal"
-    rows: list[Row] = [["ar", 1.0], ["sd", 2.0]]
+    rows = list(run(GRID))[:2]
     journal = Journal(path, GRID)
     journal.append(rows[:1])
     journal.close()
@@ -231,7 +231,7 @@ def test_what_is_no_answer_to_the_question_is_replaced(tmp_path: Path, before: s
     path = tmp_path / "journal"
     if before == "another question":
         journal = Journal(path, Sweep(alphas=(0.5,), speed_ratios=(5.0,)))
-        journal.append([["ar", 1.0]])
+        journal.append(list(run(GRID))[:1])
         journal.close()
     elif before == "half a first line":
         path.write_bytes(b'{"about":{"alphas":[0.5,')
