@@ -28,9 +28,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from actors.device import DeviceSpec, run_device
+from actors.device import run_device
 from actors.membership import ENGINES, LOOPBACK, GivenUp, Membership, first_line, take_signals_back
 from actors.scheduler import Patience, Scheduler, SchedulerStatistics
+from actors.specs import DeviceSpec
 from actors.threads import available_cores, cores_for, stay_on
 from actors.wire import Address, Hello
 from decoding.errors import PeerError, PlacementError, ProtocolError

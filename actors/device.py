@@ -13,7 +13,6 @@ Must never: know about Ray; decide anything that the schedule or the host decide
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import select
 import socket
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
 
     from actors.hosts import Host
     from actors.runners.interface import Runner
-    from actors.runners.vocabulary import Vocabulary
-    from actors.stand_ins import StandIn
+    from actors.specs import DeviceSpec
     from actors.wire import Address, FromDevice, ToDevice
 
 CHUNK: Final = 1 << 16
@@ -49,33 +47,6 @@ KEEPALIVE: Final = {
 }  # seconds, seconds, times
 UNHEARD_MS: Final = 20_000  # what was sent and nobody confirms: the network is gone
 LOADING: Final = threading.Lock()  # transformers cannot load two models at a time
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceSpec:
-    """What a device is to load, and where.
-
-    Args:
-        role: draft or target.
-        model: a folder, or a hub name.
-        place: torch's name of the device: `cpu`, `cuda:0`.
-        dtype: `auto`, `float32`, `bfloat16` or `float16`.
-        vocabulary: token ids below it are the pair's.
-        translation: of a draft, where its tokens are not the target's; None where all are.
-        gpu_share: how much of its GPU it takes, where it has one.
-        trust_remote_code: whether the model may bring code of its own.
-        stand_in: what to do instead of loading a model; None loads it.
-    """
-
-    role: Device
-    model: str
-    place: str = "cpu"
-    dtype: str = "auto"
-    vocabulary: int
-    translation: Vocabulary | None = None
-    gpu_share: float = 1.0
-    trust_remote_code: bool = False
-    stand_in: StandIn | None = None
 
 
 @final
@@ -253,18 +224,18 @@ def _load(spec: DeviceSpec, threads: int) -> Host:
 
 def _runner(spec: DeviceSpec, threads: int) -> Runner:
     """What the device works with; torch comes in with it."""
-    from actors.runners import loading, stand_in, vocabulary  # noqa: PLC0415
+    if spec.stand_in is not None:
+        return spec.stand_in.load(spec, threads)
+    from actors.runners import loading, vocabulary  # noqa: PLC0415
 
-    options: Any = {"device": spec.place, "dtype": spec.dtype, "threads": threads}
-    options["trust_remote_code"] = spec.trust_remote_code
-    if spec.stand_in is None:
-        runner = loading.load_runner(spec.model, vocab_size=spec.vocabulary, **options)
-        if spec.translation is None:
-            return runner
-        return vocabulary.TranslatedRunner(runner, spec.translation)
-    seconds, script = spec.stand_in.pass_s, spec.stand_in.script
-    if seconds is None:
-        inner: Runner = loading.load_untrained(spec.model, **options)
-    else:
-        inner = stand_in.TimedRunner(seconds)
-    return stand_in.ScriptedRunner(inner, script, spec.role)
+    runner = loading.load_runner(
+        spec.model,
+        device=spec.place,
+        dtype=spec.dtype,
+        vocab_size=spec.vocabulary,
+        threads=threads,
+        trust_remote_code=spec.trust_remote_code,
+    )
+    if spec.translation is None:
+        return runner
+    return vocabulary.TranslatedRunner(runner, spec.translation)

@@ -13,8 +13,9 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Final, final
 
-from actors.device import DeviceSpec, run_device
+from actors.device import run_device
 from actors.scheduler import Patience, Scheduler, SchedulerStatistics
+from actors.specs import DeviceSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,136 +1,194 @@
-"""A pair that stands in for models: timed devices, or weights that nobody trained.
+"""Stand-ins for models: devices that do some work, and say a text that is known beforehand.
 
-    pair = StandInPair(settings=EngineSettings(), draft_s=0.002, target_s=0.010)
-    async with await Engine.start_fitted(pair) as engine:
+    timed = {Device.DRAFT: Timed(pass_s=0.002), Device.TARGET: Timed(pass_s=0.010)}
+    pair = StandInPair(settings=EngineSettings(), devices=timed)
+    async with await Engine.start_pair(pair) as engine:
         result = await engine.generate("any text", Settings(gamma=5)).wait()
 
 The text is a script that the target says word by word and the draft guesses with the acceptance
 that was asked for. Everything else is real: hosts, wire, scheduler, Ray. So what such a pair falls
-short of theory is what the machinery costs.
+short of theory is what the machinery costs. `STAND_INS` has every kind of work; another one is a
+class here and a line there.
 
-May import: the standard library, decoding, actors.device, actors.text, actors.engine (for types).
-Must never: import torch; the runners do (`actors.runners.stand_in`).
+May import: the standard library, decoding, actors.placing, actors.scripts, actors.specs,
+actors.text; the runners (and with them torch) only where one is made.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import zlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, final
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self, final
 
-from actors.device import DeviceSpec
+from actors.placing import device_specs, places
+from actors.scripts import POSITIONS, PROMPT_TOKENS, Script
 from actors.text import Prompt, check_ids, check_text
-from decoding.coins import mix, uniform
 from decoding.errors import SettingError
 from decoding.messages import Device, TokenId
 from decoding.text import Detokenizer
 
 if TYPE_CHECKING:
-    from actors.engine import EngineSettings
+    from actors.engine_settings import EngineSettings
+    from actors.runners.interface import Runner
+    from actors.specs import DeviceSpec
     from decoding.settings import Settings
 
-PROMPT_TOKENS: Final = 8
-"""Tokens of every prompt; they tell one text of the script from another."""
-POSITIONS: Final = 1 << 16
-"""Of a device without a model."""
 LONGEST_PASS_S: Final = 100
-FEWEST_WORDS: Final = 3
-"""The end of a text, a word and another one."""
+
+
+class StandIn(Protocol):
+    """The work of a device without a trained model; what it computes does not count."""
+
+    takes: ClassVar[str]
+    """What the command line is told of it for both devices, such as `two numbers of ms`."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """One device's, as the command line has it.
+
+        Raises:
+            ValueError: the text is not what it takes.
+            SettingError: it is, and cannot be.
+        """
+
+    @property
+    def shape(self) -> str | None:
+        """The folder whose configuration sets its limits, on a GPU if there is one; None: a CPU."""
+
+    def runner(self, spec: DeviceSpec, threads: int) -> Runner:
+        """What does the work, made where the device runs."""
 
 
 @final
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Script:
-    """What is written, token by token, and how often a draft guesses it.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Timed:
+    """Passes take their time, whatever is read; nothing is computed.
 
     Args:
-        acceptance: probability that the draft guesses a position, each for itself.
-        seed: of the texts and of the guesses.
-        vocabulary: token ids below it; 0 ends a text and is never written.
+        pass_s: seconds of a pass.
+    Raises:
+        SettingError: it cannot be waited for.
     """
 
-    acceptance: float = 0.8
-    seed: int = 0
-    vocabulary: int = 64
+    pass_s: float
+    takes: ClassVar = "two numbers of ms"
+    shape: ClassVar = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no probability, and words too few to be wrong."""
-        if not 0 <= self.acceptance <= 1:
-            message = f"acceptance is {self.acceptance}; it must be from 0 to 1"
-            raise SettingError(message)
-        if self.vocabulary < FEWEST_WORDS:
-            message = f"vocabulary is {self.vocabulary}; it must be at least {FEWEST_WORDS}"
+        """Refuse what is no time."""
+        if not 0 <= self.pass_s <= LONGEST_PASS_S:
+            message = f"a pass takes {self.pass_s:g} s; it must be 0 to {LONGEST_PASS_S}"
             raise SettingError(message)
 
-    def prompt(self, text: str) -> tuple[TokenId, ...]:
-        """Any text as a prompt, (PROMPT_TOKENS,)."""
-        seed = zlib.crc32(text.encode())
-        return tuple(1 + mix(seed + i) % (self.vocabulary - 1) for i in range(PROMPT_TOKENS))
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From milliseconds."""
+        return cls(float(text) / 1e3)
 
-    def token(self, prompt: Sequence[TokenId], position: int) -> TokenId:
-        """The token at a position of the text that begins with `prompt`."""
-        return 1 + self._bits(prompt, position, 0) % (self.vocabulary - 1)
+    def runner(self, _spec: DeviceSpec, _threads: int) -> Runner:
+        """One that waits."""
+        from actors.runners.stand_in import TimedRunner  # noqa: PLC0415 - torch comes in with it
 
-    def guess(self, prompt: Sequence[TokenId], position: int) -> TokenId:
-        """What the draft takes it for."""
-        token = self.token(prompt, position)
-        if uniform(self._bits(prompt, position, 1)) < self.acceptance:
-            return token
-        return 1 + token % (self.vocabulary - 1)
+        return TimedRunner(lambda _: self.pass_s)
 
-    def _bits(self, prompt: Sequence[TokenId], position: int, purpose: int) -> int:
-        bits = mix(2 * self.seed + purpose)
-        for number in (*prompt, position):
-            bits = mix(bits ^ number)
-        return bits
+
+@final
+@dataclasses.dataclass(frozen=True, slots=True)
+class Untrained:
+    """A model with random weights, which is as fast as a trained one of its shape.
+
+    Args:
+        shape: a folder with a config.json.
+    """
+
+    shape: str
+    takes: ClassVar = "two folders with a config.json"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From the folder's name."""
+        if not text:
+            raise ValueError
+        return cls(text)
+
+    def runner(self, spec: DeviceSpec, threads: int) -> Runner:
+        """The model, without its words."""
+        from actors.runners.loading import load_untrained  # noqa: PLC0415 - torch comes in with it
+
+        return load_untrained(
+            self.shape,
+            device=spec.place,
+            dtype=spec.dtype,
+            threads=threads,
+            trust_remote_code=spec.trust_remote_code,
+        )
+
+
+STAND_INS: Final[Mapping[str, type[StandIn]]] = MappingProxyType(
+    {"timed": Timed, "untrained": Untrained}
+)
+"""Every kind of stand-in, by its name on the command line."""
+
+
+def parse_stand_ins(kind: str, text: str) -> dict[Device, StandIn]:
+    """A draft and a target of one kind, with a comma between them.
+
+    Raises:
+        SettingError: there is no such kind, or it takes something else.
+    """
+    if kind not in STAND_INS:
+        message = f"stand-in is {kind!r}; it must be one of {', '.join(STAND_INS)}"
+        raise SettingError(message)
+    made = STAND_INS[kind]
+    try:
+        draft, target = text.split(",")
+        return {Device.DRAFT: made.parse(draft), Device.TARGET: made.parse(target)}
+    except ValueError:
+        message = f"{kind} is {text!r}; it must be {made.takes} with a comma between"
+        raise SettingError(message) from None
 
 
 @final
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class StandIn:
-    """What a device does instead of loading a model.
+class Scripted:
+    """A stand-in's work, and what is said beside it."""
 
-    Args:
-        script: what it says.
-        pass_s: seconds of a pass, whatever is read; None for a model with random weights, in the
-            shape that the configuration at the device's `model` gives.
-    """
-
+    work: StandIn
     script: Script
-    pass_s: float | None = None
+
+    def load(self, spec: DeviceSpec, threads: int) -> Runner:
+        """The worker, with the script's words."""
+        from actors.runners.stand_in import ScriptedRunner  # noqa: PLC0415 - torch comes with it
+
+        return ScriptedRunner(self.work.runner(spec, threads), self.script, spec.role)
 
 
 @final
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StandInPair:
-    """A draft and a target that are none, ready for `Engine.start_fitted`.
+    """A draft and a target that are none, ready for `Engine.start_pair`.
 
     Args:
-        settings: where to run. Models named there are shapes: folders with a config.json.
-        draft_s, target_s: seconds of a pass; None where a shape is named.
+        settings: where to run; it names no models.
+        devices: what each of the two does.
         script: what is written.
     Raises:
-        SettingError: a device has neither a time nor a shape, or both.
+        SettingError: a model is named too.
     """
 
     settings: EngineSettings
-    draft_s: float | None = None
-    target_s: float | None = None
-    script: Script = Script()
+    devices: Mapping[Device, StandIn]
+    script: Script = dataclasses.field(default_factory=Script)
     eos: tuple[TokenId, ...] = ()
     draft_positions: None = None  # texts that neither device holds are refused
 
     def __post_init__(self) -> None:
-        """Refuse what is neither one thing nor the other."""
-        for role, (shape, seconds) in self._devices().items():
-            if (shape is None) == (seconds is None):
-                message = f"the {role} needs a time or a shape, and not both"
-                raise SettingError(message)
-            if seconds is not None and not 0 <= seconds <= LONGEST_PASS_S:
-                message = (
-                    f"a pass of the {role} takes {seconds:g} s; it must be 0 to {LONGEST_PASS_S}"
-                )
+        """Refuse a model beside its stand-in."""
+        named = {Device.DRAFT: self.settings.draft, Device.TARGET: self.settings.target}
+        for role, model in named.items():
+            if model is not None:
+                message = f"the {role} is {model} and has a stand-in; give one of them"
                 raise SettingError(message)
 
     def encode(self, prompt: Prompt, settings: Settings) -> tuple[TokenId, ...]:
@@ -153,7 +211,7 @@ class StandInPair:
 
     def _limits(self) -> tuple[int, int]:
         """Positions and tokens of the smaller device; one without a shape has no small limits."""
-        shapes = [shape for shape, _ in self._devices().values() if shape is not None]
+        shapes = self._shapes().values()
         if not shapes:
             return POSITIONS, self.script.vocabulary
         from actors.runners.loading import limits  # noqa: PLC0415 - torch comes in with it
@@ -171,30 +229,22 @@ class StandInPair:
         return _no_tokenizer
 
     def specs(self) -> tuple[DeviceSpec, ...]:
-        """What the devices are to be; those that only wait are on a CPU."""
-        from actors.engine import device_specs, places  # noqa: PLC0415 - the engine comes after
-
-        devices = self._devices()
-        at = dict.fromkeys(devices, "cpu")
-        shaped = tuple(role for role, (shape, _) in devices.items() if shape is not None)
-        if shaped:
+        """What the devices are to be; those without a shape are on a CPU."""
+        shapes, at = self._shapes(), dict.fromkeys(self.devices, "cpu")
+        if shapes:
             from actors.runners.loading import gpu_names  # noqa: PLC0415 - torch comes in with it
 
-            at |= places(shaped, self.settings.gpus, len(gpu_names()))
-        shapes = {role: shape or "" for role, (shape, _) in devices.items()}
-        found = device_specs(self.settings, shapes, at, self.script.vocabulary)
-        return tuple(
-            dataclasses.replace(
-                spec, stand_in=StandIn(script=self.script, pass_s=devices[spec.role][1])
-            )
-            for spec in found
-        )
+            at |= places(tuple(shapes), self.settings.gpus, len(gpu_names()))
+        named = {role: shapes.get(role, "") for role in self.devices}
+        found = device_specs(self.settings, named, at, self.script.vocabulary)
+        return tuple(dataclasses.replace(spec, stand_in=self._scripted(spec)) for spec in found)
 
-    def _devices(self) -> dict[Device, tuple[str | None, float | None]]:
-        return {
-            Device.DRAFT: (self.settings.draft, self.draft_s),
-            Device.TARGET: (self.settings.target, self.target_s),
-        }
+    def _scripted(self, spec: DeviceSpec) -> Scripted:
+        return Scripted(work=self.devices[spec.role], script=self.script)
+
+    def _shapes(self) -> dict[Device, str]:
+        found = {role: device.shape for role, device in self.devices.items()}
+        return {role: shape for role, shape in found.items() if shape is not None}
 
 
 def _no_tokenizer() -> Detokenizer:

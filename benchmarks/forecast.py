@@ -21,7 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from actors.engine import Devices, EngineSettings
+from actors.engine_settings import Devices, EngineSettings
 from analysis import traces
 from analysis.traces import Request
 from decoding.kinds import SCHEDULES

@@ -21,7 +21,8 @@ from typing import Any, Final
 import click
 import psutil
 
-from actors.engine import Devices, Engine, EngineSettings
+from actors.engine import Engine
+from actors.engine_settings import Devices, EngineSettings
 from actors.transcripts import Transcript
 from decoding.errors import PeerError
 from decoding.settings import Settings
@@ -100,7 +101,7 @@ async def _campaign(rounds: int) -> int:
     process, seconds, memory = psutil.Process(), [], []
     async with await Engine.start(settings) as engine:
         known = {p: (await engine.generate(p, alone).wait()).token_ids for p in PROMPTS[:7]}
-        guilty = list(engine._fitted.encode(GUILTY, alone))  # noqa: SLF001 - to tell it from others
+        guilty = list(engine._pair.encode(GUILTY, alone))  # noqa: SLF001 - to tell it from others
         for number in range(rounds):
             began = time.perf_counter()
             if wrong := await _round(engine, known, guilty):

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 from pearl.names import claim
 
 if TYPE_CHECKING:
-    from actors.engine import Devices, Engine, EngineSettings, Piece, Result
+    from actors.engine import Engine, Piece, Result
+    from actors.engine_settings import Devices, EngineSettings
     from decoding.kinds import SCHEDULES
     from decoding.policies import POLICIES
     from decoding.sampling import Sampling
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 HOMES = {
+    "Devices": "actors.engine_settings",
+    "EngineSettings": "actors.engine_settings",
     "POLICIES": "decoding.policies",
     "SCHEDULES": "decoding.kinds",
     "Sampling": "decoding.sampling",

@@ -45,7 +45,7 @@ def spread(
     others = set(multiprocessing.active_children())
     with _while_starting():
         executor = concurrent.futures.ProcessPoolExecutor(
-            min(workers, len(jobs)), mp_context=context, initializer=_end_with_the_parent
+            min(workers, len(jobs)), mp_context=context, initializer=end_with_the_parent
         )
     try:
         yield from _ordered(executor, function, jobs, AHEAD * workers)
@@ -100,8 +100,8 @@ def _while_starting() -> Iterator[None]:
             before[signal.Signals(late)](late, None)
 
 
-def _end_with_the_parent() -> None:
-    """A worker outlives no parent that was killed."""
+def end_with_the_parent() -> None:
+    """This process outlives no parent that was killed."""
     threading.Thread(target=_watch_parent, daemon=True).start()
 
 

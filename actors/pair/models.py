@@ -1,4 +1,4 @@
-"""Llama models of the pair: made from a shape, loaded from and saved to Hugging Face folders.
+"""Llama models of the pair: made from a shape, and saved as Hugging Face folders.
 
 Weights are stored in bf16 and computed with in fp32: rounding them changes nothing measurable,
 while computing in bf16 flips an argmax every few hundred tokens.
@@ -13,11 +13,10 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from actors.pair import tokenizer as tokens
-from actors.pair.recipe import Shape
-from decoding.errors import ModelError
+from actors.pair.recipe import LlamaShape
 
 
-def untrained(shape: Shape, vocabulary: int, positions: int, seed: int) -> LlamaForCausalLM:
+def untrained(shape: LlamaShape, vocabulary: int, positions: int, seed: int) -> LlamaForCausalLM:
     """A freshly initialised model of this shape, in fp32."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
@@ -48,20 +47,3 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     )
     shipped.save_pretrained(folder)
     tokens.save(tokenizer, folder, model.config.max_position_embeddings)
-
-
-def load(folder: Path) -> LlamaForCausalLM:
-    """The model of a folder, in fp32, ready to answer and not to learn.
-
-    Raises:
-        ModelError: the folder holds no model.
-    """
-    if not (folder / "config.json").exists():
-        raise ModelError(f"{folder} holds no config.json; expected a Hugging Face model folder")
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    return model.eval().requires_grad_(requires_grad=False)
-
-
-def parameters(model: LlamaForCausalLM) -> int:
-    """How many numbers the model has learned, the tied embeddings counted once."""
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -5,48 +5,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
+
+from actors.training.budget import Budget, RowBudget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class LlamaShape:
     """One Llama: tied embeddings, one key and value head for each query head."""
 
     layers: int
     hidden: int
     intermediate: int
     heads: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """How one model learns: warm up, stay, then let the learning rate fall linearly to zero.
-
-    `minutes` are minutes of training on this machine; `steps`, where given, ends the course instead
-    of the clock. `lengths` lists (from which fraction of the budget, tokens in a sequence): most of
-    the budget goes into short sequences, the end into long ones, since positions beyond the longest
-    trained sequence stay untrained.
-    """
-
-    minutes: float
-    rate: float
-    steps: int | None = None
-    warm_up_steps: int = 100
-    decay_from: float = 0.6
-    tokens_per_step: int = 8192
-    parts: int = 4
-    checkpoint_every_s: float = 90.0
-    lengths: tuple[tuple[float, int], ...] = ((0.0, 256), (0.85, 1024))
-
-    def length(self, progress: float) -> int:
-        """Tokens in a sequence after this fraction of the budget."""
-        return next(length for start, length in reversed(self.lengths) if progress >= start)
-
-    def rate_at(self, progress: float, step: int) -> float:
-        """The learning rate after this fraction of the budget, in update number `step`."""
-        decay = min(1.0, (1.0 - progress) / (1.0 - self.decay_from))
-        return self.rate * min(1.0, (step + 1) / self.warm_up_steps) * max(0.0, decay)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +33,8 @@ class Meeting:
 class Recipe:
     """Everything that decides what comes out, except the machine."""
 
-    target: Shape
-    draft: Shape
+    target: LlamaShape
+    draft: LlamaShape
     target_budget: Budget
     draft_budget: Budget
     distil_budget: Budget
@@ -72,9 +44,7 @@ class Recipe:
     positions: int = 1024
     characters_per_package: int = 3_000_000
     documents: int | None = None
-    sampled_tokens: int = 220_000
-    sampled_length: int = 384
-    sampled_at_once: int = 192
+    rows: RowBudget = field(default_factory=RowBudget)
     measured_prompts: int = 40
     measured_tokens: int = 128
     seed: int = 2024
@@ -85,8 +55,8 @@ _TOGETHER: Final = Budget(
 )
 
 FULL: Final = Recipe(
-    target=Shape(layers=8, hidden=256, intermediate=704, heads=4),
-    draft=Shape(layers=2, hidden=128, intermediate=352, heads=2),
+    target=LlamaShape(layers=8, hidden=256, intermediate=704, heads=4),
+    draft=LlamaShape(layers=2, hidden=128, intermediate=352, heads=2),
     target_budget=Budget(minutes=40.0, rate=4e-3),
     draft_budget=Budget(minutes=6.0, rate=5e-3),
     distil_budget=Budget(minutes=11.0, rate=4e-3, decay_from=0.3, lengths=((0.0, 384),)),
@@ -114,8 +84,8 @@ _SMALL_BUDGET: Final = Budget(
 )
 
 SMALL: Final = Recipe(
-    target=Shape(layers=2, hidden=64, intermediate=128, heads=1),
-    draft=Shape(layers=1, hidden=64, intermediate=64, heads=1),
+    target=LlamaShape(layers=2, hidden=64, intermediate=128, heads=1),
+    draft=LlamaShape(layers=1, hidden=64, intermediate=64, heads=1),
     target_budget=_SMALL_BUDGET,
     draft_budget=_SMALL_BUDGET,
     distil_budget=replace(_SMALL_BUDGET, lengths=((0.0, 64),)),
@@ -130,9 +100,7 @@ SMALL: Final = Recipe(
     positions=128,
     characters_per_package=0,
     documents=24,
-    sampled_tokens=2_048,
-    sampled_length=64,
-    sampled_at_once=32,
+    rows=RowBudget(tokens=2_048, length=64, at_once=32),
     measured_prompts=4,
     measured_tokens=16,
 )

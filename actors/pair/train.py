@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Final
 
 import click
+import msgspec
 import numpy as np
 import torch
 from rich.console import Console
@@ -35,13 +36,18 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-from actors.pair import TARGET, corpus, distil, measure, models, tokenizer
-from actors.pair import course as courses
+from actors.pair import TARGET, corpus, measure, models, tokenizer
 from actors.pair.commands import command
-from actors.pair.course import Course
-from actors.pair.lessons import Imitation, Lesson, Reading
-from actors.pair.recipe import FULL, SMALL, Budget, Recipe, Shape
-from actors.pair.windows import Windows
+from actors.pair.recipe import FULL, SMALL, LlamaShape, Recipe
+from actors.pair.tokenizer import END_ID
+from actors.training import course as courses
+from actors.training import rows
+from actors.training.budget import Budget
+from actors.training.course import Course
+from actors.training.lessons import Imitation, Lesson, Reading
+from actors.training.measure import nats_a_token
+from actors.training.models import load
+from actors.training.windows import Windows
 from decoding.errors import SettingError
 
 Watch = Callable[[str, courses.Progress], None]
@@ -99,18 +105,17 @@ class Workshop:
 
     def write_rows(self, meeting: int = 0) -> None:
         """Let the target write what the draft will imitate it on."""
-        rows = self.folder / f"rows-{meeting}.npy"
-        if rows.exists():
+        path = self.folder / f"rows-{meeting}.npy"
+        if path.exists():
             return
-        recipe = replace(self.recipe, seed=self.recipe.seed + meeting)
-        windows, parts = self._windows(recipe.seed), self.folder / f"rows-{meeting}"
-        total = distil.batches(recipe)
-        for number in distil.write(
-            self.folder / self._target(meeting), windows, recipe, parts, self.device
-        ):
-            done = (number + 1) / total
-            self.watch(rows.stem, courses.Progress(fraction=done, step=number + 1))
-        np.save(rows, distil.gathered(parts))
+        budget, seed, parts = self.recipe.rows, self.recipe.seed + meeting, path.with_suffix("")
+        target = self.folder / self._target(meeting)
+        # Another seed than the lessons': the rows begin elsewhere than the windows that were read.
+        windows = Windows.read(self.folder, seed=seed + 7, end=END_ID)
+        for number in rows.write(target, windows, budget, parts, seed=seed, device=self.device):
+            done = (number + 1) / budget.batches
+            self.watch(path.stem, courses.Progress(fraction=done, step=number + 1))
+        np.save(path, rows.gathered(parts))
 
     def distil_draft(self) -> None:
         """Let the draft imitate the target on the target's own text."""
@@ -168,7 +173,7 @@ class Workshop:
             "recipe": self.recipe,
         }
         path = self.folder / "report.json"
-        path.write_text(json.dumps(report, default=asdict, indent=2))
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
         return path
 
     def deliver(self, out: Path) -> None:
@@ -187,10 +192,10 @@ class Workshop:
 
     def _learned(self, name: str) -> LlamaForCausalLM:
         """A model that goes on learning."""
-        model = models.load(self.folder / name).to(self.device)
+        model = load(self.folder / name).to(self.device)
         return model.train().requires_grad_(requires_grad=True)
 
-    def _untrained(self, shape: Shape, seed: int) -> LlamaForCausalLM:
+    def _untrained(self, shape: LlamaShape, seed: int) -> LlamaForCausalLM:
         recipe = self.recipe
         return models.untrained(shape, recipe.vocabulary, recipe.positions, seed).to(self.device)
 
@@ -220,6 +225,7 @@ class Workshop:
             tokens_per_part=budget.tokens_per_step // budget.parts,
             parts=budget.parts,
             seed=self.recipe.seed,
+            end=END_ID,
             compiled=self.compiled,
         )
 
@@ -233,13 +239,9 @@ class Workshop:
             tokens_per_part=budget.tokens_per_step // budget.parts,
             parts=budget.parts,
             seed=self.recipe.seed + meeting,
+            end=END_ID,
             compiled=self.compiled,
         )
-
-    def _windows(self, seed: int) -> Windows:
-        # Another seed than the lessons': the rows begin elsewhere than the windows that were read.
-        stream, ends = np.load(self.folder / "train.npy"), np.load(self.folder / "line_ends.npy")
-        return Windows(stream, ends, seed + 7)
 
     def _losses(self, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
         streams = {
@@ -249,7 +251,7 @@ class Workshop:
         length = min(512, self.recipe.positions)
         return {
             name: {
-                part: measure.nats_a_token(models.load(self.folder / name), stream, length)
+                part: nats_a_token(load(self.folder / name), stream, length)
                 for part, stream in streams.items()
             }
             for name in names

@@ -2,6 +2,7 @@
 
 interface     what a device host asks of a model
 hugging_face  that, for any decoder that transformers loads
+layers        what a configuration says of its layers
 cache         its key-value cache: rows that are rolled back for nothing
 library       a model's forward as the library runs it
 llama         the same for the Llama family on a CPU, written out

@@ -43,7 +43,7 @@ class Passage:
     """Many rows only: row (rows, 1) and position (rows, tokens) of each new token."""
 
 
-class Room(NamedTuple):
+class ShelfSize(NamedTuple):
     """Rows of a shelf, and positions of each."""
 
     rows: int
@@ -51,7 +51,7 @@ class Room(NamedTuple):
     mapped: bool
 
 
-class Held(NamedTuple):
+class LayerBuffers(NamedTuple):
     """One layer's keys and values on one shelf."""
 
     keys: Buffer
@@ -65,12 +65,12 @@ class RowLayer(CacheLayerMixin):
     keys: Any = None
     values: Any = None
 
-    def __init__(self, passage: Passage, rooms: dict[int, Room]) -> None:
+    def __init__(self, passage: Passage, rooms: dict[int, ShelfSize]) -> None:
         super().__init__()
         self._passage = passage
         self._rooms = rooms
         self._like: tuple[Tensor, Tensor] | None = None  # (0, heads, 0, width) of the first pass
-        self._held: dict[int, Held] = {}
+        self._held: dict[int, LayerBuffers] = {}
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}  # (rows, heads, length, width)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -106,7 +106,7 @@ class RowLayer(CacheLayerMixin):
         if self._like is None:
             return
         old, room = self._held.get(shelf), self._rooms[shelf]
-        new = Held(*(_buffer(like, room) for like in self._like))
+        new = LayerBuffers(*(_buffer(like, room) for like in self._like))
         for buffer, before in zip(new, old or (), strict=False):
             buffer.keep(before, kept)
         self._held[shelf] = new
@@ -171,7 +171,7 @@ class RowCache:
                 nothing because it reads the keys and values of another.
         """
         self.passage = Passage()
-        self._rooms: dict[int, Room] = {}
+        self._rooms: dict[int, ShelfSize] = {}
         self.library = Cache(
             layers=[RowLayer(self.passage, self._rooms) if it is None else it for it in layers]
         )
@@ -191,7 +191,7 @@ class RowCache:
         leaves some layers larger than asked, which nothing depends on.
         """
         before = self._rooms.get(shelf)
-        self._rooms[shelf] = Room(rows, length, mapped)
+        self._rooms[shelf] = ShelfSize(rows, length, mapped)
         try:
             for layer in self._layers:
                 layer.open(shelf, kept)
@@ -227,6 +227,6 @@ class RowCache:
         self._rooms.clear()
 
 
-def _buffer(like: Tensor, room: Room) -> Buffer:
+def _buffer(like: Tensor, room: ShelfSize) -> Buffer:
     shape = (1, room.rows, like.shape[1], room.length, like.shape[3])
     return Buffer(shape, like.dtype, like.device, mapped=room.mapped)

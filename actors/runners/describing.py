@@ -23,9 +23,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from actors.runners import folders
-from actors.runners.folders import Place
+from actors.runners.folders import ModelFolder
 from actors.runners.gguf_files import check_gguf
-from actors.runners.hugging_face import cache_layers, positions_of
+from actors.runners.layers import cache_layers, positions_of
 from actors.runners.quiet import quietly, refused
 from actors.runners.rehearsal import headers, rehearse
 from decoding.errors import ModelError
@@ -98,7 +98,7 @@ def describe(name: str, *, trust_remote_code: bool = False) -> ModelDescription:
         )
 
 
-class Found(NamedTuple):
+class ModelFiles(NamedTuple):
     """What a folder's files say."""
 
     raw: dict[str, Any]
@@ -111,19 +111,19 @@ class Found(NamedTuple):
     """Bytes of all of them."""
 
 
-def _found(place: Place, *, trust_remote_code: bool) -> Found:
+def _found(place: ModelFolder, *, trust_remote_code: bool) -> ModelFiles:
     if place.gguf is not None:
         count = check_gguf(place)
         size = (place.folder / place.gguf).stat().st_size
-        return Found(raw={"dtype": "gguf"}, tensors=None, listed=count, size=size)
+        return ModelFiles(raw={"dtype": "gguf"}, tensors=None, listed=count, size=size)
     raw = folders.read_config(place.folder, place.name)
     _check_known(raw, place.name, trust_remote_code=trust_remote_code)
     tensors = headers(folders.shards(place.folder, place.name, raw), place.name)
     size = sum(tensor.nbytes for tensor in tensors.values())
-    return Found(raw=raw, tensors=tensors, listed=len(tensors), size=size)
+    return ModelFiles(raw=raw, tensors=tensors, listed=len(tensors), size=size)
 
 
-def _configuration(place: Place, *, trust_remote_code: bool) -> Any:
+def _configuration(place: ModelFolder, *, trust_remote_code: bool) -> Any:
     file = place.gguf or folders.CONFIG
     with refused(lambda said: f"{place.name}: {file} is not valid ({said}); copy it again"):
         config: Any = AutoConfig.from_pretrained(
@@ -197,7 +197,7 @@ def _several(found: Any) -> bool:
     return isinstance(found, (list, tuple))
 
 
-def _ends(place: Place, config: Any) -> tuple[int | None, tuple[int, ...]]:
+def _ends(place: ModelFolder, config: Any) -> tuple[int | None, tuple[int, ...]]:
     """First and last tokens; the generation settings count more than the configuration."""
     sources = [config.get_text_config(decoder=True), config]
     if (place.folder / folders.ENDS).is_file() and place.gguf is None:

@@ -42,7 +42,7 @@ TOKENIZERS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ModelFolder:
     """Where a model is: a folder, and in it the one file that holds everything, if there is one."""
 
     name: str
@@ -56,7 +56,7 @@ class Place:
         return {} if self.gguf is None else {"gguf_file": self.gguf}
 
 
-def find(name: str, *, weights: bool = True) -> Place:
+def find(name: str, *, weights: bool = True) -> ModelFolder:
     """The files of a model, fetched from the hub where they have to be.
 
     Args:
@@ -77,28 +77,28 @@ def find(name: str, *, weights: bool = True) -> Place:
         raise ModelError(f"there is no folder {name}; give a folder with a model, or a hub name")
     cached = _cached(name)
     if cached and (not weights or _complete(cached)):
-        return Place(name=name, folder=cached)
+        return ModelFolder(name=name, folder=cached)
     _ask_the_hub(name, weights=weights)
     patterns = [*SMALL_FILES, "*.safetensors"] if weights else SMALL_FILES
-    return Place(name=name, folder=_fetch(name, patterns))
+    return ModelFolder(name=name, folder=_fetch(name, patterns))
 
 
-def _file(path: Path, name: str) -> Place:
+def _file(path: Path, name: str) -> ModelFolder:
     if path.suffix.lower() != GGUF:
         raise ModelError(f"{name} is a file; give the folder that it is in, or a GGUF file")
-    return Place(name=name, folder=path.parent, gguf=path.name)
+    return ModelFolder(name=name, folder=path.parent, gguf=path.name)
 
 
-def _folder(folder: Path, name: str, *, weights: bool) -> Place:
+def _folder(folder: Path, name: str, *, weights: bool) -> ModelFolder:
     if not os.path.lexists(folder / CONFIG) or not _has_safetensors(folder):
         files = sorted(path.name for path in folder.iterdir() if path.suffix.lower() == GGUF)
         if len(files) > 1:
             raise ModelError(f"{name} has {len(files)} GGUF files; give the path of one of them")
         if files:
-            return Place(name=name, folder=folder, gguf=files[0])
+            return ModelFolder(name=name, folder=folder, gguf=files[0])
     if weights:
         shards(folder, name, read_config(folder, name))
-    return Place(name=name, folder=folder)
+    return ModelFolder(name=name, folder=folder)
 
 
 def _has_safetensors(folder: Path) -> bool:

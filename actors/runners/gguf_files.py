@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from actors.runners.folders import Place
+from actors.runners.folders import ModelFolder
 from actors.runners.quiet import refused
 from decoding.errors import ModelError
 
@@ -25,7 +25,7 @@ PACKAGES: Final = ("accelerate", "gguf")
 PART: Final = re.compile(r"-\d+-of-(\d+)\.gguf$", re.IGNORECASE)
 
 
-def check_gguf(place: Place) -> int:
+def check_gguf(place: ModelFolder) -> int:
     """How many tensors a file has, when it is whole and can be read here.
 
     Raises:
@@ -71,7 +71,7 @@ def _table(path: str) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def without_bars(place: Place) -> Iterator[None]:
+def without_bars(place: ModelFolder) -> Iterator[None]:
     """Unpacking shows a bar that nothing else switches off."""
     if place.gguf is None:
         yield

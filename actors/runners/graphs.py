@@ -10,7 +10,7 @@ launched together; but what is replayed has the shapes and the addresses of the 
   inputs   One buffer a shape, filled by one copy a pass: tokens, where each is written, where it
            stands. Masks are computed from them inside the step.
   cache    Its addresses are in the recordings too: when it has grown, or is gone, they are
-           forgotten (`Steps.forget`).
+           forgotten (`RecordedPasses.forget`).
   outputs  All recordings of a runner share one pool of memory, so what a replay returns lasts until
            the next replay, of whatever shape.
 
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 Step: TypeAlias = Callable[[], Tensor]
-Run: TypeAlias = Callable[["Shape", Tensor], Tensor]
+RunPass: TypeAlias = Callable[["PassShape", Tensor], Tensor]
 
 STEP_TOKENS: Final = 16
 """Of each row. A prefill has more, and then the kernels take longer than their launches."""
@@ -44,7 +44,7 @@ MOST_RECORDED: Final = 128
 CAPTURING: Final = threading.Lock()
 
 
-class Shape(NamedTuple):
+class PassShape(NamedTuple):
     """What tells a recorded pass from others."""
 
     first: int
@@ -60,12 +60,12 @@ class Shape(NamedTuple):
     """Where in the cache the rows lie."""
 
 
-def rounded(shape: Shape, length: int) -> Shape:
+def rounded(shape: PassShape, length: int) -> PassShape:
     """The fixed shape that a pass is taken in; rows have `length` positions."""
     first, last = shape.first, shape.first + shape.rows - 1
     rows = 1 << (first ^ last).bit_length()  # the smallest aligned block that holds both
     tokens = _power(shape.tokens)
-    return Shape(
+    return PassShape(
         first=first // rows * rows,
         rows=rows,
         tokens=tokens,
@@ -143,7 +143,7 @@ def recorder_for(device: torch.device) -> Recorder | None:
     return CudaGraphs(device) if device.type == "cuda" else None
 
 
-class Recorded(NamedTuple):
+class RecordedPass(NamedTuple):
     """A step, and what it reads."""
 
     inputs: Tensor
@@ -152,15 +152,15 @@ class Recorded(NamedTuple):
 
 
 @final
-class Steps:
+class RecordedPasses:
     """The recorded passes of one runner."""
 
     def __init__(self, recorder: Recorder, device: torch.device) -> None:
         self._recorder = recorder
         self._device = device
-        self._recorded: dict[Shape, Recorded] = {}  # the one used last comes last
+        self._recorded: dict[PassShape, RecordedPass] = {}  # the one used last comes last
 
-    def take(self, shape: Shape, inputs: Tensor, run: Run) -> Tensor:
+    def take(self, shape: PassShape, inputs: Tensor, run: RunPass) -> Tensor:
         """One pass, recorded if there is none of its shape yet.
 
         Args:
@@ -187,11 +187,11 @@ class Steps:
         self._recorded.clear()
         self._recorder.forget()
 
-    def _record(self, shape: Shape, inputs: Tensor, run: Run) -> Recorded:
+    def _record(self, shape: PassShape, inputs: Tensor, run: RunPass) -> RecordedPass:
         if len(self._recorded) >= MOST_RECORDED:
             del self._recorded[next(iter(self._recorded))]
         held = inputs.to(self._device, non_blocking=True, copy=True)
-        return Recorded(held, self._recorder.record(lambda: run(shape, held)))
+        return RecordedPass(held, self._recorder.record(lambda: run(shape, held)))
 
 
 def _power(number: int) -> int:

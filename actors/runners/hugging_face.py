@@ -29,30 +29,27 @@ Must never: load models, sample, print, or change a row that it was not told to.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast, final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from actors.runners import memory, trial
-from actors.runners.graphs import STEP_TOKENS, Recorder, Shape, Steps, rounded
+from actors.runners.graphs import STEP_TOKENS, PassShape, RecordedPasses, Recorder, rounded
 from actors.runners.interface import Feed, Room, RunnerStatistics
-from actors.runners.lengths import Lengths, lengths_of
+from actors.runners.layers import cache_layers, positions_of, stores, windows_of
+from actors.runners.lengths import LengthBorders, lengths_of
 from actors.runners.library import LibraryForward
 from actors.runners.llama import LlamaForward, fits
 from actors.runners.masks import Masks
-from actors.runners.passes import line_of, passes, shape_of
-from actors.runners.shelves import Row, Shelf, Shelves
+from actors.runners.passes import check, line_of, passes, shape_of
+from actors.runners.shelves import CacheRow, Shelf, Shelves
 from decoding.errors import ModelError, PromptError, ProtocolError
 
 # Longer feeds are read in pieces: the scores and activations of a piece are all that a long prompt
 # needs beside its cache.
 PIECE = 2048
-
-UNBOUNDED = 1 << 24
-"""Positions of a model that has no longest sequence, such as one with linear position biases."""
 
 
 @final
@@ -92,7 +89,7 @@ class HuggingFaceRunner:
         library = self._library(model)
         self.takes_positions = library.takes_positions
         self._network: LibraryForward | LlamaForward = library
-        self._steps: Steps | None = None
+        self._steps: RecordedPasses | None = None
         self._places = torch.empty(1, 0, dtype=torch.long)  # 0, 1, 2, ... as far as is read
         self._shelves = Shelves(
             library,
@@ -105,9 +102,9 @@ class HuggingFaceRunner:
         self._passes = self._tokens = self._padding = 0
         self._slower = ""
         self._masks = self._masks_of(library, layers, model)
-        self._lengths: Lengths | None = None
+        self._lengths: LengthBorders | None = None
         with torch.inference_mode():
-            tried = trial.Trial(model, self)
+            tried = trial.RunnerTrial(model, self)
             self._lengths = lengths_of(model, self.positions, self._name, tried.forward)
             if self._lengths:
                 tried.shorten(self._lengths.borders[0])
@@ -148,7 +145,7 @@ class HuggingFaceRunner:
     def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:
         """Read all feeds, in as few passes as is sensible."""
         for feed in feeds:
-            self._check(feed)
+            check(feed, self._held(feed.row), self._name, self.positions, self.vocab_size)
         if len(feeds) > 1 and len({feed.row for feed in feeds}) < len(feeds):
             raise ProtocolError(f"rows {[f.row for f in feeds]}: one is fed twice in one call")
         with torch.inference_mode():
@@ -162,7 +159,14 @@ class HuggingFaceRunner:
                 return [self._read(feeds[0])]
             return self._read_all(feeds)
 
-    def _make_room(self, row: Row, end: int) -> None:
+    def _held(self, number: int) -> int:
+        """Tokens that a row holds; where lengths matter, what was read counts, wherever it lies."""
+        row = self._rows.get(number)
+        if row is None:
+            raise ProtocolError(f"row {number} is not in use; in use are {sorted(self._rows)}")
+        return len(row.text) if self._lengths else row.held
+
+    def _make_room(self, row: CacheRow, end: int) -> None:
         self._shelves.make_room(row, end)
         reach = self._places.shape[1]
         if row.room > reach:
@@ -170,7 +174,7 @@ class HuggingFaceRunner:
             self._places = torch.arange(reach, device=self._device)[None]  # (1, reach)
             self._network.reach(reach)
 
-    def _read_by_length(self, feeds: Sequence[Feed], lengths: Lengths) -> list[Tensor]:
+    def _read_by_length(self, feeds: Sequence[Feed], lengths: LengthBorders) -> list[Tensor]:
         """One side of the borders after the other; on each, those feeds that have a part there."""
         stages: dict[int, list[tuple[int, int, int]]] = {}
         for feed in feeds:
@@ -230,7 +234,7 @@ class HuggingFaceRunner:
             parts.append(self._read_piece(row, feed.start + at, piece, min(wanted, len(piece))))
         return torch.cat(parts)  # (logits, vocab)
 
-    def _read_piece(self, row: Row, start: int, tokens: Sequence[int], logits: int) -> Tensor:
+    def _read_piece(self, row: CacheRow, start: int, tokens: Sequence[int], logits: int) -> Tensor:
         count = len(tokens)
         end = start + count
         assert row.shelf is not None
@@ -274,7 +278,7 @@ class HuggingFaceRunner:
         first, width = shape.first, out.shape[1]
         return {f.row: out[slot - first, width - f.logits :] for slot, f in by_slot.items()}
 
-    def _ragged(self, shape: Shape, inputs: Tensor) -> Tensor:
+    def _ragged(self, shape: PassShape, inputs: Tensor) -> Tensor:
         """A pass over many rows: logits (rows, at least `shape.logits` tokens, vocab).
 
         Args:
@@ -282,7 +286,7 @@ class HuggingFaceRunner:
         """
         return self._kept(self._run(shape, inputs.to(self._device)))
 
-    def _replayed(self, shape: Shape, inputs: Tensor, logits: int) -> Tensor | None:
+    def _replayed(self, shape: PassShape, inputs: Tensor, logits: int) -> Tensor | None:
         """The same in a shape that is rounded up, of which the last `logits` tokens count.
 
         Returns: None where that cannot be recorded, and nothing will be from now on.
@@ -296,7 +300,7 @@ class HuggingFaceRunner:
         # A copy: the next replay writes over the original, and a host may keep its logits.
         return self._kept(rows[:, shape.tokens - logits :].to(torch.float32, copy=True))
 
-    def _run(self, shape: Shape, inputs: Tensor) -> Tensor:
+    def _run(self, shape: PassShape, inputs: Tensor) -> Tensor:
         assert self._masks is not None
         ids, write, places = inputs
         rows = torch.arange(shape.rows, device=self._device)[:, None]  # (rows, 1)
@@ -327,39 +331,12 @@ class HuggingFaceRunner:
         if self._steps:
             self._steps.forget()
 
-    def _check(self, feed: Feed) -> None:
-        start, tokens = feed.start, feed.tokens
-        row = self._rows.get(feed.row)
-        if row is None:
-            raise ProtocolError(f"row {feed.row} is not in use; in use are {sorted(self._rows)}")
-        held = len(row.text) if self._lengths else row.held
-        if not 0 <= start <= held:
-            raise ProtocolError(
-                f"row {feed.row} holds {held} tokens; a feed cannot start at {start}"
-            )
-        count = len(tokens)
-        if not count or not 0 <= feed.logits <= count:
-            raise ProtocolError(
-                f"a feed of {count} tokens asks for {feed.logits} logits; it has at least one "
-                "token and at most as many logits"
-            )
-        if start + count > self.positions:
-            raise PromptError(
-                f"a sequence of {start + count} tokens; {self._name} holds at most {self.positions}"
-            )
-        # On a GPU a token outside the embedding would end the process, not raise.
-        if min(tokens) < 0 or max(tokens) >= self.vocab_size:
-            wrong = next(token for token in tokens if not 0 <= token < self.vocab_size)
-            raise ProtocolError(
-                f"token {wrong} is outside the vocabulary of {self.vocab_size} tokens"
-            )
-
     def _library(self, model: Any) -> LibraryForward:
         layers = cache_layers(self._config, self._name, stateful=model._is_stateful)  # noqa: SLF001
-        return LibraryForward(model, [None if _stores(it) else it for it in layers])
+        return LibraryForward(model, [None if stores(it) else it for it in layers])
 
     def _masks_of(self, library: LibraryForward, layers: Sequence[Any], model: Any) -> Masks | None:
-        windows = _windows(self._config, layers)
+        windows = windows_of(self._config, layers)
         if windows is None or not library.takes_positions:
             return None
         attention = self._config._attn_implementation  # noqa: SLF001 - there is no public name
@@ -377,7 +354,7 @@ class HuggingFaceRunner:
 
     def _choose(
         self,
-        tried: trial.Trial,
+        tried: trial.RunnerTrial,
         recorder: Recorder | None,
         *,
         spare: bool,
@@ -398,7 +375,7 @@ class HuggingFaceRunner:
             )
         tried.check_length(self._lengths)
         if recorder and self._masks:
-            self._steps = Steps(recorder, self._device)
+            self._steps = RecordedPasses(recorder, self._device)
             if not tried.agrees(together=True, replays=True) and self._steps is not None:
                 self._stop_recording("a replay has other logits")
         elif (spare or again) and self._masks and not self._lengths and fits(tried.model):
@@ -418,54 +395,3 @@ class HuggingFaceRunner:
         if self._lengths:
             self._lengths.tell(0)
         self._passes = self._tokens = self._padding = 0
-
-
-def positions_of(config: Any) -> int:
-    """The longest sequence that a model of this configuration can hold."""
-    for name in ("max_position_embeddings", "max_seq_len", "n_positions"):
-        if isinstance(found := getattr(config, name, None), int) and found > 0:
-            return found
-    return UNBOUNDED
-
-
-def refuse_state(architecture: str) -> ModelError:
-    """What to say of a model that carries more than keys and values."""
-    return ModelError(
-        f"{architecture} carries a recurrent state, which cannot be rolled back after a rejected "
-        "token; choose a model whose layers are all attention"
-    )
-
-
-def cache_layers(config: Any, architecture: str, *, stateful: bool) -> Iterator[Any]:
-    """The library's own cache layers: which kind each is, and its window."""
-    if stateful:
-        raise refuse_state(architecture)
-    for layer in cast("Any", DynamicCache(config=config)).layers:
-        if not _stores(layer) and type(layer).__name__ != "DummyLayer":
-            raise refuse_state(architecture)
-        yield layer
-
-
-def _stores(layer: Any) -> bool:
-    # By exact name: subclasses of these two keep a state beside the keys and values.
-    return type(layer).__name__ in {"DynamicLayer", "DynamicSlidingWindowLayer"}
-
-
-def _windows(config: Any, layers: Sequence[Any]) -> Mapping[str, int | None] | None:
-    """For each kind of layer what it sees; None when its masks are not ours to make."""
-    sliding = {layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)}
-    # GPT-Neo keeps its windows to itself, as a table that is right when all rows end together.
-    if getattr(config, "attention_types", None):
-        return None
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if not kinds:
-        kinds = {_kind(layer) for layer in layers}
-        if getattr(config, "attention_chunk_size", None):
-            return None
-    if not kinds <= {"full_attention", "sliding_attention"} or len(sliding) > 1:
-        return None
-    return {kind: next(iter(sliding)) if kind.startswith("s") else None for kind in sorted(kinds)}
-
-
-def _kind(layer: Any) -> str:
-    return "sliding_attention" if layer.is_sliding else "full_attention"

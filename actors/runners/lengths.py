@@ -69,7 +69,7 @@ class Call:
 
 
 @final
-class Lengths:
+class LengthBorders:
     """The borders of a model, and a way to say between which of them a pass is."""
 
     def __init__(
@@ -117,7 +117,7 @@ class Lengths:
 
 def lengths_of(
     model: Any, positions: int, name: str, forward: Callable[[], object]
-) -> Lengths | None:
+) -> LengthBorders | None:
     """What is to be known of a model whose rotation depends on the length of the text.
 
     Args:
@@ -147,7 +147,7 @@ def lengths_of(
                 "choose a model whose rotation is fixed"
             )
     modules = {call.module for call in calls.values()}
-    return Lengths(modules, borders, model.device) if borders else None
+    return LengthBorders(modules, borders, model.device) if borders else None
 
 
 def _borders(

@@ -27,7 +27,8 @@ from actors.runners import folders
 from actors.runners.describing import ModelDescription, describe
 from actors.runners.gguf_files import without_bars
 from actors.runners.graphs import recorder_for
-from actors.runners.hugging_face import HuggingFaceRunner, positions_of
+from actors.runners.hugging_face import HuggingFaceRunner
+from actors.runners.layers import positions_of
 from actors.runners.quiet import first_line, quietly, refused
 from actors.runners.rehearsal import BELONG, check_complete
 from actors.runners.vocabulary import Vocabulary, check_pair, load_tokenizer

@@ -1,9 +1,9 @@
-"""Which feeds share a pass, and what that pass is.
+"""Which feeds can be read, which share a pass, and what that pass is.
 
 A pass is a rectangle: rows that follow each other in the cache, as many tokens of each. What a feed
 has less is padding, and rows between two that are fed are read along.
 
-May import: actors.runners.graphs (a shape), interface, shelves (a row).
+May import: decoding, actors.runners.graphs (a shape), interface, shelves (a row).
 Must never: run a model.
 """
 
@@ -12,14 +12,44 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
-from actors.runners.graphs import Shape
+from actors.runners.graphs import PassShape
 from actors.runners.interface import Feed
-from actors.runners.shelves import Row
+from actors.runners.shelves import CacheRow
+from decoding.errors import PromptError, ProtocolError
 
 # A pass reads all weights once, which costs about as much as the arithmetic of some tokens more: so
 # much padding is cheaper than another pass, and so many idle rows are.
 CHEAP_TOKENS = 16
 CHEAP_ROWS = 8
+
+
+def check(feed: Feed, held: int, model: str, positions: int, vocabulary: int) -> None:
+    """Whether a feed can be read.
+
+    Args:
+        held: tokens that its row holds.
+        model: what its messages call the model.
+        positions: that a sequence may have.
+        vocabulary: tokens are below it.
+    Raises:
+        ProtocolError, PromptError: as `Runner.forward`.
+    """
+    start, tokens, count = feed.start, feed.tokens, len(feed.tokens)
+    if not 0 <= start <= held:
+        raise ProtocolError(f"row {feed.row} holds {held} tokens; a feed cannot start at {start}")
+    if not count or not 0 <= feed.logits <= count:
+        raise ProtocolError(
+            f"a feed of {count} tokens asks for {feed.logits} logits; it has at least one "
+            "token and at most as many logits"
+        )
+    if start + count > positions:
+        raise PromptError(
+            f"a sequence of {start + count} tokens; {model} holds at most {positions}"
+        )
+    # On a GPU a token outside the embedding would end the process, not raise.
+    if min(tokens) < 0 or max(tokens) >= vocabulary:
+        wrong = next(token for token in tokens if not 0 <= token < vocabulary)
+        raise ProtocolError(f"token {wrong} is outside the vocabulary of {vocabulary} tokens")
 
 
 def passes(
@@ -52,9 +82,9 @@ def _neighbours(group: list[Feed], place: Callable[[Feed], int]) -> Iterator[lis
     yield part
 
 
-def shape_of(feeds: Mapping[int, Feed]) -> Shape:
+def shape_of(feeds: Mapping[int, Feed]) -> PassShape:
     """What one pass must have for all of these, by where they lie."""
-    return Shape(
+    return PassShape(
         first=min(feeds),
         rows=max(feeds) - min(feeds) + 1,
         tokens=max(len(feed.tokens) for feed in feeds.values()),
@@ -63,7 +93,7 @@ def shape_of(feeds: Mapping[int, Feed]) -> Shape:
     )
 
 
-def line_of(row: Row | None, feed: Feed | None, count: int) -> tuple[list[int], list[int]]:
+def line_of(row: CacheRow | None, feed: Feed | None, count: int) -> tuple[list[int], list[int]]:
     """Tokens of a row in a pass of `count` each, and the positions they are written at.
 
     The row's own tokens come last, so that their logits do. All padding is written at one place,

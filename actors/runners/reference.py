@@ -1,44 +1,27 @@
 """Hugging Face `generate` on the same pair, plain and assisted: what an engine is compared with.
 
-    Reference         the library's own decoding, in this process
-    ReferenceProcess  the same in a process of its own, on the cores that a target uses; it sleeps
-                      while others run
-
 The library decodes as it does for anybody: its own cache, its own attention, both models in turns.
 Its settings are ours: the same tokens end a text, the same filters make the law. What a model's
 folder says about sampling is left out, as our own schedules leave it out.
 
-May import: torch, transformers, actors.threads, actors.runners.
+May import: torch, transformers, actors.runners.
 Must never: decode by any code of this project.
 """
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import contextlib
 import copy
 import dataclasses
 import functools
-import multiprocessing
-import os
-import signal
-import threading
 import time
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Self, TypeVar, final
+from typing import Any, final
 
 import torch
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
-from transformers.utils import logging
 
 from actors.runners.loading import load_model
-from actors.threads import stay_on
-from decoding.errors import PeerError
 from decoding.sampling import Sampling
-
-_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +61,7 @@ class Assistance:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class ReferenceRequest:
     """One text to write; `assistance` of None is the target alone."""
 
     prompt: tuple[int, ...]
@@ -114,7 +97,7 @@ class Reference:
         self._draft = load(spec.draft, device=spec.draft_place)
         self._own: Any = self._draft.generation_config
 
-    def generate(self, asked: Asked) -> Written:
+    def generate(self, asked: ReferenceRequest) -> Written:
         """Write one text."""
         settings = _settings(asked)
         self._target.generation_config = settings
@@ -146,7 +129,7 @@ class Reference:
         return settings
 
 
-def _settings(asked: Asked) -> Any:
+def _settings(asked: ReferenceRequest) -> Any:
     """Our settings in the library's words, all of them said, for its defaults are not ours."""
     law: dict[str, Any] = {"do_sample": False}
     if asked.sampling.temperature > 0:
@@ -188,97 +171,3 @@ class _Clock(BaseStreamer):
 
     def end(self) -> None:
         """Nothing is left to do."""
-
-
-# -- a process of its own ----------------------------------------------------------------------
-
-_loaded: list[Reference] = []  # of this process, where it is a reference's
-
-
-@final
-class ReferenceProcess:
-    """A reference beside an engine: neither disturbs the other while it waits.
-
-    async with await ReferenceProcess.start(spec) as reference:
-        written = await reference.generate(asked)
-    """
-
-    def __init__(self, pool: concurrent.futures.Executor, process: int) -> None:
-        self._pool = pool
-        self.process = process
-
-    @classmethod
-    async def start(cls, spec: ReferenceSpec) -> Self:
-        """Start the process and load the pair there.
-
-        Raises:
-            UsageError: the pair cannot be loaded.
-            PeerError: the process ended.
-        """
-        pool = concurrent.futures.ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
-        )
-        try:
-            return cls(pool, await _run(pool, functools.partial(_serve, spec)))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-    async def generate(self, asked: Asked) -> Written:
-        """Write one text.
-
-        Raises:
-            PeerError: the process ended.
-        """
-        return await _run(self._pool, functools.partial(_write, asked))
-
-    async def __aenter__(self) -> Self:
-        """It is ready already."""
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        """End the process; what it is writing nobody waits for when all ends early."""
-        if exc[0] is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process, signal.SIGKILL)
-        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
-
-
-async def _run(pool: concurrent.futures.Executor, task: functools.partial[_T]) -> _T:
-    # The process may be started here, and Ctrl-C is not for it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        done = asyncio.get_running_loop().run_in_executor(pool, task)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
-        return await done
-    except BrokenProcessPool:
-        message = "the process of the reference ended; is there memory for a second pair?"
-        raise PeerError(message) from None
-
-
-def _begin() -> None:
-    """An interrupt is the parent's to handle; and what the library has to say is not read here."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    logging.set_verbosity(logging.CRITICAL)
-
-
-def _end_with_the_parent() -> None:
-    """Also with one that was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _serve(spec: ReferenceSpec) -> int:
-    if spec.cores:
-        stay_on(list(spec.cores))
-    _loaded.append(Reference(spec))
-    return os.getpid()
-
-
-def _write(asked: Asked) -> Written:
-    return _loaded[0].generate(asked)

@@ -77,7 +77,7 @@ class Store(Protocol):
 
 @final
 @dataclasses.dataclass(slots=True, eq=False)
-class Row:
+class CacheRow:
     """A sequence: where it lies, and what its row holds."""
 
     shelf: Shelf | None = None
@@ -98,7 +98,7 @@ class Shelf:
 
     def __init__(self, index: int, length: int, rows: int) -> None:
         self.index, self.length = index, length
-        self.users: list[Row | None] = [None] * rows
+        self.users: list[CacheRow | None] = [None] * rows
         self.granted = [0] * rows
         """Of each row the positions that hold memory, or may."""
 
@@ -149,7 +149,7 @@ class Shelves:
             moved: called when a shelf is not any more where it was.
         """
         self.store = store
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, CacheRow] = {}
         self._device, self._mapped, self._moved = device, mapped, moved
         self._longest = positions + 1  # what pads a pass is written behind the end of a row
         self._shelves: dict[int, Shelf] = {}
@@ -174,7 +174,7 @@ class Shelves:
     def take(self) -> int:
         """A sequence begins; the lowest number that is free."""
         number = heapq.heappop(self._free) if self._free else len(self.rows)
-        self.rows[number] = Row()
+        self.rows[number] = CacheRow()
         return number
 
     def release(self, number: int) -> None:
@@ -186,7 +186,7 @@ class Shelves:
         if row.shelf is not None:
             self._leave(row.shelf, row.slot)
 
-    def make_room(self, row: Row, end: int) -> None:
+    def make_room(self, row: CacheRow, end: int) -> None:
         """Let positions below `end` of a row be written, and one more that pads.
 
         Raises:
@@ -207,7 +207,7 @@ class Shelves:
         self.store.drop()
         self._moved()
 
-    def _move(self, row: Row, length: int) -> None:
+    def _move(self, row: CacheRow, length: int) -> None:
         """To the shortest shelf that is long enough."""
         index = self._class_of(length)
         shelf, slot = self._slot_of(index)

@@ -5,21 +5,21 @@ script says; `TimedRunner` is one that works by waiting. So a pair of stand-ins 
 of its devices, with the acceptance that was asked for, and every schedule must write the script: a
 pair with random weights has the speed of a trained one of its shape, and the same script.
 
-May import: torch, decoding, actors.stand_ins.
+May import: torch, decoding, actors.scripts.
 Must never: look at what the runner it wraps computed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, final
 
 import torch
 from torch import Tensor
 
 from actors.runners.interface import Feed, Room, Runner, RunnerStatistics
-from actors.stand_ins import POSITIONS, PROMPT_TOKENS, Script
+from actors.scripts import POSITIONS, PROMPT_TOKENS, Script
 from decoding.errors import PromptError
 from decoding.messages import Device
 
@@ -85,8 +85,8 @@ class TimedRunner:
     vocab_size = 0
     positions = POSITIONS
 
-    def __init__(self, seconds: float) -> None:
-        """Make every pass take so long."""
+    def __init__(self, seconds: Callable[[Sequence[Feed]], float]) -> None:
+        """Make a pass over feeds take so long."""
         self._seconds = seconds
         self._rows: set[int] = set()
         self._passes = self._tokens = 0
@@ -110,8 +110,9 @@ class TimedRunner:
 
     def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:
         """Wait."""
-        until = time.perf_counter() + self._seconds
-        time.sleep(max(0.0, self._seconds - SPIN_S))
+        seconds = self._seconds(feeds)
+        until = time.perf_counter() + seconds
+        time.sleep(max(0.0, seconds - SPIN_S))
         while time.perf_counter() < until:
             pass
         self._passes += 1

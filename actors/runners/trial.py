@@ -11,17 +11,16 @@ Must never: change what a runner does; it is left without rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 import torch
 from torch import Tensor
 
-from actors.runners.interface import Feed
+from actors.runners.interface import Feed, Runner
 from decoding.errors import ModelError
 
 if TYPE_CHECKING:
-    from actors.runners.hugging_face import HuggingFaceRunner
-    from actors.runners.lengths import Lengths
+    from actors.runners.lengths import LengthBorders
 
 TOKENS: Final = 12
 ACROSS: Final = 256
@@ -33,11 +32,24 @@ BROKEN: Final = (ValueError, TypeError, RuntimeError, KeyError, IndexError, Attr
 """What a model raises that is read in a way it does not know."""
 
 
+class NewRunner(Runner, Protocol):
+    """A runner that is new."""
+
+    @property
+    def takes_positions(self) -> bool:
+        """Whether its model can be told where each token stands."""
+        ...
+
+    def forget(self) -> None:
+        """Let nobody have a row, hold no memory, and count from 0."""
+        ...
+
+
 @final
-class Trial:
+class RunnerTrial:
     """A model, the runner that is to be made of it, and tokens that both read."""
 
-    def __init__(self, model: Any, runner: HuggingFaceRunner) -> None:
+    def __init__(self, model: Any, runner: NewRunner) -> None:
         self.model = model
         self._runner = runner
         self._tokens = self._text(min(TOKENS, runner.positions))
@@ -99,7 +111,7 @@ class Trial:
                 f"or too large for {str(plain.dtype).removeprefix('torch.')}"
             )
 
-    def check_length(self, lengths: Lengths | None) -> None:
+    def check_length(self, lengths: LengthBorders | None) -> None:
         """See that how long a text is changes nothing, or only what is known.
 
         A token far behind the others says that the text is long. Where that changes the others,

@@ -93,7 +93,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
         return tokenizer
 
 
-def _no_tokenizer(place: folders.Place, error: BaseException) -> ModelError:
+def _no_tokenizer(place: folders.ModelFolder, error: BaseException) -> ModelError:
     """Why there is none: a package that is absent, a file that is no JSON, or what was said."""
     said = str(error)
     absent = [package for package in PACKAGES if package in said.lower()]

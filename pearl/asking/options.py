@@ -21,7 +21,7 @@ from pearl.asking.values import NameIn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.engine import EngineSettings
+    from actors.engine_settings import EngineSettings
 
 ENGINE = [
     click.option("--target", metavar="MODEL", help="Folder or hub name; default: embedded pair."),
@@ -124,7 +124,7 @@ def as_typed(text: str) -> str:
 
 def engine_settings(given: dict[str, Any]) -> EngineSettings:
     """The engine that the options describe."""
-    from actors.engine import Devices, EngineSettings
+    from actors.engine_settings import Devices, EngineSettings
 
     names = ("target", "draft", "dtype", "gpus", "ray_address", "trust_remote_code")
     return EngineSettings(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
 from decoding.settings import Settings
@@ -18,6 +19,8 @@ from pearl.harness.systems import combinations, name_of
 
 if TYPE_CHECKING:
     from actors.runners.reference import Assistance
+    from actors.stand_ins import StandIn
+    from decoding.messages import Device
 
 THRESHOLDS: Final = (0.0, 0.4)  # never stop early, and the library's own default
 
@@ -35,12 +38,17 @@ class Family(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Timed:
-    """Devices without models: seconds of a pass, and how often the draft guesses a token."""
+class StandIns:
+    """Devices without models: what each does, and how often the draft guesses a token."""
 
-    draft_s: float
-    target_s: float
+    kind: str
+    devices: Mapping[Device, StandIn]
     acceptance: float
+
+    def about(self) -> dict[str, Any]:
+        """For machines."""
+        devices = {str(role): msgspec.to_builtins(it) for role, it in self.devices.items()}
+        return {"kind": self.kind, "acceptance": self.acceptance, **devices}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +61,7 @@ class Contest:
         rounds: how often every prompt is decoded by every system that is measured.
         tuning_prompts: on how many of the prompts candidates are tried.
         reference: whether the library competes.
-        timed: what stands in for models; the library has none then.
+        stand_ins: in place of models; the library has none then.
     """
 
     settings: Settings
@@ -63,7 +71,7 @@ class Contest:
     rounds: int
     tuning_prompts: int
     reference: bool
-    timed: Timed | None = None
+    stand_ins: StandIns | None = None
 
     @property
     def widest(self) -> Settings:

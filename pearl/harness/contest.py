@@ -30,10 +30,11 @@ from pearl.harness.turns import turns
 from pearl.progress import bar
 
 if TYPE_CHECKING:
-    from actors.engine import EngineSettings, Pair
+    from actors.checking import ModelPair
+    from actors.engine_settings import EngineSettings
     from analysis.benchmark import BenchmarkRun, System
     from analysis.traces import Request
-    from pearl.harness.competitors import Competitor, Contest, Timed
+    from pearl.harness.competitors import Competitor, Contest, StandIns
 
 Speeds: TypeAlias = dict[str, list[float]]  # tokens per second by competitor, prompt by prompt
 
@@ -93,29 +94,29 @@ async def compete(
         )
 
 
-def pair_for(contest: Contest, engine_settings: EngineSettings, prompts: Sequence[str]) -> Pair:
+def pair_for(
+    contest: Contest, engine_settings: EngineSettings, prompts: Sequence[str]
+) -> ModelPair:
     """The pair, when it can do all that is planned.
 
     Raises:
         UsageError: it cannot.
     """
-    if contest.timed is None:
-        pair: Pair = fit(engine_settings, "a benchmark")
+    pair: ModelPair
+    if contest.stand_ins is None:
+        pair = fit(engine_settings, "a benchmark")
     else:
-        pair = _timed_pair(contest.timed, contest.settings.seed, engine_settings)
+        pair = _stand_ins(contest.stand_ins, contest.settings.seed, engine_settings)
     check_prompts(pair, prompts, contest.widest)
     return pair
 
 
-def _timed_pair(timed: Timed, seed: int, engine_settings: EngineSettings) -> Pair:
-    from actors.stand_ins import Script, StandInPair
+def _stand_ins(given: StandIns, seed: int, engine_settings: EngineSettings) -> ModelPair:
+    from actors.scripts import Script
+    from actors.stand_ins import StandInPair
 
-    return StandInPair(
-        settings=engine_settings,
-        draft_s=timed.draft_s,
-        target_s=timed.target_s,
-        script=Script(acceptance=timed.acceptance, seed=seed),
-    )
+    script = Script(acceptance=given.acceptance, seed=seed)
+    return StandInPair(settings=engine_settings, devices=given.devices, script=script)
 
 
 async def tune(

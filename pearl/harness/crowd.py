@@ -30,7 +30,8 @@ from pearl.harness.turns import rotated
 from pearl.progress import bar
 
 if TYPE_CHECKING:
-    from actors.engine import Engine, EngineSettings, Result
+    from actors.engine import Engine, Result
+    from actors.engine_settings import EngineSettings
     from analysis.benchmark import Difference
     from analysis.crowds import BatchTimes, Crowd, Level
     from decoding.messages import TokenId

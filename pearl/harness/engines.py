@@ -12,28 +12,30 @@ from decoding.errors import PlacementError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from actors.engine import Engine, EngineSettings, Fitted, Pair
+    from actors.checking import CheckedPair, ModelPair
+    from actors.engine import Engine
+    from actors.engine_settings import EngineSettings
     from decoding.settings import Settings
 
 WARMING_TOKENS: Final = 32
 
 
-def fit(engine_settings: EngineSettings, what_for: str) -> Fitted:
+def fit(engine_settings: EngineSettings, what_for: str) -> CheckedPair:
     """The models that are named, when there is a draft among them.
 
     Raises:
         UsageError: there is none, or they cannot be used together.
     """
-    from actors.engine import Fitted
+    from actors.checking import CheckedPair
 
-    pair = Fitted(engine_settings)
+    pair = CheckedPair(engine_settings)
     if len(pair.models) == 1:
         message = f"{what_for} needs a draft beside the target; name one"
         raise PlacementError(message)
     return pair
 
 
-def check_prompts(pair: Pair, prompts: Iterable[str], widest: Settings) -> None:
+def check_prompts(pair: ModelPair, prompts: Iterable[str], widest: Settings) -> None:
     """Refuse a prompt that the pair cannot go on with, before anything is started.
 
     Raises:
@@ -44,7 +46,7 @@ def check_prompts(pair: Pair, prompts: Iterable[str], widest: Settings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def warmed(pair: Pair, ways: Iterable[Settings], prompt: str) -> AsyncIterator[Engine]:
+async def warmed(pair: ModelPair, ways: Iterable[Settings], prompt: str) -> AsyncIterator[Engine]:
     """An engine that has decoded a little in each of these ways: first passes are slow.
 
     Raises:
@@ -52,7 +54,7 @@ async def warmed(pair: Pair, ways: Iterable[Settings], prompt: str) -> AsyncIter
     """
     from actors.engine import Engine
 
-    async with await Engine.start_fitted(pair) as engine:
+    async with await Engine.start_pair(pair) as engine:
         for settings in ways:
             short = replace(settings, max_new_tokens=min(WARMING_TOKENS, settings.max_new_tokens))
             await engine.generate(prompt, short).wait()

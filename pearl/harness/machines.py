@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from actors.engine import EngineSettings
+    from actors.engine_settings import EngineSettings
 
 PACKAGES: Final = (
     "pearl-decoding", "torch", "transformers", "tokenizers", "safetensors",

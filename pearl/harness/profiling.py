@@ -26,7 +26,8 @@ from pearl.progress import bar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from actors.engine import Engine, EngineSettings
+    from actors.engine import Engine
+    from actors.engine_settings import EngineSettings
     from decoding.messages import TokenId
     from simulator.profiles import Profile
     from simulator.profiling import Recording

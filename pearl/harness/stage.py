@@ -13,10 +13,12 @@ from decoding.messages import Device
 from decoding.settings import Settings
 from pearl.harness.competitors import Family
 from pearl.harness.meters import Energy, PeakMemory
+from pearl.harness.reference_process import ReferenceProcess
 
 if TYPE_CHECKING:
-    from actors.engine import Engine, Fitted, Pair
-    from actors.runners.reference import Assistance, ReferenceProcess, ReferenceSpec
+    from actors.checking import CheckedPair, ModelPair
+    from actors.engine import Engine
+    from actors.runners.reference import Assistance, ReferenceSpec
     from analysis.benchmark import BenchmarkRun, System
     from pearl.harness.competitors import Competitor, Contest
 
@@ -28,7 +30,7 @@ class Stage:
     def __init__(
         self,
         contest: Contest,
-        pair: Pair,
+        pair: ModelPair,
         engine: Engine,
         reference: ReferenceProcess | None,
         processes: dict[str, int],
@@ -45,7 +47,11 @@ class Stage:
 
     @classmethod
     async def open(
-        cls, contest: Contest, pair: Pair, engine: Engine, reference: ReferenceProcess | None = None
+        cls,
+        contest: Contest,
+        pair: ModelPair,
+        engine: Engine,
+        reference: ReferenceProcess | None = None,
     ) -> Stage:
         """Find out which processes compute; those of somebody's cluster may be elsewhere."""
         elsewhere = pair.settings.ray_address is not None
@@ -122,13 +128,13 @@ class Stage:
         self, prompt: str, assistance: Assistance | None, most: int
     ) -> dict[str, Any]:
         """The same of the library, which says nothing of how it went."""
-        from actors.runners.reference import Asked
+        from actors.runners.reference import ReferenceRequest
 
         assert self._reference is not None
         settings = self._contest.settings
         # It is given tokens and gives tokens; the time of ours includes from text and to text.
         written = await self._reference.generate(
-            Asked(
+            ReferenceRequest(
                 prompt=self._pair.encode(prompt, settings),
                 max_new_tokens=most,
                 eos=self._pair.eos,
@@ -141,24 +147,24 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def library_beside(pair: Pair, *, wanted: bool) -> AsyncIterator[ReferenceProcess | None]:
+async def library_beside(
+    pair: ModelPair, *, wanted: bool
+) -> AsyncIterator[ReferenceProcess | None]:
     """The library in a process of its own, with the same models; None where it does not compete.
 
     Raises:
         PeerError: its process failed.
     """
-    from actors.engine import Fitted
+    from actors.checking import CheckedPair
 
-    if not (wanted and isinstance(pair, Fitted)):
+    if not (wanted and isinstance(pair, CheckedPair)):
         yield None
         return
-    from actors.runners.reference import ReferenceProcess
-
     async with await ReferenceProcess.start(reference_spec(pair)) as process:
         yield process
 
 
-def reference_spec(fitted: Fitted) -> ReferenceSpec:
+def reference_spec(fitted: CheckedPair) -> ReferenceSpec:
     """The same pair for the library: on the target's device, its cores and as many threads."""
     from actors.runners.reference import ReferenceSpec
     from actors.threads import available_cores, cores_for

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from actors.engine import EngineSettings
+    from actors.engine_settings import EngineSettings
     from analysis.benchmark import BenchmarkRun, Difference, Quantiles, Report, Standing
     from analysis.crowds import Level
     from pearl.harness.competitors import Contest, Family
@@ -45,8 +45,8 @@ def about(
             "seed": contest.settings.seed,
             "max_new_tokens": contest.settings.max_new_tokens,
         },
-        "models": models(engine) if contest.timed is None else None,
-        "timed": msgspec.to_builtins(contest.timed),
+        "models": models(engine) if contest.stand_ins is None else None,
+        "stand_in": None if contest.stand_ins is None else contest.stand_ins.about(),
         "devices": engine.devices,
         "dtype": engine.dtype,
         "identical": not differences,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
+from actors.stand_ins import STAND_INS, parse_stand_ins
 from decoding import files
 from decoding.errors import SettingError
 from pearl import signals
@@ -22,7 +23,7 @@ from pearl.asking.options import (
     options,
 )
 from pearl.asking.values import whole_numbers
-from pearl.harness.competitors import Contest, Timed
+from pearl.harness.competitors import Contest, StandIns
 from pearl.harness.contest import compete
 from pearl.harness.crowd import gather
 from pearl.harness.prompts import read_prompts
@@ -40,7 +41,7 @@ from pearl.showing.terminal import said
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from actors.engine import EngineSettings
+    from actors.engine_settings import EngineSettings
     from analysis.benchmark import Difference
 
 MOST: Final = 4096  # requests at once
@@ -60,11 +61,14 @@ CANDIDATES = [
                  help="On how many of the prompts all candidates are tried; then the best three "
                  "of each family on the others."),
     click.option("--no-reference", is_flag=True, help="Leave Hugging Face out."),
+    click.option("--stand-in", metavar="KIND:DRAFT,TARGET",
+                 help="No models, and without Hugging Face: devices that do some work and say a "
+                 "text that is known; shows what the machinery costs. One of "
+                 + ", ".join(f"{k}:DRAFT,TARGET ({it.takes})" for k, it in STAND_INS.items())),
     click.option("--timed", metavar="DRAFT,TARGET",
-                 help="No models: devices whose passes take so many ms; shows what the machinery "
-                 "costs. Without Hugging Face."),
+                 help="The same as --stand-in timed:DRAFT,TARGET: ms of a pass."),
     click.option("--acceptance", type=float, metavar="A",
-                 help="With --timed: how often the draft guesses a token; default: 0.8."),
+                 help="Of stand-ins: how often the draft guesses a token; default: 0.8."),
 ]  # fmt: skip
 
 
@@ -138,7 +142,7 @@ def _contest(given: dict[str, Any]) -> Contest:
         SettingError: one of them is outside its range.
     """
     rest = {"schedule": "ar", "gamma": "auto", "head_start": 0, "strict": False, "stop": ()}
-    timed = _timed(given["timed"], given["acceptance"])
+    stand_ins = _stand_ins(given["stand_in"], given["timed"], given["acceptance"])
     contest = Contest(
         reference=False,
         settings=decoding_settings(given | rest),
@@ -147,29 +151,30 @@ def _contest(given: dict[str, Any]) -> Contest:
         assistant_tokens=whole_numbers("assistant-tokens", given["assistant_tokens"], 1),
         rounds=given["rounds"],
         tuning_prompts=given["tuning_prompts"],
-        timed=timed,
+        stand_ins=stand_ins,
     )
-    if timed is not None and contest.settings.max_new_tokens > MOST_TIMED_TOKENS:
-        allowed = f"at most {MOST_TIMED_TOKENS} with --timed, which has no models to end it"
+    if stand_ins is not None and contest.settings.max_new_tokens > MOST_TIMED_TOKENS:
+        allowed = f"at most {MOST_TIMED_TOKENS} with stand-ins, which have no models to end it"
         message = f"max-new-tokens is {contest.settings.max_new_tokens}; it must be {allowed}"
         raise SettingError(message)
-    return dataclasses.replace(contest, reference=timed is None and not given["no_reference"])
+    return dataclasses.replace(contest, reference=stand_ins is None and not given["no_reference"])
 
 
-def _timed(text: str | None, acceptance: float | None) -> Timed | None:
-    """Devices without models, as the two options describe them."""
-    if text is None:
+def _stand_ins(text: str | None, timed: str | None, acceptance: float | None) -> StandIns | None:
+    """Devices without models, as the three options describe them."""
+    if text is not None and timed is not None:
+        message = f"stand-in {text!r} and timed {timed!r} are both given; give one"
+        raise SettingError(message)
+    if text is None and timed is None:
         if acceptance is not None:
-            message = f"acceptance is {acceptance:g}; it is for --timed, models have their own"
+            message = f"acceptance is {acceptance:g}; it is for stand-ins, models have their own"
             raise SettingError(message)
         return None
-    try:
-        draft, target = (float(part) / 1e3 for part in text.split(","))
-    except ValueError:
-        message = f"timed is {text!r}; it must be two numbers of ms with a comma between"
-        raise SettingError(message) from None
-    return Timed(
-        draft_s=draft, target_s=target, acceptance=0.8 if acceptance is None else acceptance
+    kind, _, rest = text.partition(":") if text is not None else ("timed", ":", timed or "")
+    return StandIns(
+        kind=kind,
+        devices=parse_stand_ins(kind, rest),
+        acceptance=0.8 if acceptance is None else acceptance,
     )
 
 

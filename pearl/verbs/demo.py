@@ -32,7 +32,8 @@ from pearl.showing.timeline import PLAIN, SHADES, timeline
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from actors.engine import Engine, EngineSettings, Result
+    from actors.engine import Engine, Result
+    from actors.engine_settings import EngineSettings
     from decoding.messages import TokenId
     from decoding.metrics import Metrics
 
@@ -84,11 +85,11 @@ async def _run(
     engine_settings: EngineSettings, settings: Settings, console: Console
 ) -> tuple[Runs, tuple[TokenId, ...]]:
     """The results, and the tokens that end a text."""
-    from actors.engine import Fitted
+    from actors.checking import CheckedPair
 
     console.print("[dim]starting the draft and the target …[/dim]")
     runs: Runs = {name: [] for name in SCHEDULES}
-    pair = await asyncio.to_thread(Fitted, engine_settings)
+    pair = await asyncio.to_thread(CheckedPair, engine_settings)
     ways = [replace(settings, schedule=name) for name in SCHEDULES]
     async with warmed(pair, ways, PROMPTS[-1]) as engine:
         for turn in turns(ways, PROMPTS):

@@ -33,9 +33,9 @@ def command(*, as_json: bool, **given: Any) -> int:
 def _pair(given: dict[str, Any]) -> dict[str, Any]:
     """The models, and whether they fit together; a problem is part of the report."""
     try:
-        from actors.engine import Fitted
+        from actors.checking import CheckedPair
 
-        fitted = Fitted(engine_settings(given))
+        fitted = CheckedPair(engine_settings(given))
     except (UsageError, ModuleNotFoundError) as error:
         return {"problem": str(error)}
     return {

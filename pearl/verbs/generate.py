@@ -25,7 +25,8 @@ from pearl.harness.records import write_trace
 from pearl.showing import terminal
 
 if TYPE_CHECKING:
-    from actors.engine import EngineSettings, Result
+    from actors.engine import Result
+    from actors.engine_settings import EngineSettings
     from actors.text import Prompt
     from decoding.messages import TokenId
     from decoding.settings import Settings
@@ -109,12 +110,14 @@ async def _generate(
     as_json: bool,
     trace_file: pathlib.Path | None,
 ) -> Result:
-    from actors.engine import Engine, Fitted
+    from actors.checking import CheckedPair
+    from actors.engine import Engine
 
-    fitted = await asyncio.to_thread(Fitted, engine_settings)
-    fitted.encode(prompt, settings)  # what cannot be done is told before anything is started
-    async with await Engine.start_fitted(fitted) as engine:
-        generation = engine.generate(prompt, settings, trace=trace_file is not None)
+    fitted = await asyncio.to_thread(CheckedPair, engine_settings)
+    # What cannot be done is told before anything is started.
+    tokens = fitted.encode(prompt, settings)
+    async with await Engine.start_pair(fitted) as engine:
+        generation = engine.generate(tokens, settings, trace=trace_file is not None)
         with signals.keeping(generation.abort):
             async for piece in generation:
                 if not as_json:

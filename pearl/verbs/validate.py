@@ -35,7 +35,8 @@ from pearl.showing.validation import as_builtins, show
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from actors.engine import EngineSettings, Result
+    from actors.engine import Result
+    from actors.engine_settings import EngineSettings
     from analysis.traces import Request
     from decoding.messages import TokenId
     from pearl.harness.turns import Turn

@@ -22,7 +22,8 @@ import pytest_asyncio
 
 from actors.client import Client
 from actors.cluster import RayDeployment
-from actors.engine import Engine, EngineSettings, Generation
+from actors.engine import Engine, Generation
+from actors.engine_settings import EngineSettings
 from actors.guardian import marked
 from actors.membership import Connection, Membership
 from actors.scheduler import Patience
@@ -90,7 +91,7 @@ async def test_a_cluster_that_says_nothing_is_not_waited_for(
 async def test_a_placement_that_cannot_be_had_says_what_is_missing(text_pair: SavedPair) -> None:
     """A GPU is asked for where Ray knows of none."""
     from actors.cluster import ClusterSettings, RayDeployment  # noqa: PLC0415 - Ray comes with it
-    from actors.device import DeviceSpec  # noqa: PLC0415
+    from actors.specs import DeviceSpec  # noqa: PLC0415
 
     spec = DeviceSpec(
         role=Device.TARGET, model=str(text_pair.target), place="cuda:0", vocabulary=300, gpu_share=7
@@ -157,7 +158,7 @@ async def test_ray_writes_what_threads_of_this_process_write(
     engine: Engine, text_pair: SavedPair
 ) -> None:
     """Eight requests in flight on both, of every schedule."""
-    from actors.engine import Devices  # noqa: PLC0415 - beside its only use
+    from actors.engine_settings import Devices  # noqa: PLC0415 - beside its only use
 
     asked = [
         (prompt, sampled(settings, 0.7, seed))

@@ -16,7 +16,9 @@ import pytest_asyncio
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.engine import Devices, Engine, EngineSettings, Piece, places
+from actors.engine import Engine, Piece
+from actors.engine_settings import Devices, EngineSettings
+from actors.placing import places
 from actors.text import Prompt
 from decoding import trace
 from decoding.errors import (

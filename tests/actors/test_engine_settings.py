@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actors.engine import Devices, EngineSettings
+from actors.engine_settings import Devices, EngineSettings
 from actors.scheduler import Patience
 from decoding.errors import SettingError
 

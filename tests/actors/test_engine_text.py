@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 from transformers import AutoTokenizer
 
-from actors.engine import Devices, Engine, EngineSettings
+from actors.engine import Engine
+from actors.engine_settings import Devices, EngineSettings
 from decoding.errors import PromptError, SettingError
 from decoding.settings import Settings
 from decoding.stopping import FinishReason
@@ -133,7 +134,7 @@ async def test_a_special_token_ends_a_text_that_does_not_show_it(
 
             assert result.token_ids == alone[: alone.index(alone[12]) + 1]
             assert result.finish_reason is FinishReason.STOP
-            assert result.text == other._fitted.detokenizer(result.token_ids)
+            assert result.text == other._pair.detokenizer(result.token_ids)
             assert result.metrics.kept <= len(result.token_ids) == result.metrics.tokens
 
 

@@ -11,10 +11,13 @@ from typing import Any, Final
 import pytest
 
 from actors import device, transcripts
-from actors.engine import Devices, Engine, EngineSettings
+from actors.engine import Engine
+from actors.engine_settings import Devices, EngineSettings
 from actors.hosts import TargetHost
 from actors.local import LocalDeployment
-from actors.stand_ins import PROMPT_TOKENS, Script, StandInPair
+from actors.scripts import PROMPT_TOKENS, Script
+from actors.specs import DeviceSpec
+from actors.stand_ins import StandInPair, parse_stand_ins
 from decoding.errors import PeerError
 from decoding.messages import Device
 from decoding.settings import Settings
@@ -34,8 +37,9 @@ ALONE: Final = Settings(schedule="ar", max_new_tokens=LENGTH)
 async def _engine() -> AsyncIterator[tuple[Engine, Any]]:
     """An engine, and the scheduler in it."""
     settings = EngineSettings(devices=Devices.LOCAL, gpus=0)
-    pair = StandInPair(settings=settings, draft_s=0.0, target_s=0.001, script=SCRIPT)
-    async with asyncio.timeout(DEADLINE_S), await Engine.start_fitted(pair) as engine:
+    devices = parse_stand_ins("timed", "0,1")
+    pair = StandInPair(settings=settings, devices=devices, script=SCRIPT)
+    async with asyncio.timeout(DEADLINE_S), await Engine.start_pair(pair) as engine:
         assert isinstance(engine._deployment, LocalDeployment)
         yield engine, engine._deployment._scheduler
 
@@ -50,7 +54,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Device]:
     loaded: list[Device] = []
     load = device._load
 
-    def counted(spec: device.DeviceSpec, threads: int) -> Any:
+    def counted(spec: DeviceSpec, threads: int) -> Any:
         loaded.append(spec.role)
         return load(spec, threads)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.engine import EngineSettings
+from actors.engine_settings import EngineSettings
 from decoding.messages import Device
 
 

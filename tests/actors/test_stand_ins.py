@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Self
 
 import msgspec
 import pytest
 import pytest_asyncio
 from transformers import LlamaConfig, MambaConfig, T5Config
 
-from actors.engine import Devices, Engine, EngineSettings
-from actors.stand_ins import LONGEST_PASS_S, POSITIONS, PROMPT_TOKENS, Script, StandInPair
+from actors import stand_ins
+from actors.engine import Engine
+from actors.engine_settings import Devices, EngineSettings
+from actors.runners.interface import Runner
+from actors.runners.stand_in import TimedRunner
+from actors.scripts import POSITIONS, PROMPT_TOKENS, Script
+from actors.specs import DeviceSpec
+from actors.stand_ins import LONGEST_PASS_S, StandIn, StandInPair, Timed, Untrained, parse_stand_ins
 from decoding.errors import PeerError, PlacementError, PromptError, SettingError
 from decoding.messages import Device
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from decoding.stopping import FinishReason
+from pearl.__main__ import run
 from tests.actors.requests import AR, TOKENS, VARIANTS, all_at_once, sampled
 from tests.decoding.certainty import Z
 
@@ -37,22 +45,25 @@ SHAPE: Final[dict[str, Any]] = {
 }
 
 
-def _settings(target: Path | None = None, draft: Path | None = None, **more: Any) -> EngineSettings:
-    return EngineSettings(
-        target=None if target is None else str(target),
-        draft=None if draft is None else str(draft),
-        devices=Devices.LOCAL,
-        gpus=0,
-        **more,
-    )
+SETTINGS: Final = EngineSettings(devices=Devices.LOCAL, gpus=0)
+AT_ONCE: Final = Timed(0.0)
+
+
+def _devices(draft: StandIn = AT_ONCE, target: StandIn = AT_ONCE) -> dict[Device, StandIn]:
+    return {Device.DRAFT: draft, Device.TARGET: target}
 
 
 def _pair(script: Script = SCRIPT, **more: Any) -> StandInPair:
-    return StandInPair(settings=_settings(), draft_s=0.0, target_s=0.0, script=script, **more)
+    return StandInPair(settings=SETTINGS, devices=_devices(), script=script, **more)
+
+
+def _shaped(target: Path, draft: StandIn = AT_ONCE, **more: Any) -> StandInPair:
+    devices = _devices(draft, Untrained(str(target)))
+    return StandInPair(settings=SETTINGS, devices=devices, script=SCRIPT, **more)
 
 
 async def _start(pair: StandInPair) -> Engine:
-    return await Engine.start_fitted(pair)
+    return await Engine.start_pair(pair)
 
 
 def _written(script: Script, text: str, count: int = TOKENS) -> tuple[int, ...]:
@@ -245,7 +256,7 @@ async def test_a_folder_with_nothing_but_a_configuration_runs(tmp_path: Path) ->
     """Nobody trained it, and it writes the script as fast as if somebody had."""
     target = _shape(tmp_path / "target")
     draft = _shape(tmp_path / "draft", LlamaConfig(**SHAPE | {"num_hidden_layers": 1}))
-    pair = StandInPair(settings=_settings(target, draft), script=SCRIPT)
+    pair = _shaped(target, Untrained(str(draft)))
 
     assert [path.name for path in target.iterdir()] == ["config.json"]
     async with await _start(pair) as engine:
@@ -256,8 +267,7 @@ async def test_a_folder_with_nothing_but_a_configuration_runs(tmp_path: Path) ->
 
 
 async def test_a_shape_may_stand_beside_a_device_that_only_waits(tmp_path: Path) -> None:
-    pair = StandInPair(settings=_settings(_shape(tmp_path)), draft_s=0.0, script=SCRIPT)
-    async with await _start(pair) as engine:
+    async with await _start(_shaped(_shape(tmp_path))) as engine:
         result = await engine.generate("a text", VARIANTS["PEARL 4"]).wait()
 
     assert result.token_ids == _written(SCRIPT, "a text")
@@ -281,10 +291,9 @@ async def test_what_is_no_shape_is_refused_in_one_line(
     folder = tmp_path / "shape"
     if config is not None:
         _shape(folder, config)
-    pair = StandInPair(settings=_settings(folder), draft_s=0.0)
 
     with pytest.raises(PeerError, match=complaint) as refused:
-        await _start(pair)
+        await _start(_shaped(folder))
 
     assert "\n" not in str(refused.value)
 
@@ -301,23 +310,18 @@ def test_luck_is_a_probability(acceptance: float) -> None:
 
 
 @pytest.mark.parametrize("role", Device)
-@pytest.mark.parametrize("both", [False, True])
-def test_a_device_has_a_time_or_a_shape(role: Device, *, both: bool) -> None:
-    times: dict[str, Any] = dict.fromkeys((f"{device}_s" for device in Device), 0.001)
-    shapes: dict[str, Any] = {str(role): "shape"} if both else {}
-    if not both:
-        del times[f"{role}_s"]
+def test_a_model_and_its_stand_in_are_not_both_taken(role: Device) -> None:
+    named: dict[str, Any] = {str(role): "model"}
 
     with pytest.raises(SettingError) as refused:
-        StandInPair(settings=EngineSettings(**shapes), **times)
+        StandInPair(settings=EngineSettings(**named), devices=_devices())
 
-    assert str(refused.value) == f"the {role} needs a time or a shape, and not both"
+    assert str(refused.value) == f"the {role} is model and has a stand-in; give one of them"
 
 
 def test_more_than_a_shape_holds_is_refused_before_a_device_fails(tmp_path: Path) -> None:
     """The device would end, and with it every other request."""
-    shape = str(_shape(tmp_path, LlamaConfig(**SHAPE | {"max_position_embeddings": 64})))
-    fitting = StandInPair(settings=EngineSettings(target=shape), draft_s=0.0, script=SCRIPT)
+    fitting = _shaped(_shape(tmp_path, LlamaConfig(**SHAPE | {"max_position_embeddings": 64})))
     wordy = Script(vocabulary=SHAPE["vocab_size"] + 1)
 
     with pytest.raises(SettingError, match=r"max-new-tokens is 100; a stand-in holds 64"):
@@ -335,9 +339,9 @@ def test_a_script_has_words_to_be_wrong_with(vocabulary: int) -> None:
 @pytest.mark.parametrize("seconds", [-0.001, LONGEST_PASS_S + 1, math.inf, math.nan])
 def test_a_pass_takes_a_time_that_can_be_waited_for(seconds: float) -> None:
     with pytest.raises(SettingError) as refused:
-        StandInPair(settings=_settings(), draft_s=0.001, target_s=seconds)
+        Timed(seconds)
 
-    assert str(refused.value) == f"a pass of the target takes {seconds:g} s; it must be 0 to 100"
+    assert str(refused.value) == f"a pass takes {seconds:g} s; it must be 0 to 100"
 
 
 def test_no_more_is_written_than_a_device_holds() -> None:
@@ -352,17 +356,86 @@ def test_no_more_is_written_than_a_device_holds() -> None:
 
 def test_a_pair_that_only_waits_needs_no_gpu() -> None:
     """And is not refused one."""
-    pair = StandInPair(settings=EngineSettings(gpus=2), draft_s=0.001, target_s=0.002)
+    pair = StandInPair(settings=EngineSettings(gpus=2), devices=_devices())
 
     assert [spec.place for spec in pair.specs()] == ["cpu", "cpu"]
-    assert {spec.role: spec.stand_in.pass_s for spec in pair.specs() if spec.stand_in} == {
-        Device.DRAFT: 0.001,
-        Device.TARGET: 0.002,
-    }
 
 
 def test_shapes_need_the_gpus_that_are_asked_for(tmp_path: Path) -> None:
-    pair = StandInPair(settings=EngineSettings(target=str(tmp_path), gpus=3), draft_s=0.001)
+    devices = _devices(target=Untrained(str(tmp_path)))
+    pair = StandInPair(settings=EngineSettings(gpus=3), devices=devices)
 
     with pytest.raises(PlacementError, match="gpus is 3"):
         pair.specs()
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+
+def test_a_pair_is_named_in_a_line_for_each_kind() -> None:
+    assert parse_stand_ins("timed", "1.5,10") == _devices(Timed(0.0015), Timed(0.01))
+    assert parse_stand_ins("untrained", "a,b") == _devices(Untrained("a"), Untrained("b"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "complaint"),
+    [
+        ("slow", "1,2", "stand-in is 'slow'; it must be one of timed, untrained"),
+        ("timed", "3", "timed is '3'; it must be two numbers of ms with a comma between"),
+        ("timed", "a,b", "timed is 'a,b'; it must be two numbers of ms with a comma between"),
+        ("untrained", "a,", "untrained is 'a,'; it must be two folders .* with a comma between"),
+    ],
+)
+def test_what_is_no_pair_of_stand_ins_is_refused(kind: str, text: str, complaint: str) -> None:
+    with pytest.raises(SettingError, match=f"^{complaint}$"):
+        parse_stand_ins(kind, text)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bursts:
+    """Answers at once, but for every so many passes, which take a time."""
+
+    every: int
+    takes: ClassVar = "two whole numbers"
+    shape: ClassVar = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        return cls(int(text))
+
+    def runner(self, _spec: DeviceSpec, _threads: int) -> Runner:
+        passes = itertools.count(1)
+        return TimedRunner(lambda _: 0.0 if next(passes) % self.every else 1e-3)
+
+
+@pytest.fixture
+def _bursts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stand_ins, "STAND_INS", {**stand_ins.STAND_INS, "bursts": Bursts})
+
+
+@pytest.mark.usefixtures("_bursts")
+@pytest.mark.parametrize("variant", EVERY)
+async def test_another_stand_in_is_a_class_and_a_line_in_the_table(variant: str) -> None:
+    devices = parse_stand_ins("bursts", "2,3")
+    async with await _start(StandInPair(settings=SETTINGS, devices=devices)) as engine:
+        result = await engine.generate("a text", EVERY[variant]).wait()
+
+    assert result.token_ids == _written(Script(), "a text")
+
+
+@pytest.mark.usefixtures("_bursts")
+def test_another_stand_in_is_a_choice_of_the_command_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And the command line says what it takes."""
+    line = ["bench", "--devices", "local", "--gpus", "0", "--count", "1", "--rounds", "1"]
+    few = ["--gammas", "2", "--head-starts", "0", "--max-new-tokens", "8", "--json"]
+
+    assert run([*line, *few, "--stand-in", "bursts:2,3"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert run([*line, *few, "--stand-in", "bursts:2"]) == 2
+    refused = capsys.readouterr().err
+
+    assert found["identical"]
+    assert found["stand_in"]["target"] == {"every": 3}
+    assert "bursts is '2'; it must be two whole numbers with a comma between" in refused

@@ -14,7 +14,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.engine import Devices, Engine, EngineSettings, Fitted, Result
+from actors.checking import CheckedPair
+from actors.engine import Engine, Result
+from actors.engine_settings import Devices, EngineSettings
 from decoding.messages import Device
 from decoding.sampling import Sampling
 from decoding.settings import Settings
@@ -134,10 +136,10 @@ def test_only_the_draft_is_told_what_is_foreign_to_it(text_pair: SavedPair, tmp_
     """And a pair of one vocabulary pays nothing."""
     other = with_draft(text_pair, tmp_path, lambda draft: swap(draft, (60, 61)))
 
-    usual = {spec.role: spec.translation for spec in Fitted(settings(text_pair)).specs()}
-    told = {spec.role: spec.translation for spec in Fitted(settings(other)).specs()}
+    usual = {spec.role: spec.translation for spec in CheckedPair(settings(text_pair)).specs()}
+    told = {spec.role: spec.translation for spec in CheckedPair(settings(other)).specs()}
 
     assert usual == {Device.DRAFT: None, Device.TARGET: None}
     assert told[Device.TARGET] is None
-    assert told[Device.DRAFT] == Fitted(settings(other)).shared
-    assert Fitted(settings(other)).shared.foreign == (60, 61)
+    assert told[Device.DRAFT] == CheckedPair(settings(other)).shared
+    assert CheckedPair(settings(other)).shared.foreign == (60, 61)

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from actors.engine import Devices, Engine, EngineSettings, Result
+from actors.engine import Engine, Result
+from actors.engine_settings import Devices, EngineSettings
 from decoding.exchanges import agreement
 from decoding.sampling import Sampling
 from decoding.settings import Settings

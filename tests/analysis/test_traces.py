@@ -15,7 +15,8 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from actors.engine import Devices, Engine, EngineSettings
+from actors.engine import Engine
+from actors.engine_settings import Devices, EngineSettings
 from analysis import traces
 from analysis.traces import Request, figures, metrics, overlap, runs, shares
 from decoding import trace

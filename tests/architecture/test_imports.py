@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +22,17 @@ def test_the_import_contracts_are_kept() -> None:
     )
 
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    """Imports for types count too: who reads one file of a circle has to read them all."""
+    packages = ("actors", "analysis", "decoding", "pearl", "simulator")
+    graph = grimp.build_graph(*packages, cache_dir=None)
+    imports = {file: graph.find_modules_directly_imported_by(file) for file in graph.modules}
+
+    in_order = TopologicalSorter(imports).static_order()  # a CycleError names the circle
+
+    assert set(in_order) == graph.modules
 
 
 @pytest.mark.parametrize("floor", ["decoding", "simulator", "analysis", "pearl"])

@@ -24,7 +24,7 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     async def start(*_: object) -> Engine:
         pytest.fail("devices were started before the input was checked")
 
-    monkeypatch.setattr(Engine, "start_fitted", start)
+    monkeypatch.setattr(Engine, "start_pair", start)
 
 
 def _complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

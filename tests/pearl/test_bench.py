@@ -123,7 +123,8 @@ def test_devices_that_only_wait_need_no_models(capsys: pytest.CaptureFixture[str
 
     found = json.loads(capsys.readouterr().out)
     assert found["models"] is None
-    assert found["timed"]["target_s"] == pytest.approx(0.0005)
+    assert found["stand_in"]["kind"] == "timed"
+    assert found["stand_in"]["target"]["pass_s"] == pytest.approx(0.0005)
     assert [system["family"] for system in found["systems"]] == list(Family)[:5]
     assert all(s["acceptance_rate"] == 1.0 for s in found["systems"][1:])
 
@@ -345,9 +346,12 @@ SHAPES: Final = "it must be one value, A,B,C or START:STOP:STEP, each"
         (["--in-flight", "2", "--figure", "x.svg"], "figure and in-flight are both given"),
         (["--output", "none/x.json"], "none/x.json cannot be written"),
         (["--timed", "3"], "timed is '3'; it must be two numbers of ms with a comma between"),
-        (["--acceptance", "0.5"], "acceptance is 0.5; it is for --timed"),
+        (["--acceptance", "0.5"], "acceptance is 0.5; it is for stand-ins"),
         (["--timed", "1,2", "--acceptance", "2"], "acceptance is 2.0; it must be from 0 to 1"),
-        (["--timed", "1,2", "--draft", "x"], "the draft needs a time or a shape, and not both"),
+        (["--timed", "1,2", "--draft", "x"], "the draft is x and has a stand-in; give one of them"),
+        (["--timed", "1,2", "--stand-in", "timed:1,2"], "are both given; give one"),
+        (["--stand-in", "slow:1,2"], "stand-in is 'slow'; it must be one of timed, untrained"),
+        (["--stand-in", "untrained"], "untrained is ''; it must be two folders"),
         (["--temperature", "-1"], "temperature is -1.0; it must be 0 or more"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

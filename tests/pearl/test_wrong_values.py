@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import pytest
 
+import actors.checking
 import actors.cluster
 import actors.engine
 from decoding.settings import Settings
@@ -34,8 +35,8 @@ def _nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*_: object, **__: object) -> NoReturn:
         raise Reached
 
-    monkeypatch.setattr(actors.engine, "Fitted", reached)
-    monkeypatch.setattr(actors.engine.Engine, "start_fitted", reached)
+    monkeypatch.setattr(actors.checking, "CheckedPair", reached)
+    monkeypatch.setattr(actors.engine.Engine, "start_pair", reached)
     monkeypatch.setattr(actors.cluster, "spread", reached)
     monkeypatch.setattr("sys.stdin", io.StringIO("hello"))
     monkeypatch.setenv("PEARL_TRACEBACK", "1")  # the net is not to catch what falls here

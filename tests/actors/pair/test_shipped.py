@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
-from actors.pair import DRAFT, TARGET, measure, models
+from actors.pair import DRAFT, TARGET
+from actors.training import measure, models
 
 PROMPTS = (
     'def greatest_common_divisor(a, b):\n    """Return the largest divisor of both."""',
@@ -72,6 +73,6 @@ def test_the_target_keeps_most_of_what_the_draft_proposes() -> None:
 
     found = measure.agreement(target, draft, texts, 20)
 
-    assert found.greedy.mean > 0.7
-    assert found.coupled.mean > 0.6
-    assert found.rejection.mean > 0.65
+    assert float(found.greedy.mean) > 0.7
+    assert float(found.coupled.mean) > 0.6
+    assert float(found.rejection.mean) > 0.65

@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors import device
-from actors.device import DeviceSpec
 from actors.hosts import DraftHost
 from actors.runners import graphs, loading, memory, shelves
 from actors.runners.graphs import (
@@ -27,8 +26,8 @@ from actors.runners.graphs import (
     STEP_TOKENS,
     Again,
     CudaGraphs,
+    PassShape,
     Recorder,
-    Shape,
     rounded,
 )
 from actors.runners.hugging_face import HuggingFaceRunner
@@ -36,6 +35,7 @@ from actors.runners.library import LibraryForward
 from actors.runners.loading import own_stream
 from actors.runners.shelves import BLOCK
 from actors.runners.stand_in import TimedRunner
+from actors.specs import DeviceSpec
 from actors.wire import Address
 from decoding.errors import PlacementError
 from decoding.messages import Device
@@ -490,7 +490,7 @@ def test_a_model_that_asks_its_device_for_numbers_is_not_recorded(
 LONG: Final = 1 << 20
 
 shapes = st.builds(
-    Shape,
+    PassShape,
     first=st.integers(0, 40),
     rows=st.integers(1, 40),
     tokens=st.integers(1, STEP_TOKENS),
@@ -500,7 +500,7 @@ shapes = st.builds(
 
 
 @given(shape=shapes)
-def test_a_rounded_shape_holds_the_pass_and_is_its_own(shape: Shape) -> None:
+def test_a_rounded_shape_holds_the_pass_and_is_its_own(shape: PassShape) -> None:
     wide = rounded(shape, LONG)
 
     assert wide.first <= shape.first
@@ -514,7 +514,7 @@ def test_a_rounded_shape_holds_the_pass_and_is_its_own(shape: Shape) -> None:
 def test_the_shapes_of_some_rows_are_few() -> None:
     """Every range of 16 rows, every number of tokens, contexts up to 4,096 positions."""
     found = {
-        rounded(Shape(first, last - first + 1, tokens, used, 0), LONG)
+        rounded(PassShape(first, last - first + 1, tokens, used, 0), LONG)
         for first in range(16)
         for last in range(first, 16)
         for tokens in range(1, STEP_TOKENS + 1)
@@ -544,7 +544,7 @@ def test_a_device_loads_its_model_and_works_in_a_queue_of_its_own(
 
     def load(*_: object, **__: object) -> DraftHost:
         story.append("load")
-        return DraftHost(TimedRunner(0.0))
+        return DraftHost(TimedRunner(lambda _: 0.0))
 
     def serve(*_: object) -> bool:
         story.append("serve")

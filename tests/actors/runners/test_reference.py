@@ -5,17 +5,15 @@ from __future__ import annotations
 from itertools import accumulate
 from pathlib import Path
 
-import pytest
-
-from actors.engine import Devices, Engine, EngineSettings, Fitted
+from actors.checking import CheckedPair
+from actors.engine import Engine
+from actors.engine_settings import Devices, EngineSettings
 from actors.runners.reference import (
-    Asked,
     Assistance,
     Reference,
-    ReferenceProcess,
+    ReferenceRequest,
     ReferenceSpec,
 )
-from decoding.errors import ModelError, PeerError
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from tests.actors.pairs import SavedPair, with_end
@@ -33,8 +31,8 @@ def _spec(pair: SavedPair) -> ReferenceSpec:
     return ReferenceSpec(target=str(pair.target), draft=str(pair.draft))
 
 
-def _fitted(pair: SavedPair) -> Fitted:
-    return Fitted(
+def _fitted(pair: SavedPair) -> CheckedPair:
+    return CheckedPair(
         EngineSettings(
             target=str(pair.target), draft=str(pair.draft), devices=Devices.LOCAL, gpus=0
         )
@@ -43,15 +41,15 @@ def _fitted(pair: SavedPair) -> Fitted:
 
 async def _ours(pair: SavedPair, prompts: tuple[str, ...]) -> list[tuple[int, ...]]:
     """What the target writes alone, by our own schedule."""
-    async with await Engine.start_fitted(_fitted(pair)) as engine:
+    async with await Engine.start_pair(_fitted(pair)) as engine:
         return [(await engine.generate(prompt, AR).wait()).token_ids for prompt in prompts]
 
 
 def _asked(
     pair: SavedPair, prompt: str, assistance: Assistance | None, sampling: Sampling | None = None
-) -> Asked:
+) -> ReferenceRequest:
     fitted = _fitted(pair)
-    return Asked(
+    return ReferenceRequest(
         prompt=fitted.encode(prompt, Settings(schedule="ar")),
         max_new_tokens=TOKENS,
         eos=fitted.eos,
@@ -115,34 +113,3 @@ def test_sampling_is_ours_and_repeats_with_the_seed(letter_pair: SavedPair) -> N
     assert reference.generate(warm) != reference.generate(greedy)
     assert reference.generate(warm).tokens == reference.generate(warm).tokens
     assert reference.generate(narrow).tokens == reference.generate(greedy).tokens
-
-
-async def test_a_process_of_its_own_writes_the_same(text_pair: SavedPair) -> None:
-    asked = _asked(text_pair, PROMPTS[0], Assistance(tokens=3, threshold=0.0))
-
-    async with await ReferenceProcess.start(_spec(text_pair)) as process:
-        there = await process.generate(asked)
-
-    assert there.tokens == Reference(_spec(text_pair)).generate(asked).tokens
-
-
-async def test_what_cannot_be_loaded_is_told_by_the_process() -> None:
-    spec = ReferenceSpec(target="/no/such/model", draft="/no/such/model")
-
-    with pytest.raises(ModelError, match="there is no folder /no/such/model"):
-        await ReferenceProcess.start(spec)
-
-
-async def test_a_process_that_ends_is_an_error_in_one_line(
-    text_pair: SavedPair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with await ReferenceProcess.start(_spec(text_pair)) as process:
-        monkeypatch.setattr("actors.runners.reference._write", _end)
-        with pytest.raises(PeerError, match="the process of the reference ended"):
-            await process.generate(_asked(text_pair, PROMPTS[0], None))
-
-
-def _end(_: Asked) -> None:
-    import os  # noqa: PLC0415
-
-    os._exit(3)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from actors.runners import stand_in
 from actors.runners.stand_in import SPIN_S, ScriptedRunner, TimedRunner
-from actors.stand_ins import POSITIONS, PROMPT_TOKENS, Script
+from actors.scripts import POSITIONS, PROMPT_TOKENS, Script
 from decoding.errors import PromptError
 from decoding.messages import Device
 from decoding.sampling import Sampling
@@ -208,7 +208,7 @@ def test_a_pass_is_over_when_the_script_is_said(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_pass_takes_its_time_whatever_is_read(clock: Clock) -> None:
     """Most of it asleep; a sleeper wakes up late, so the end is waited for awake."""
-    runner = TimedRunner(0.010)
+    runner = TimedRunner(lambda _: 0.010)
     rows = [runner.allocate(4000) for _ in range(3)]
     for feeds in ([feed(rows[0], 0, PROMPT)], [feed(row, 0, [1] * 3000) for row in rows]):
         began = clock.now
@@ -221,7 +221,7 @@ def test_a_pass_takes_its_time_whatever_is_read(clock: Clock) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, SPIN_S / 2])
 def test_a_short_pass_does_not_sleep(clock: Clock, seconds: float) -> None:
-    runner = TimedRunner(seconds)
+    runner = TimedRunner(lambda _: seconds)
 
     runner.forward([feed(runner.allocate(8), 0, PROMPT)])
 
@@ -234,7 +234,7 @@ def test_a_late_sleeper_waits_no_longer(clock: Clock, monkeypatch: pytest.Monkey
         clock.now += seconds + 0.005
 
     monkeypatch.setattr(clock, "sleep", oversleep)
-    runner = TimedRunner(0.010)
+    runner = TimedRunner(lambda _: 0.010)
 
     runner.forward([feed(runner.allocate(8), 0, PROMPT)])
 
@@ -243,7 +243,7 @@ def test_a_late_sleeper_waits_no_longer(clock: Clock, monkeypatch: pytest.Monkey
 
 def test_a_timed_device_counts_its_passes_and_holds_no_cache(clock: Clock) -> None:
     del clock
-    runner = TimedRunner(0.001)
+    runner = TimedRunner(lambda _: 0.001)
     rows = [runner.allocate(20), runner.allocate(20)]
     runner.forward([feed(row, 0, PROMPT) for row in rows])
     runner.forward([feed(rows[0], 8, [1, 2])])
@@ -255,7 +255,7 @@ def test_a_timed_device_counts_its_passes_and_holds_no_cache(clock: Clock) -> No
 
 
 def test_a_timed_device_gives_the_lowest_free_row() -> None:
-    runner = TimedRunner(0.0)
+    runner = TimedRunner(lambda _: 0.0)
     rows = [runner.allocate(8) for _ in range(3)]
     runner.release(rows[1])
 
@@ -265,7 +265,7 @@ def test_a_timed_device_gives_the_lowest_free_row() -> None:
 
 
 def test_a_timed_device_has_an_end() -> None:
-    runner = TimedRunner(0.0)
+    runner = TimedRunner(lambda _: 0.0)
 
     with pytest.raises(PromptError) as refused:
         runner.allocate(POSITIONS + 1)
@@ -278,7 +278,7 @@ def test_a_timed_device_has_an_end() -> None:
 
 def test_a_scripted_timed_device_works_like_any_other(clock: Clock) -> None:
     """What a stand-in without a shape is made of."""
-    runner = ScriptedRunner(TimedRunner(0.002), SCRIPT, Device.TARGET)
+    runner = ScriptedRunner(TimedRunner(lambda _: 0.002), SCRIPT, Device.TARGET)
     row = runner.allocate(20)
 
     said = runner.forward([feed(row, 0, PROMPT, logits=1)])[0]

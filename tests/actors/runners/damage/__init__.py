@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from actors import pair
-from actors.engine import Devices, EngineSettings, Fitted
+from actors.checking import CheckedPair
+from actors.engine_settings import Devices, EngineSettings
 from actors.runners.interface import Feed
 from actors.runners.loading import load_runner, load_tokenizer
 from decoding.errors import UsageError
@@ -110,7 +111,7 @@ def words(folder: Path) -> Words:
 
 def check(folder: Path) -> None:
     """What `pearl doctor` does, and every start of an engine."""
-    Fitted(EngineSettings(target=str(folder), devices=Devices.LOCAL, gpus=0))
+    CheckedPair(EngineSettings(target=str(folder), devices=Devices.LOCAL, gpus=0))
 
 
 def write(folder: Path) -> None:

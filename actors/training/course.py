@@ -18,9 +18,9 @@ from typing import Any, Final, final
 import torch
 from transformers import LlamaForCausalLM
 
-from actors.pair.crew import Crew
-from actors.pair.lessons import Lesson
-from actors.pair.recipe import Budget
+from actors.training.budget import Budget
+from actors.training.crew import Crew
+from actors.training.lessons import Lesson
 
 _CLIP: Final = 1.0
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.pair.tokenizer import END_ID
-from actors.pair.windows import IGNORED, Windows
+from actors.training.windows import IGNORED, Windows
 
+END_ID = 0
 LINE_END = 1
 
 
@@ -15,7 +15,7 @@ def windows() -> Windows:
     document = [END_ID, *([2, 3, 4, 5, LINE_END] * 8)]
     line_ends = np.zeros(6, dtype=bool)
     line_ends[LINE_END] = True
-    return Windows(np.array(document * 50, dtype=np.uint16), line_ends, seed=3)
+    return Windows(np.array(document * 50, dtype=np.uint16), line_ends, seed=3, end=END_ID)
 
 
 def test_every_window_begins_as_every_prompt_does(windows: Windows) -> None:

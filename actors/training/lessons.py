@@ -16,8 +16,8 @@ import torch.nn.functional as F  # noqa: N812  (the name everyone reads)
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from actors.pair import models
-from actors.pair.windows import IGNORED, Windows
+from actors.training import models
+from actors.training.windows import IGNORED, Windows
 
 Loss = Callable[[int, int, int], Tensor]
 
@@ -33,17 +33,18 @@ class Lesson(Protocol):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """Predict the next token of the corpus: cross-entropy, in nats a token."""
+    """Predict the next token of the corpus in a folder: cross-entropy, in nats a token."""
 
     folder: Path
     tokens_per_part: int
     parts: int
     seed: int
+    end: int
     compiled: bool
 
     def prepare(self, student: LlamaForCausalLM) -> Loss:
         """See `Lesson.prepare`."""
-        windows = _windows(self.folder, self.seed)
+        windows = Windows.read(self.folder, seed=self.seed, end=self.end)
         cross_entropy = _maybe_compiled(_cross_entropy, compiled=self.compiled)
 
         def loss(step: int, part: int, length: int) -> Tensor:
@@ -70,13 +71,15 @@ class Imitation:
     tokens_per_part: int
     parts: int
     seed: int
+    end: int
     compiled: bool
 
     def prepare(self, student: LlamaForCausalLM) -> Loss:
         """See `Lesson.prepare`."""
         rows = np.concatenate([np.load(path) for path in self.rows])
         teachers = tuple(models.load(path).to(student.device) for path in self.teachers)
-        windows = _windows(self.corpus, self.seed) if self.corpus else None
+        corpus = self.corpus
+        windows = Windows.read(corpus, seed=self.seed, end=self.end) if corpus else None
         divergence = _maybe_compiled(_divergence, compiled=self.compiled)
 
         def loss(step: int, part: int, length: int) -> Tensor:
@@ -90,11 +93,6 @@ class Imitation:
             return divergence(student, teachers, _on(student, read))
 
         return loss
-
-
-def _windows(folder: Path, seed: int) -> Windows:
-    stream = np.load(folder / "train.npy", mmap_mode="r")
-    return Windows(stream, np.load(folder / "line_ends.npy"), seed)
 
 
 def _row(seed: int, count: int, number: int) -> int:

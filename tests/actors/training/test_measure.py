@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.pair import measure, models
-from actors.pair.measure import Spread
-from actors.pair.recipe import Shape
-from actors.pair.writing import continued, drawn
+from actors.pair import models
+from actors.pair.recipe import LlamaShape
+from actors.training import measure
+from actors.training.measure import OverPrompts
+from actors.training.writing import continued, drawn
 
-TINY = Shape(layers=1, hidden=64, intermediate=64, heads=1)
+TINY = LlamaShape(layers=1, hidden=64, intermediate=64, heads=1)
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ def test_a_model_agrees_with_itself_under_every_rule() -> None:
 
     found = measure.agreement(model, model, texts, 8)
 
-    assert found.greedy.mean == found.coupled.mean == 1.0
-    assert found.rejection.mean == pytest.approx(1.0)
+    assert found.greedy.mean.value == found.coupled.mean.value == 1.0
+    assert found.rejection.mean.value == pytest.approx(1.0)
 
 
 def test_coupled_acceptance_lies_between_its_bound_and_rejection(
@@ -66,8 +67,10 @@ def test_a_continuation_does_not_depend_on_the_cache() -> None:
 
 
 def test_the_spread_is_over_prompts() -> None:
-    spread = Spread.of(torch.tensor([0.2, 0.4, 0.6, 0.8]))
+    """Student's quantile of three degrees of freedom is 3.182."""
+    found = OverPrompts.of(torch.tensor([0.2, 0.4, 0.6, 0.8]))
+    half = 3.182 * 0.2582 / 2
 
-    assert spread.mean == pytest.approx(0.5)
-    assert (spread.lowest, spread.highest) == pytest.approx((0.2, 0.8))
-    assert spread.half_width == pytest.approx(1.96 * 0.2582 / 2, abs=1e-4)
+    assert found.mean.value == pytest.approx(0.5)
+    assert (found.lowest, found.highest) == pytest.approx((0.2, 0.8))
+    assert found.mean.interval == pytest.approx((0.5 - half, 0.5 + half), abs=1e-3)

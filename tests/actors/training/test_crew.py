@@ -8,11 +8,11 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from actors.pair import models
-from actors.pair.crew import Crew
-from actors.pair.lessons import Loss
-from actors.pair.recipe import Shape
+from actors.pair.recipe import LlamaShape
+from actors.training.crew import Crew
+from actors.training.lessons import Loss
 
-TINY = Shape(layers=1, hidden=64, intermediate=64, heads=1)
+TINY = LlamaShape(layers=1, hidden=64, intermediate=64, heads=1)
 
 
 @dataclass(frozen=True)

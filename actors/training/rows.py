@@ -1,4 +1,4 @@
-"""The rows that the draft is distilled on: text written by the target itself.
+"""The rows that a draft is distilled on: text written by its target.
 
 Most rows are drawn at temperature 1, the law the draft should match; some are colder or greedy,
 because greedy decoding visits other text (it repeats itself) and must be met there too. Every row
@@ -16,33 +16,36 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actors.pair import models
-from actors.pair.recipe import Recipe
-from actors.pair.windows import Windows
-from actors.pair.writing import continued
+from actors.training import models
+from actors.training.budget import RowBudget
+from actors.training.windows import Windows
+from actors.training.writing import continued
 
 _TEMPERATURES: Final = (1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.7)
 _PROMPT_LENGTHS: Final = (16, 48, 8)
 
 
-def batches(recipe: Recipe) -> int:
-    """How many batches of rows make up the wanted number of tokens."""
-    return -(-recipe.sampled_tokens // (recipe.sampled_at_once * recipe.sampled_length))
-
-
 def write(
-    target: Path, windows: Windows, recipe: Recipe, folder: Path, device: str
+    target: Path, windows: Windows, budget: RowBudget, folder: Path, *, seed: int, device: str
 ) -> Iterator[int]:
-    """Write the batches that are not there yet, one file each; yields after every one."""
+    """Write the batches that are not there yet, one file each; yields after every one.
+
+    Args:
+        target: folder of the model that writes.
+        windows: of the corpus; every row begins as one of them.
+        folder: where the files go.
+        seed: of what is drawn.
+        device: torch's name of it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     # Rounded to bf16 the text is as good, and the lessons ask the exact model what it thinks of it.
     model = models.load(target).to(device, torch.bfloat16)
-    for number in range(batches(recipe)):
+    for number in range(budget.batches):
         path = folder / f"{number:04d}.npy"
         if not path.exists():
-            prompts = torch.from_numpy(_prompts(windows, recipe, number)).to(model.device)
-            generator = torch.Generator(model.device).manual_seed(recipe.seed + number)
-            count = recipe.sampled_length - prompts.shape[1]
+            prompts = torch.from_numpy(_prompts(windows, budget, number)).to(model.device)
+            generator = torch.Generator(model.device).manual_seed(seed + number)
+            count = budget.length - prompts.shape[1]
             rows = continued(model, prompts, count, _temperatures(prompts), generator)
             _save(path, rows)
         yield number
@@ -53,10 +56,10 @@ def gathered(folder: Path) -> NDArray[np.uint16]:
     return np.concatenate([np.load(path) for path in sorted(folder.glob("*.npy"))])
 
 
-def _prompts(windows: Windows, recipe: Recipe, number: int) -> NDArray[np.int64]:
+def _prompts(windows: Windows, budget: RowBudget, number: int) -> NDArray[np.int64]:
     length = _PROMPT_LENGTHS[number % len(_PROMPT_LENGTHS)]
-    first = number * recipe.sampled_at_once
-    return windows.batch(first, recipe.sampled_at_once, recipe.sampled_length)[0][:, :length]
+    first = number * budget.at_once
+    return windows.batch(first, budget.at_once, budget.length)[0][:, :length]
 
 
 def _temperatures(prompts: Tensor) -> Tensor:

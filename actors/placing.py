@@ -1,0 +1,57 @@
+"""Which GPU or CPU each device of a pair gets, and so what each is to be.
+
+May import: decoding, actors.engine_settings, actors.specs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from actors.engine_settings import Devices
+from actors.specs import DeviceSpec
+from decoding.errors import PlacementError
+from decoding.messages import Device
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from actors.engine_settings import EngineSettings
+
+
+def places(roles: tuple[Device, ...], gpus: int | None, present: int) -> dict[Device, str]:
+    """Torch's device for each role: the target gets a GPU first, a second one goes to the draft.
+
+    Raises:
+        PlacementError: more GPUs are asked for than there are, or than a pair can use.
+    """
+    gpus = min(present, len(Device)) if gpus is None else gpus
+    if gpus < 0 or gpus > len(Device):
+        message = f"gpus is {gpus}; a pair uses 0, 1 (shared) or {len(Device)}"
+        raise PlacementError(message)
+    if gpus > present:
+        message = f"{gpus} GPUs asked for, {present} present; use --gpus {present}"
+        raise PlacementError(message)
+    if gpus == 0:
+        return dict.fromkeys(roles, "cpu")
+    return {role: "cuda:1" if role is Device.DRAFT and gpus > 1 else "cuda:0" for role in roles}
+
+
+def device_specs(
+    settings: EngineSettings, models: Mapping[Device, str], at: Mapping[Device, str], tokens: int
+) -> tuple[DeviceSpec, ...]:
+    """Each model on its device; `tokens` is the size of the vocabulary they share."""
+    alone = len(set(at.values())) == len(at)
+    # Ray shows each actor only its own GPU, which is then the first.
+    on_ray = settings.devices is Devices.RAY
+    return tuple(
+        DeviceSpec(
+            role=role,
+            model=model,
+            place="cuda:0" if on_ray and at[role].startswith("cuda") else at[role],
+            dtype=settings.dtype,
+            vocabulary=tokens,
+            gpu_share=1.0 if alone else 1 / len(Device),
+            trust_remote_code=settings.trust_remote_code,
+        )
+        for role, model in models.items()
+    )
