@@ -85,7 +85,7 @@ class PassTimes:
 
 
 @final
-class Measured:
+class Measurements:
     """What policies have seen of two devices: of the times the last hundred or so weigh most.
 
     `in_use` are the windows in use, by kind of schedule, head start and barrier. Requests that

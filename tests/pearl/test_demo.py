@@ -34,7 +34,7 @@ def test_the_demo_shows_three_schedules_that_agree_and_writes_the_trace(
     shown = capsys.readouterr().out
     assert code == 0
     assert "The three texts are identical, token for token, on every prompt." in shown
-    assert all(f"{kind.title:<8}{kind.summary}" in shown for kind in SCHEDULES.values())
+    assert all(kind.title in shown for kind in SCHEDULES.values())
     header, records, whole = trace.read(file)
     assert whole
     assert records
