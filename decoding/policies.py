@@ -224,7 +224,6 @@ class PolicyKind:
     """What is true of all policies of one name.
 
     Args:
-        summary: what it does, in a line.
         start: makes one.
         widest: the largest gamma it may choose.
         adapts: whether it goes by the times it sees. Then the same request has other windows where
@@ -233,7 +232,6 @@ class PolicyKind:
             wanted.
     """
 
-    summary: str
     start: StartPolicy
     widest: int
     adapts: bool = False
@@ -241,11 +239,5 @@ class PolicyKind:
 
 
 POLICIES: Final[dict[str, PolicyKind]] = {
-    "auto": PolicyKind(
-        summary="chosen from what is measured while it runs",
-        start=AutoPolicy,
-        widest=WIDEST,
-        adapts=True,
-        best=True,
-    ),
+    "auto": PolicyKind(start=AutoPolicy, widest=WIDEST, adapts=True, best=True),
 }

@@ -259,14 +259,12 @@ class VerifierKind:
     """What is true of all verifiers of one name.
 
     Args:
-        summary: what it does, in a line.
         make: one, with its settings and coins.
         samples: whether it can draw tokens; one that cannot is for temperature 0 only.
         same_text: whether the text is the one that the target alone writes with the same seed.
         carries_law: whether a draft token must bring the law it was drawn from.
     """
 
-    summary: str
     make: Callable[[Sampling, Coins], Verifier]
     samples: bool = True
     same_text: bool = True
@@ -274,19 +272,9 @@ class VerifierKind:
 
 
 VERIFIERS: Final[dict[str, VerifierKind]] = {
-    "greedy": VerifierKind(
-        summary="the most likely token", make=lambda _sampling, _coins: Greedy(), samples=False
-    ),
-    "coupled": VerifierKind(
-        summary="draft and target draw with the same noise; the text of the target alone",
-        make=Coupled,
-    ),
-    "rejection": VerifierKind(
-        summary="keep with probability p / q; another sample of the same law",
-        make=Rejection,
-        same_text=False,
-        carries_law=True,
-    ),
+    "greedy": VerifierKind(make=lambda _sampling, _coins: Greedy(), samples=False),
+    "coupled": VerifierKind(make=Coupled),
+    "rejection": VerifierKind(make=Rejection, same_text=False, carries_law=True),
 }
 GREEDY, COUPLED = "greedy", "coupled"
 """Which ones run at temperature 0 and above, where no other is asked for."""

@@ -177,7 +177,7 @@ class Alternating:
 
 @pytest.fixture
 def _alternating(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = PolicyKind(summary="2 and 5 in turns", start=Alternating, widest=5)
+    entry = PolicyKind(start=Alternating, widest=5)
     monkeypatch.setitem(POLICIES, "alternating", entry)
 
 
@@ -240,9 +240,7 @@ def _mirror(tokens: tuple[int, ...], logits: Array) -> tuple[int, ...]:
 
 @pytest.fixture
 def _last(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = VerifierKind(
-        summary="the last of equals", make=lambda _sampling, _coins: LastOfEquals(), samples=False
-    )
+    entry = VerifierKind(make=lambda _sampling, _coins: LastOfEquals(), samples=False)
     monkeypatch.setitem(VERIFIERS, "last", entry)
 
 
