@@ -20,7 +20,7 @@ from decoding.settings import Settings
 from pearl.__main__ import run
 from pearl.harness import engines
 from pearl.harness.competitors import Competitor, Contest, Family, candidates
-from pearl.harness.contest import Outcome, Tuned, tune
+from pearl.harness.contest import ContestOutcome, Tuned, tune
 from pearl.harness.crowd import asked_of, systems
 from pearl.harness.stage import Stage
 from pearl.harness.turns import rotated
@@ -295,8 +295,8 @@ def test_another_text_is_told_in_one_line_and_in_the_exit_code(
     chosen = {family: found[0] for family, found in candidates(contest).items()}
     stage = _stage(contest)
 
-    async def compete(*_: object) -> Outcome:
-        return Outcome(
+    async def compete(*_: object) -> ContestOutcome:
+        return ContestOutcome(
             systems=[stage.system(each) for each in chosen.values()],
             runs=[
                 BenchmarkRun(
