@@ -13,7 +13,6 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Final, final
 
-from actors.deadlines import Patience
 from actors.device import run_device
 from actors.scheduler import Scheduler, SchedulerStatistics
 from actors.specs import DeviceSpec

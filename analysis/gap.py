@@ -15,7 +15,7 @@ from typing import Final
 
 from analysis import departures
 from analysis.parameters import Constants, own_rates
-from analysis.theory import Assumptions, expected
+from analysis.theory import SAME, Assumptions, expected
 from analysis.traces import Request
 
 
@@ -84,7 +84,12 @@ def gap_of(
     let_in = {Part.ENDS: alike, Part.PROMPTS: own} | taken
     steps = itertools.pairwise([endless, *(let_in[part] for part in Part if part in let_in)])
     order = (part for part in Part if part in let_in)
-    return {part: math.log(a / b) for part, (a, b) in zip(order, steps, strict=True)}
+    return {part: _share(a, b) for part, (a, b) in zip(order, steps, strict=True)}
+
+
+def _share(before: float, after: float) -> float:
+    """What a step changed; sums of the same times in another order are the same time."""
+    return 0.0 if math.isclose(before, after, rel_tol=SAME) else math.log(before / after)
 
 
 def parts(gap: Mapping[Part, float]) -> dict[str, float]:

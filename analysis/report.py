@@ -219,7 +219,8 @@ def _law(system: Comparison, constants: Constants) -> Callable[[int], float]:
 def _runs(found: Validation, requests: Mapping[str, Sequence[Request]]) -> Iterator[Markup]:
     """Run lengths of one system: they are the pair's, not a schedule's.
 
-    Of the first whose passes end runs and nothing else, if there is one: it has no bonus tokens.
+    Of the first that writes windows beside its passes, if there is one: it has no bonus tokens,
+    with which nothing is compared.
     """
     systems = [s for s in found.systems if s.acceptance.independent.value is not None]
     if not systems:

@@ -14,10 +14,6 @@ FOLDERS: Final = (
 )  # fmt: skip
 
 STILL_DOUBLED: Final = frozenset({
-    "Answer", "DraftHost", "Fault", "Host", "Job",
-    "Line", "Link", "Luck", "Measured", "Mixture", "Pair", "Point", "Purpose",
-    "Row", "Run", "RunLength", "System",
-    "TargetHost", "Times", "Verdict", "Window", "_Line",
 })  # fmt: skip
 """Names with two meanings that wait to be renamed; it only ever gets shorter."""
 
