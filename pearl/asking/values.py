@@ -6,14 +6,16 @@ with its numbers is written `kind:number,number`: `bursts:0.8,0.3`, `uniform:64,
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
 import click
 
-from decoding.errors import SettingError
+from decoding import files
+from decoding.errors import SettingError, UsageError
 from decoding.kinds import SCHEDULES
 from decoding.policies import POLICIES, Gamma
 from decoding.settings import WIDEST_GAMMA
@@ -39,7 +41,7 @@ class NameIn(_ParamType):
     def __init__(self, table: Mapping[str, object]) -> None:
         self._table = table
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002 - click's
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """All of them, for the help."""
         return f"[{'|'.join(self._table)}]"
 
@@ -51,6 +53,20 @@ class NameIn(_ParamType):
 def refuse(option: str, value: object, allowed: str) -> SettingError:
     """The one line for a value that cannot be."""
     return SettingError(f"{option} is {value}; it must be {allowed}")
+
+
+@contextlib.contextmanager
+def or_refuse(refusal: type[UsageError], message: str, end: str = "") -> Iterator[None]:
+    """What fails in here, for a reason that the system or a parser gives, is refused in one line.
+
+    Raises:
+        UsageError: of the kind that is named: message, reason, end.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        why = files.reason(error) if isinstance(error, OSError) else error
+        raise refusal(f"{message}: {why}{end}") from None
 
 
 def check_number(
@@ -112,7 +128,7 @@ def whole_numbers(
 ) -> tuple[int, ...]:
     """Whole numbers in a range, each once."""
     allowed = f"whole, from {least} to {most}{also}"
-    fine: Callable[[float], bool] = lambda n: n.is_integer() and least <= n <= most  # noqa: E731
+    fine: Callable[[float], bool] = lambda n: n.is_integer() and least <= n <= most
     return tuple(map(int, values(option, text, allowed, fine)))
 
 
