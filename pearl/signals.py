@@ -141,7 +141,7 @@ def guarded(command: Callable[[], int]) -> NoReturn:
         code = command()
     _heard.ended = True
     # Not by way of `sys.exit`: taking torch apart takes seconds, and no signal is heard meanwhile.
-    atexit._run_exitfuncs()
+    atexit._run_exitfuncs()  # noqa: SLF001 - what Python itself calls then
     _leave(code)
 
 

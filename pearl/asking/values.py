@@ -41,7 +41,7 @@ class NameIn(_ParamType):
     def __init__(self, table: Mapping[str, object]) -> None:
         self._table = table
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002 - click's
         """All of them, for the help."""
         return f"[{'|'.join(self._table)}]"
 
@@ -128,7 +128,7 @@ def whole_numbers(
 ) -> tuple[int, ...]:
     """Whole numbers in a range, each once."""
     allowed = f"whole, from {least} to {most}{also}"
-    fine: Callable[[float], bool] = lambda n: n.is_integer() and least <= n <= most
+    fine: Callable[[float], bool] = lambda n: n.is_integer() and least <= n <= most  # noqa: E731
     return tuple(map(int, values(option, text, allowed, fine)))
 
 

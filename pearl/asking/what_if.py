@@ -187,7 +187,7 @@ def _affine(ms: float, token: float = 0.0, row: float = 0.0, position: float = 0
     )
 
 
-def _roofline(
+def _roofline(  # noqa: PLR0917 - the numbers of one specification, in its order
     gb: float, kb: float, gflop: float, gb_per_s: float, tflop_per_s: float, launch_ms: float = 0.0
 ) -> AnyCost:
     from simulator.costs import Roofline

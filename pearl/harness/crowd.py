@@ -110,7 +110,7 @@ async def _run(
     return found
 
 
-async def _crowd(
+async def _crowd(  # noqa: PLR0917 - what is asked, of whom, and how it ends
     engine: Engine,
     name: str,
     settings: Settings,

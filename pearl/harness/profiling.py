@@ -92,7 +92,7 @@ def plan(settings: Settings, prompts: Sequence[str]) -> list[Batch]:
     timed = [alone, *parallel, *in_turns] * TIMED_PROMPTS
     single = [Batch(settings=settings, prompts=(prompt,), luck=True) for prompt in prompts]
     single += [Batch(settings=each, prompts=(next(in_turn),)) for each in timed]
-    random.Random(0).shuffle(single)
+    random.Random(0).shuffle(single)  # noqa: S311 - an order, no secret
     crowded = [alone, *(each for each in in_turns if each.gamma in CROWD_SIZES)]
     crowds = [tuple(itertools.islice(in_turn, crowd)) for crowd in CROWDS]
     return [*single, *(Batch(settings=s, prompts=crowd) for crowd in crowds for s in crowded)]

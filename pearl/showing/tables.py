@@ -31,7 +31,7 @@ def table(*heads: str, title: str | None = None, words: int = 1) -> Table:
 
 def digits(value: float | None, places: int = 2, *, scale: float = 1.0) -> str:
     """A number with so many places behind the point; one that is no number is none."""
-    there = value is not None and value == value
+    there = value is not None and value == value  # noqa: PLR0124 - nan is not itself
     return f"{value * scale:.{places}f}" if value is not None and there else NONE
 
 

@@ -103,7 +103,7 @@ def _estimates(figures: msgspec.Struct) -> dict[str, Estimate]:
 
 def _number(value: float) -> float | None:
     """Null where there is none."""
-    return value if value == value else None
+    return value if value == value else None  # noqa: PLR0124 - nan is not itself
 
 
 def show(found: Validation) -> None:

@@ -123,7 +123,7 @@ async def _generate(
                     click.echo(piece.text, nl=False)
         result = generation.result
         # Before the engine ends: who pressed Ctrl-C has all of it at once.
-        summary = lambda: click.echo(_after_the_text(result), err=True)
+        summary = lambda: click.echo(_after_the_text(result), err=True)  # noqa: E731 - once, below
         with terminal.said(_answer(result) if as_json else None, summary):
             if trace_file is not None:
                 write_trace(trace_file, result, settings, fitted.eos)

@@ -288,6 +288,6 @@ def _figure_path(file: str, sweep: Sweep) -> pathlib.Path:
         if len(given) > 1:
             allowed = "one value for a figure, which has alpha and speed-ratio for its axes"
             raise refuse(option, ",".join(map(str, given)), allowed)
-    if not sweep.alphas or not sweep.speed_ratios or len(sweep.alphas + sweep.speed_ratios) <= 2:
+    if not sweep.alphas or not sweep.speed_ratios or len(sweep.alphas + sweep.speed_ratios) <= 2:  # noqa: PLR2004 - one value each
         raise SettingError("a figure needs several values of alpha or speed-ratio")
     return path
