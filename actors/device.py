@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 from actors.hosts import draft_host, target_host
 from actors.isolation import complaint
 from actors.threads import available_cores, cores_for, stay_on
-from actors.wire import BEAT_S, Beat, Fault, Hello, Leave, Unframer, frame
+from actors.wire import BEAT_S, Beat, DeviceFailed, Hello, Leave, Unframer, frame
 from decoding.messages import Role
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ LOADING: Final = threading.Lock()  # transformers cannot load two models at a ti
 
 
 @final
-class Link:
+class SchedulerLink:
     """A device's end of its connection: blocking, because a device has nothing else to wait for."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -65,7 +65,7 @@ class Link:
         self._poll.register(connection, select.POLLIN)
 
     @classmethod
-    def dial(cls, address: Address) -> Link:
+    def dial(cls, address: Address) -> SchedulerLink:
         """Connect to the scheduler."""
         connection = socket.create_connection((address.host, address.port), timeout=DIAL_S)
         connection.settimeout(None)
@@ -134,7 +134,7 @@ class Link:
         self._connection.close()
 
 
-def serve(host: Host, link: Link) -> bool:
+def serve(host: Host, link: SchedulerLink) -> bool:
     """Work for the scheduler; True when it has said that nobody will want this device again."""
     while link.open:
         for packet in link.receive(wait=not host.busy):
@@ -159,7 +159,7 @@ def run_device(
     cores = cores_for(spec.role, available_cores())
     if spec.place == "cpu":
         stay_on(cores)
-    link: Link | None = _dialled(spec, address)
+    link: SchedulerLink | None = _dialled(spec, address)
     host: Host | None = None
     until = time.monotonic() + REDIAL_S
     try:
@@ -177,13 +177,13 @@ def run_device(
                 link = None if left else _dial_again(spec, address, wanted, until)
     except BaseException as error:
         if link is not None:
-            link.send([Fault(message=complaint(spec.role, error))])
+            link.send([DeviceFailed(message=complaint(spec.role, error))])
             link.close()
         raise
 
 
-def _dialled(spec: DeviceSpec, address: Address, *, again: bool = False) -> Link:
-    link = Link.dial(address)
+def _dialled(spec: DeviceSpec, address: Address, *, again: bool = False) -> SchedulerLink:
+    link = SchedulerLink.dial(address)
     hello = Hello(
         secret=address.secret,
         device=spec.device,
@@ -198,7 +198,7 @@ def _dialled(spec: DeviceSpec, address: Address, *, again: bool = False) -> Link
 
 def _dial_again(
     spec: DeviceSpec, address: Address, wanted: Callable[[], bool], until: float
-) -> Link | None:
+) -> SchedulerLink | None:
     """The connection to the scheduler, or to the one in its place; None if there is none."""
     while wanted() and time.monotonic() < until:
         with contextlib.suppress(OSError):

@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Final, final
 from actors.running import Running
 from actors.stations import MOST_LOSSES, Station
 from actors.wire import Close, Failed, Probe, Tokens
-from decoding.measured import Measured
+from decoding.measured import Measurements
 from decoding.messages import TARGET, Device, DeviceBack, DeviceLost, Event, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from actors.peers import Peer
-    from actors.wire import Answer, Spoilt, Submit
+    from actors.wire import JobDone, Spoilt, Submit
     from decoding.messages import Order
     from decoding.stopping import StopRules
 
@@ -58,7 +58,7 @@ class Dispatch:
         self.reasons: deque[str] = deque(maxlen=REMEMBERED)
         self._restarts = restarts
         self._changed = changed
-        self._measured = Measured()  # what `gamma auto` knows of these devices
+        self._measured = Measurements()  # what `gamma auto` knows of these devices
         self._begun = 0
 
     def note(self, line: str) -> None:
@@ -111,7 +111,7 @@ class Dispatch:
         """The requests that work with a device when it is there."""
         return [running for running in self.running.values() if device in running.devices]
 
-    def answer(self, answer: Answer, device: Device) -> None:
+    def answer(self, answer: JobDone, device: Device) -> None:
         """A device has done a job."""
         running, event = self.running.get(answer.request), answer.event
         if running is None:

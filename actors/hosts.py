@@ -23,7 +23,7 @@ from array_api_compat import array_namespace, device
 
 from actors.isolation import isolated, must_read, spoilt
 from actors.transcripts import Transcripts, Wanted
-from actors.wire import Alive, Answer, Close, Open, Probe, Spoilt, ToDevice
+from actors.wire import Alive, Close, JobDone, Open, Probe, Spoilt, ToDevice
 from decoding.desks import DraftDesk, TargetDesk, Writing, judged
 from decoding.messages import Cancel, Drafted, Foresight, Judge, Judged, Order, Propose, Role
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Clock: TypeAlias = Callable[[], float]
 Logits: TypeAlias = Any  # a tensor, shape (rows, vocab): only runners and verifiers look inside
-Said: TypeAlias = Answer | Spoilt | Alive
+Said: TypeAlias = JobDone | Spoilt | Alive
 
 
 class Work(Protocol):
@@ -44,13 +44,13 @@ class Work(Protocol):
     jobs: Mapping[int, Any]
     """What is to be done, by request."""
 
-    def take(self, order: Order) -> list[Answer]:
+    def take(self, order: Order) -> list[JobDone]:
         """Note an order; the answers are those of jobs it put an end to."""
 
-    def step(self, requests: Sequence[int]) -> list[Answer | Spoilt]:
+    def step(self, requests: Sequence[int]) -> list[JobDone | Spoilt]:
         """One forward for these; nothing is changed before all of it has succeeded."""
 
-    def close(self, request: int) -> list[Answer]:
+    def close(self, request: int) -> list[JobDone]:
         """Forget a request; the answers are those of jobs that this put an end to."""
 
     def forget(self) -> None:
@@ -82,7 +82,7 @@ class Host:
                 raise
             return self._give_back([spoilt(packet.request, error, self._work.role)])
 
-    def turn(self) -> list[Answer | Spoilt]:
+    def turn(self) -> list[JobDone | Spoilt]:
         """One batched forward; the answers that are complete with it.
 
         Raises:
@@ -125,7 +125,7 @@ class Host:
                 pass  # nothing for a device
         return []
 
-    def _give_back(self, said: list[Answer | Spoilt]) -> list[Answer | Spoilt]:
+    def _give_back(self, said: list[JobDone | Spoilt]) -> list[JobDone | Spoilt]:
         """Forget the requests that cannot go on."""
         gone = [each.request for each in said if isinstance(each, Spoilt)]
         for request in gone:
@@ -162,7 +162,7 @@ class Drafting:
         self._turn_ended = 0.0
         self.jobs: Mapping[int, Writing] = self._desk.writing
 
-    def take(self, order: Order) -> list[Answer]:
+    def take(self, order: Order) -> list[JobDone]:
         """A newer job and a cancellation put an end to the older window."""
         request, ended = order.request, None
         match order.command:
@@ -174,7 +174,7 @@ class Drafting:
                 pass  # nothing for a draft
         return self._so_far(request, ended)
 
-    def step(self, requests: Sequence[int]) -> list[Answer | Spoilt]:
+    def step(self, requests: Sequence[int]) -> list[JobDone | Spoilt]:
         """One token for each of these, or a piece of what it must read before."""
         writing = {request: self._desk.writing[request] for request in requests}
         feeds = self._transcripts.feeds({
@@ -194,7 +194,7 @@ class Drafting:
         whole = [request for request in drafted if writing[request].whole]
         return [answer for request in whole for answer in self.close(request)]
 
-    def close(self, request: int) -> list[Answer]:
+    def close(self, request: int) -> list[JobDone]:
         """Forget a request, and answer with what there is."""
         return self._so_far(request, self._desk.close(request))
 
@@ -202,11 +202,11 @@ class Drafting:
         """Forget every request."""
         self._desk.forget()
 
-    def _so_far(self, request: int, ended: Writing | None) -> list[Answer]:
+    def _so_far(self, request: int, ended: Writing | None) -> list[JobDone]:
         """What there is of a window, so that work in vain is counted too."""
         if ended is None or not ended.written:
             return []
-        return [Answer(request=request, event=ended.answer(self._turn_ended))]
+        return [JobDone(request=request, event=ended.answer(self._turn_ended))]
 
     def _drafted(self, request: int, writing: Writing, logits: Logits) -> Drafted:
         position = writing.job.start + writing.written
@@ -235,7 +235,7 @@ class Judging:
         self._began: dict[int, float] = {}  # when the first piece of a long read was begun
         self.jobs: Mapping[int, Judge] = self._desk.waiting
 
-    def take(self, order: Order) -> list[Answer]:
+    def take(self, order: Order) -> list[JobDone]:
         """A newer job replaces an older one of the same request."""
         match order.command:
             case Judge() as job:
@@ -246,7 +246,7 @@ class Judging:
                 pass  # nothing for a target
         return []
 
-    def step(self, requests: Sequence[int]) -> list[Answer | Spoilt]:
+    def step(self, requests: Sequence[int]) -> list[JobDone | Spoilt]:
         """A verdict for each of these, or a piece of what must be read before."""
         began = self._clock()
         jobs = {request: self._desk.waiting[request] for request in requests}
@@ -272,7 +272,7 @@ class Judging:
             self._desk.settle(request, jobs[request], event)
         return self._answers(events)
 
-    def close(self, request: int) -> list[Answer]:
+    def close(self, request: int) -> list[JobDone]:
         """Forget a request."""
         self._desk.close(request)
         self._held.pop(request, None)
@@ -285,11 +285,11 @@ class Judging:
         self._held.clear()
         self._began.clear()
 
-    def _answers(self, events: Mapping[int, Judged]) -> list[Answer | Spoilt]:
+    def _answers(self, events: Mapping[int, Judged]) -> list[JobDone | Spoilt]:
         """The answers; where it is known what follows, that is begun."""
-        said: list[Answer | Spoilt] = []
+        said: list[JobDone | Spoilt] = []
         for request, event in events.items():
-            said.append(Answer(request=request, event=event))
+            said.append(JobDone(request=request, event=event))
             try:
                 self._desk.go_on(request)
             except BaseException as error:  # noqa: BLE001 - as in `isolated`

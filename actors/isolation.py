@@ -21,17 +21,17 @@ from typing import Final, TypeAlias
 
 from actors.runners.interface import Feed, Runner
 from actors.transcripts import Transcripts
-from actors.wire import Answer, Spoilt
+from actors.wire import JobDone, Spoilt
 from decoding.errors import PearlError, PeerError, PlacementError, PromptError
 
-Work: TypeAlias = Callable[[Sequence[int]], list[Answer | Spoilt]]
+Work: TypeAlias = Callable[[Sequence[int]], list[JobDone | Spoilt]]
 
 LONGEST_REASON: Final = 500  # characters
 
 
 def isolated(
     requests: Sequence[int], work: Work, transcripts: Transcripts, name: str
-) -> list[Answer | Spoilt]:
+) -> list[JobDone | Spoilt]:
     """Work on all requests at once, but for those that are apart; where that fails, on each apart.
 
     Args:
@@ -41,7 +41,7 @@ def isolated(
     """
     apart = [request for request in requests if request in transcripts.apart]
     together = [request for request in requests if request not in transcripts.apart]
-    said: list[Answer | Spoilt] = []
+    said: list[JobDone | Spoilt] = []
     # Whatever a model raises, SystemExit too: nobody sends this thread anything else.
     try:
         if together:

@@ -16,7 +16,7 @@ from decoding.messages import DRAFT, TARGET, Cancel, Device, Judge, Order, Propo
 if TYPE_CHECKING:
     from actors.peers import Peer
     from decoding.conversation import Carry
-    from decoding.measured import Measured
+    from decoding.measured import Measurements
     from decoding.stopping import StopRules
 
 
@@ -33,7 +33,7 @@ class Running:
         carry: Carry,
         *,
         now: float,
-        measured: Measured | None = None,
+        measured: Measurements | None = None,
     ) -> None:
         self.number = number
         self.submit = submit

@@ -27,12 +27,12 @@ from actors.wire import (
     Abort,
     Address,
     Alive,
-    Answer,
     AnyPacket,
     Beat,
+    DeviceFailed,
     Failed,
-    Fault,
     Hello,
+    JobDone,
     Leave,
     Spoilt,
     Submit,
@@ -204,9 +204,9 @@ class Scheduler:
     def _take_from_device(self, peer: Peer, packet: AnyPacket, device: Device) -> None:
         station = self._dispatch.stations[device]
         match packet:
-            case Answer() | Spoilt() | Alive() if station.peer is not peer:
+            case JobDone() | Spoilt() | Alive() if station.peer is not peer:
                 pass  # a device that has been replaced
-            case Answer():  # by far the most
+            case JobDone():  # by far the most
                 self._dispatch.answer(packet, device)
             case Spoilt():
                 self._dispatch.spoilt(packet, device)
@@ -216,7 +216,7 @@ class Scheduler:
                     self._dispatch.note(f"the {device} is slower than it could be: {packet.slower}")
                 peer.has_worked = True
                 self._dispatch.regain(device)
-            case Fault():
+            case DeviceFailed():
                 station.fault = packet.message
                 self._changed.set()
             case Beat():
@@ -232,7 +232,7 @@ class Scheduler:
                 self._on_abort(peer, packet)
             case Beat():
                 peer.send([Beat()])
-            case Answer() | Alive():
+            case JobDone() | Alive():
                 pass  # harmless
             case _:
                 raise _out_of_place(packet)

@@ -4,7 +4,7 @@ Every connection is a TCP stream to the scheduler: devices and clients dial in, 
 secret they were given out of band, and then exchange frames: four bytes of length, then one
 message in MessagePack. A stream keeps order, and its end is the news that the peer is gone.
 
-    device    -> scheduler   Hello, Answer, Spoilt, Alive, Beat, Fault
+    device    -> scheduler   Hello, JobDone, Spoilt, Alive, Beat, DeviceFailed
     scheduler -> device      Open, Order (`decoding.messages`), Close, Probe, Beat, Leave
     client    -> scheduler   Hello, Submit, Abort, Beat
     scheduler -> client      Tokens, Finished, Failed, Beat
@@ -102,7 +102,7 @@ class Beat(Packet, frozen=True):
     """I am here. The scheduler greets with one, and answers each of a client's."""
 
 
-class Answer(Packet, frozen=True):
+class JobDone(Packet, frozen=True):
     """Scheduler: a job's result."""
 
     request: int
@@ -120,7 +120,7 @@ class Spoilt(Packet, frozen=True):
     crowded: bool = False
 
 
-class Fault(Packet, frozen=True):
+class DeviceFailed(Packet, frozen=True):
     """Scheduler: this device cannot go on, and why; the connection ends after it."""
 
     message: str
@@ -170,7 +170,7 @@ class Failed(Packet, frozen=True):
 
 
 ToDevice: TypeAlias = Open | Order | Close | Probe | Beat | Leave
-FromDevice: TypeAlias = Hello | Answer | Spoilt | Alive | Beat | Fault
+FromDevice: TypeAlias = Hello | JobDone | Spoilt | Alive | Beat | DeviceFailed
 ToClient: TypeAlias = Tokens | Finished | Failed | Beat
 FromClient: TypeAlias = Hello | Submit | Abort | Beat
 AnyPacket: TypeAlias = ToDevice | FromDevice | ToClient | FromClient

@@ -44,7 +44,7 @@ from analysis.statistics import run_length, survival
 from decoding.estimates import LEVEL, Estimate, of_share
 from decoding.metrics import Metrics
 from decoding.summaries import over_requests
-from simulator.twin import Decoded, Scheme, Times, decode
+from simulator.twin import Decoded, PairTimes, Scheme, decode
 from simulator.world import Pair
 
 Agreed: TypeAlias = NDArray[np.uint8]  # shape (requests, tokens): 1 agreed, 0 did not
@@ -64,7 +64,7 @@ REJECTIONS: Final = 150  # expected in all that was seen
 ALIKE: Final = 24  # requests, for figures of runs: of fewer their intervals are too wide
 # Passes grow with what they judge and windows take longer than a pass of one token, so that both
 # devices wait more in some rounds than in others.
-TIMES: Final = Times(Pair.of(5, growth=0.05))
+TIMES: Final = PairTimes(Pair.of(5, growth=0.05))
 SCHEMES: Final = {
     "PEARL": Scheme("pearl", 6),
     "SD": Scheme("sd", 4),

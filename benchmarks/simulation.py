@@ -27,8 +27,8 @@ from decoding.policies import Gamma
 from decoding.settings import Settings
 from simulator import answers, sweep
 from simulator.acceptance import Independent
-from simulator.streams import Purpose, stream
-from simulator.twin import Scheme, Times, decode, drawn
+from simulator.streams import StreamPurpose, stream
+from simulator.twin import PairTimes, Scheme, decode, drawn
 from simulator.workload import ClosedLoop, Fixed, Workload
 from simulator.world import Pair, Scenario
 
@@ -56,8 +56,8 @@ def events(schedule: str, requests: int, tokens: int, seed: int) -> int:
 def rounds(schedule: str, runs: int, seed: int) -> float:
     """So many runs of agreement, drawn and decoded; how many rounds that was."""
     scheme = Scheme(schedule, GAMMA)
-    luck = drawn(Independent(ALPHA), scheme, stream(seed, 0, Purpose.ACCEPTANCE), runs)
-    return float(decode(luck.runs, scheme, Times(Pair.of(SPEED_RATIO))).rounds.passes.sum())
+    luck = drawn(Independent(ALPHA), scheme, stream(seed, 0, StreamPurpose.ACCEPTANCE), runs)
+    return float(decode(luck.runs, scheme, PairTimes(Pair.of(SPEED_RATIO))).rounds.passes.sum())
 
 
 def points(gamma: Gamma, seed: int) -> int:

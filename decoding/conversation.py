@@ -21,7 +21,7 @@ from decoding.metrics import Meter, Metrics
 from decoding.trace import Received, Record, Sent, without_laws
 
 if TYPE_CHECKING:
-    from decoding.measured import Measured
+    from decoding.measured import Measurements
     from decoding.messages import TokenId
     from decoding.schedules import Schedule
     from decoding.settings import Settings
@@ -53,7 +53,7 @@ class Conversation:
         carry: Carry,
         *,
         now: float,
-        measured: Measured | None = None,
+        measured: Measurements | None = None,
         reach: int | None = None,
         label: int | None = None,
         trace: bool = False,

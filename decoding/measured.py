@@ -77,7 +77,7 @@ class PassTimes:
 
 
 @final
-class Measured:
+class Measurements:
     """What policies have seen of two devices: of the times the last hundred or so weigh most.
 
     `gammas` are the windows in use, by kind of schedule, head start and barrier. Requests that

@@ -16,7 +16,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
 from decoding.errors import SettingError
-from decoding.measured import WIDEST, Measured, Wait
+from decoding.measured import WIDEST, Measurements, Wait
 
 if TYPE_CHECKING:
     from decoding.kinds import ScheduleKind
@@ -97,12 +97,12 @@ class AutoPolicy:
         *,
         head_start: int = 0,
         barrier: bool = False,
-        measured: Measured | None = None,
+        measured: Measurements | None = None,
     ) -> None:
         self._kind = kind
         self._head_start = head_start
         self._barrier = barrier
-        self._measured = measured or Measured()
+        self._measured = measured or Measurements()
         self._run = 0  # tokens kept since the last rejection
         self._shared = kind, head_start, barrier  # policies alike have one window
         # Who may rest begins at rest: what the target takes alone is then known.
@@ -216,7 +216,7 @@ class StartPolicy(Protocol):
     """Makes the policy of a new request; the arguments are those of `AutoPolicy`."""
 
     def __call__(
-        self, kind: ScheduleKind, *, head_start: int, barrier: bool, measured: Measured | None
+        self, kind: ScheduleKind, *, head_start: int, barrier: bool, measured: Measurements | None
     ) -> Policy:
         """A policy belongs to one request."""
 

@@ -13,7 +13,7 @@ import msgspec
 
 from decoding.errors import SettingError
 from decoding.kinds import SCHEDULES, ScheduleKind, who_take
-from decoding.measured import Measured
+from decoding.measured import Measurements
 from decoding.policies import POLICIES, FixedPolicy, Gamma, Policy
 from decoding.sampling import Sampling, refuse_unless, take_flag, take_whole
 from decoding.schedules import TwoModelSchedule
@@ -117,7 +117,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         before, beside = self.kind.numbers(gamma, self.head_start)
         return int(max(before, beside))
 
-    def policy(self, measured: Measured | None = None) -> Policy:
+    def policy(self, measured: Measurements | None = None) -> Policy:
         """The two numbers of the schedule; a policy belongs to one request."""
         kind, head_start = self.kind, self.head_start
         if isinstance(self.gamma, str) and kind.drafts:
@@ -127,7 +127,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return FixedPolicy(before=before, beside=beside)
 
     def start(
-        self, stop: StopRules, measured: Measured | None = None, reach: int | None = None
+        self, stop: StopRules, measured: Measurements | None = None, reach: int | None = None
     ) -> TwoModelSchedule:
         """The schedule of a new request.
 

@@ -184,12 +184,12 @@ _END: Final = _Args()
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class _Line(msgspec.Struct, frozen=True):
+class _TraceLine(msgspec.Struct, frozen=True):
     args: _Args = _NOTHING
 
 
 def _args(line: bytes) -> _Args:
-    return msgspec.json.decode(line.removesuffix(b"\n").removesuffix(b","), type=_Line).args
+    return msgspec.json.decode(line.removesuffix(b"\n").removesuffix(b","), type=_TraceLine).args
 
 
 def _parsed(path: pathlib.Path, lines: Iterator[bytes]) -> Iterator[_Args]:

@@ -14,7 +14,7 @@ from analysis.theory import Assumptions, best_gamma, expected
 from decoding.settings import Settings
 from simulator import Fixed, Independent, Pair, Scenario, Workload, run, simulate
 from simulator.optimise import best
-from simulator.twin import Scheme, Times, answer
+from simulator.twin import PairTimes, Scheme, answer
 
 # %% [markdown]
 # Three letters do: $a$ is the chance that the target keeps a draft token, independent from token to
@@ -143,7 +143,7 @@ poor = [
     for name, alpha in (("a = 0.15", 0.15), ("a = 0.2", 0.2), ("a = 0.5", 0.5))
     for gamma in (1, 2, 4, 6)
     for point in [
-        answer(Independent(alpha), Scheme(SD, gamma), Times(Pair.of(speed_ratio=C)), seed=2)
+        answer(Independent(alpha), Scheme(SD, gamma), PairTimes(Pair.of(speed_ratio=C)), seed=2)
     ]
 ]
 figures.picture(
@@ -228,7 +228,7 @@ assert 0.19 < max(missed_by_one.values()) < 0.21
 assert by_rule == by_search
 # The simulator's own search, which asks no formula, finds the same.
 for (alpha, ratio), gamma in by_search.items():
-    found = best(Independent(alpha), SD, Times(Pair.of(speed_ratio=ratio)))
+    found = best(Independent(alpha), SD, PairTimes(Pair.of(speed_ratio=ratio)))
     assert found.gamma == gamma
     assert abs(found.speedup_over_ar / speeds[alpha, ratio] - 1) < 1e-9
 # It pays if, and only if, a > 1/c.

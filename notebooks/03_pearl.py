@@ -18,7 +18,7 @@ from decoding.settings import Settings
 from decoding.trace import Received, Sent
 from simulator import Fixed, Independent, Pair, Replay, Scenario, Workload, run, simulate
 from simulator.links import Link, Network
-from simulator.twin import Scheme, Times, exact, seconds_per_token
+from simulator.twin import PairTimes, Scheme, exact, seconds_per_token
 
 # %% [markdown]
 # The letters: $a$ the chance that a draft token is kept, $g$ gamma, the tokens of a window, $c$ the
@@ -183,7 +183,7 @@ for name in CASES:
 def by_schedule(gamma, alpha, growth=0.0, link=0.0):
     """Speed over AR on the exact law of runs, one pass being 1 s."""
     scheme = Scheme("pearl", gamma)
-    times = Times(Pair.of(C, 1.0, growth), Network(draft=Link(latency_s=link / 2)))
+    times = PairTimes(Pair.of(C, 1.0, growth), Network(draft=Link(latency_s=link / 2)))
     return 1 / seconds_per_token(exact(Independent(alpha), scheme), scheme, times)
 
 

@@ -13,7 +13,7 @@ from simulator import Fixed, Independent, Pair, Scenario, Workload, run
 from simulator.optimise import Means, best, placed
 from simulator.sweep import Sweep
 from simulator.sweep import run as run_sweep
-from simulator.twin import Scheme, Times, exact
+from simulator.twin import PairTimes, Scheme, exact
 from simulator.twin import figures as figures_of
 
 # %% [markdown]
@@ -177,7 +177,7 @@ PLACES = ((0.6, 5), (0.8, 5), (0.9, 5), (0.9, 10), (0.96, 10))
 
 def per_device(alpha, ratio, schedule):
     """Speed over AR with the best window, as it is and divided by the devices it takes."""
-    choice = best(Independent(alpha), schedule, Times(Pair.of(speed_ratio=ratio)))
+    choice = best(Independent(alpha), schedule, PairTimes(Pair.of(speed_ratio=ratio)))
     return choice.speedup_over_ar, placed(choice, Means()).speedup_per_device
 
 
@@ -220,7 +220,7 @@ for rate in (0.2, 0.5, 0.95):
     point = figures_of(
         exact(Independent(rate), Scheme(PEARL, 5)),
         Scheme(PEARL, 5),
-        Times(Pair.of(speed_ratio=10)),
+        PairTimes(Pair.of(speed_ratio=10)),
         alpha=rate,
     )
     assert abs(float(point.draft_idle) - 0.5) < 1e-9

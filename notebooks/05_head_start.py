@@ -18,7 +18,7 @@ from analysis.theory import (
 )
 from decoding.settings import Settings
 from simulator import Fixed, Independent, Pair, Scenario, Workload, run, simulate
-from simulator.twin import Scheme, Times, exact, seconds_per_token
+from simulator.twin import PairTimes, Scheme, exact, seconds_per_token
 
 # %% [markdown]
 # The letters: $a$ the chance that a draft token is kept, $g$ gamma, $c$ the speed ratio, $k$ the
@@ -213,7 +213,7 @@ for k in TRIED:
 for k in TRIED:
     scheme = Scheme("pearl", RATIO, k)
     law = exact(Independent(ALPHA), scheme)
-    time = seconds_per_token(law, scheme, Times(Pair.of(RATIO, 1.0)))
+    time = seconds_per_token(law, scheme, PairTimes(Pair.of(RATIO, 1.0)))
     assert abs(1 / time / speeds[k] - 1) < 1e-9
 # What it costs: the target waits more, and each pass yields more.
 assert float(started.target_idle) > float(plain.target_idle)

@@ -1,6 +1,6 @@
 """What suits a pair: the schedule, its gamma, its head start, and how much they matter.
 
-    advice = advise(Independent(0.8), Times(Pair.of(speed_ratio=5)))
+    advice = advise(Independent(0.8), PairTimes(Pair.of(speed_ratio=5)))
     advice.best                     # pearl, gamma 5, head start 1: 2.32 times the speed of AR
     advice.tunings["sd"].plateau    # windows within a twentieth of the best
 
@@ -21,7 +21,7 @@ from decoding.kinds import SCHEDULES
 from decoding.measured import WIDEST
 from decoding.sampling import refuse_unless
 from simulator.acceptance import Acceptance, Positions
-from simulator.twin import ALONE, Scheme, Times, exact, sampled, seconds_per_token
+from simulator.twin import ALONE, PairTimes, Scheme, exact, sampled, seconds_per_token
 
 MOST_DEVICES: Final = 10**6
 PRICES: Final = (1e-9, 1e12)
@@ -101,7 +101,7 @@ def _choices(tunings: Mapping[str, Tuning]) -> tuple[Choice, ...]:
     return tuple(choice for tuning in tunings.values() for choice in tuning.choices)
 
 
-def advise(acceptance: Acceptance, times: Times) -> Advice:
+def advise(acceptance: Acceptance, times: PairTimes) -> Advice:
     """Everything about one pair."""
     tunings = {name: tuned(acceptance, name, times) for name in SCHEDULES}
     return Advice(
@@ -125,7 +125,7 @@ def _beats(one: Choice, other: Choice) -> bool:
 def best(
     acceptance: Acceptance,
     schedule: str,
-    times: Times,
+    times: PairTimes,
     *,
     head_starts: Sequence[int] = (0,),
 ) -> Choice:
@@ -145,7 +145,7 @@ def best(
     return found
 
 
-def expected(acceptance: Acceptance, scheme: Scheme, times: Times) -> Choice:
+def expected(acceptance: Acceptance, scheme: Scheme, times: PairTimes) -> Choice:
     """How fast a scheme is."""
     seconds = seconds_per_token(sampled(acceptance, scheme, runs=0), scheme, times)
     return Choice(
@@ -157,7 +157,7 @@ def expected(acceptance: Acceptance, scheme: Scheme, times: Times) -> Choice:
     )
 
 
-def _limit(acceptance: Acceptance, times: Times, most: int) -> Callable[[Scheme], float]:
+def _limit(acceptance: Acceptance, times: PairTimes, most: int) -> Callable[[Scheme], float]:
     """A speed that a scheme cannot exceed, for passes over so many tokens at most.
 
     A run takes at least one pass, and where windows are written beside passes, one that is longer
@@ -187,7 +187,7 @@ def _limit(acceptance: Acceptance, times: Times, most: int) -> Callable[[Scheme]
 # -- how much it matters -----------------------------------------------------------------------
 
 
-def tuned(acceptance: Acceptance, schedule: str, times: Times) -> Tuning:
+def tuned(acceptance: Acceptance, schedule: str, times: PairTimes) -> Tuning:
     """A schedule at its best, with the curve on which that lies."""
     kind = SCHEDULES[schedule]
     plain = best(acceptance, schedule, times)
@@ -200,7 +200,7 @@ def tuned(acceptance: Acceptance, schedule: str, times: Times) -> Tuning:
 
 
 def curve(
-    acceptance: Acceptance, schedule: str, times: Times, *, head_start: int = 0
+    acceptance: Acceptance, schedule: str, times: PairTimes, *, head_start: int = 0
 ) -> tuple[Window, ...]:
     """Speed against gamma, for a schedule with a draft."""
     schemes = [Scheme(schedule, gamma, head_start) for gamma in range(1, WIDEST + 1)]

@@ -11,7 +11,7 @@ import enum
 import numpy as np
 
 
-class Purpose(enum.IntEnum):
+class StreamPurpose(enum.IntEnum):
     """What a stream is for."""
 
     ACCEPTANCE = 1
@@ -23,6 +23,8 @@ class Purpose(enum.IntEnum):
     LENGTHS = 7
 
 
-def stream(seed: int, replication: int, purpose: Purpose, number: int = 0) -> np.random.Generator:
+def stream(
+    seed: int, replication: int, purpose: StreamPurpose, number: int = 0
+) -> np.random.Generator:
     """The generator of one purpose in one replication; `number` tells requests apart."""
     return np.random.default_rng([seed, replication, purpose, number])

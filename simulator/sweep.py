@@ -31,7 +31,7 @@ from simulator.acceptance import Acceptance, Independent
 from simulator.links import DELAYS, Link, Network, is_delay
 from simulator.optimise import best
 from simulator.parallel import spread
-from simulator.twin import RUNS, Point, Scheme, Times, answer
+from simulator.twin import RUNS, PairTimes, Point, Scheme, answer
 from simulator.world import Pair
 
 CHUNK: Final = 256  # points, about
@@ -232,7 +232,7 @@ def _numbers(sweep: Sweep) -> list[tuple[str, Gamma, int]]:
 def _rows(sweep: Sweep, place: Place) -> Iterator[GridPoint]:
     acceptance = sweep.acceptance if place.alpha is None else Independent(place.alpha)
     assert acceptance is not None, "checked when the sweep was made"
-    times = Times(_pair(sweep, place), _network(sweep, place), sweep.context)
+    times = PairTimes(_pair(sweep, place), _network(sweep, place), sweep.context)
     for schedule, asked, k in _numbers(sweep):
         gamma = asked
         if isinstance(gamma, str):

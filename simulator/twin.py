@@ -42,7 +42,7 @@ from simulator.acceptance import (
 )
 from simulator.costs import Spread
 from simulator.links import Network
-from simulator.streams import Purpose, stream
+from simulator.streams import StreamPurpose, stream
 from simulator.world import Pair
 
 Array: TypeAlias = NDArray[Any]
@@ -82,7 +82,7 @@ ALONE: Final = Scheme("ar")
 
 
 @final
-class Times:
+class PairTimes:
     """Seconds of the parts of a round, for one request at one context.
 
     Raises:
@@ -142,7 +142,7 @@ class Times:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Luck:
+class WeightedRuns:
     """Runs of agreement: how long, how much each counts, and which belong together.
 
     Args:
@@ -158,7 +158,9 @@ class Luck:
     exact: bool = False
 
 
-def sampled(acceptance: Acceptance, scheme: Scheme, *, seed: int = 0, runs: int = RUNS) -> Luck:
+def sampled(
+    acceptance: Acceptance, scheme: Scheme, *, seed: int = 0, runs: int = RUNS
+) -> WeightedRuns:
     """So many runs, drawn with this seed, or for 0 their law itself; both are remembered.
 
     But for rates by position they are the same for all schemes.
@@ -168,19 +170,21 @@ def sampled(acceptance: Acceptance, scheme: Scheme, *, seed: int = 0, runs: int 
 
 
 @functools.lru_cache(maxsize=16)
-def _drawn(acceptance: Acceptance, scheme: Scheme, seed: int, runs: int) -> Luck:
-    return drawn(acceptance, scheme, stream(seed, 0, Purpose.ACCEPTANCE), runs)
+def _drawn(acceptance: Acceptance, scheme: Scheme, seed: int, runs: int) -> WeightedRuns:
+    return drawn(acceptance, scheme, stream(seed, 0, StreamPurpose.ACCEPTANCE), runs)
 
 
-def drawn(acceptance: Acceptance, scheme: Scheme, rng: np.random.Generator, count: int) -> Luck:
+def drawn(
+    acceptance: Acceptance, scheme: Scheme, rng: np.random.Generator, count: int
+) -> WeightedRuns:
     """So many runs, drawn; the same stream gives every scheme and rate the same luck."""
     match acceptance:
         case Independent() | Bursts():
-            return Luck(acceptance.runs(rng, count), np.ones(count))
+            return WeightedRuns(acceptance.runs(rng, count), np.ones(count))
         case Positions():
             law = _survival(acceptance, scheme)
             runs = np.searchsorted(-law, -rng.random(count), side="right") - 1
-            return Luck(runs, np.ones(count))
+            return WeightedRuns(runs, np.ones(count))
         case Mixture():
             each = -(-count // len(acceptance.rates))
             parts = [drawn(Independent(a), scheme, rng, each) for a in acceptance.rates]
@@ -190,14 +194,14 @@ def drawn(acceptance: Acceptance, scheme: Scheme, rng: np.random.Generator, coun
 
 
 @functools.lru_cache(maxsize=64)
-def exact(acceptance: Acceptance, scheme: Scheme) -> Luck:
+def exact(acceptance: Acceptance, scheme: Scheme) -> WeightedRuns:
     """The law of the runs itself: what is computed from it is an expectation."""
     match acceptance:
         case Independent() | Bursts() | Positions():
             law = _survival(acceptance, scheme)
             chances = -np.diff(law, append=0.0)
             (runs,) = np.nonzero(chances > NEGLIGIBLE)
-            return Luck(runs, chances[runs], exact=True)
+            return WeightedRuns(runs, chances[runs], exact=True)
         case Mixture():
             parts = [exact(Independent(a), scheme) for a in acceptance.rates]
             return _mixed(parts, acceptance.shares)
@@ -232,22 +236,22 @@ def _chances(acceptance: Independent | Bursts | Positions, scheme: Scheme, count
             return chances if beside else np.where(ahead < 0, chances, 0.0)
 
 
-def _mixed(parts: Sequence[Luck], shares: Sequence[float]) -> Luck:
+def _mixed(parts: Sequence[WeightedRuns], shares: Sequence[float]) -> WeightedRuns:
     """Prompts of several kinds, each with its share of the *tokens*."""
     weights = [
         part.weights * (share / float(part.weights @ (part.runs + 1)))
         for part, share in zip(parts, shares, strict=True)
     ]
     runs = np.concatenate([part.runs for part in parts])
-    return Luck(runs, np.concatenate(weights), exact=all(part.exact for part in parts))
+    return WeightedRuns(runs, np.concatenate(weights), exact=all(part.exact for part in parts))
 
 
-def _replayed(acceptance: Replay) -> Luck:
+def _replayed(acceptance: Replay) -> WeightedRuns:
     """Recorded texts: runs of one text belong together."""
     texts = acceptance.runs()
     starts = np.cumsum([0, *(len(text) for text in texts[:-1])])
     runs = np.concatenate(texts)
-    return Luck(runs, np.ones(len(runs)), starts)
+    return WeightedRuns(runs, np.ones(len(runs)), starts)
 
 
 @final
@@ -267,7 +271,7 @@ class Decoded:
     working: Array
 
 
-def decode(runs: Runs, scheme: Scheme, times: Times, weights: Array | None = None) -> Decoded:
+def decode(runs: Runs, scheme: Scheme, times: PairTimes, weights: Array | None = None) -> Decoded:
     """Every run, decoded by a scheme; by default each counts once."""
     before, beside = scheme.numbers
     made = rounds.of_run(runs, before, beside)
@@ -281,7 +285,7 @@ def decode(runs: Runs, scheme: Scheme, times: Times, weights: Array | None = Non
     )
 
 
-def _seconds(made: Rounds, scheme: Scheme, times: Times, weights: Array) -> Array:
+def _seconds(made: Rounds, scheme: Scheme, times: PairTimes, weights: Array) -> Array:
     before, beside = scheme.numbers
     own = times.rounds(before, beside)
     if not (beside and times.most_lead):
@@ -292,13 +296,13 @@ def _seconds(made: Rounds, scheme: Scheme, times: Times, weights: Array) -> Arra
     return np.asarray(own.before + paces.seconds(made.later))
 
 
-def _catching_up(made: Rounds, scheme: Scheme, times: Times) -> Array | float:
+def _catching_up(made: Rounds, scheme: Scheme, times: PairTimes) -> Array | float:
     """Behind a window that was kept, the draft has two tokens to read: its last and the bonus."""
     before, beside = scheme.numbers
     return (made.first - made.rejections) * times.catching_up if before and not beside else 0.0
 
 
-def seconds_per_token(luck: Luck, scheme: Scheme, times: Times) -> float:
+def seconds_per_token(luck: WeightedRuns, scheme: Scheme, times: PairTimes) -> float:
     """The mean time of a token: what the choice of a scheme is about."""
     made = rounds.of_run(luck.runs, *scheme.numbers)
     seconds = _seconds(made, scheme, times, luck.weights)
@@ -327,7 +331,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 def answer(
     acceptance: Acceptance,
     scheme: Scheme,
-    times: Times,
+    times: PairTimes,
     *,
     seed: int = 0,
     runs: int = RUNS,
@@ -337,7 +341,7 @@ def answer(
     return figures(luck, scheme, times, alpha=acceptance.mean)
 
 
-def figures(luck: Luck, scheme: Scheme, times: Times, *, alpha: float) -> Point:
+def figures(luck: WeightedRuns, scheme: Scheme, times: PairTimes, *, alpha: float) -> Point:
     """The figures of one scheme under given luck; without intervals where that is exact."""
     found = decode(luck.runs, scheme, times, luck.weights)
     made, total = found.rounds, functools.partial(_by_group, luck)
@@ -369,7 +373,7 @@ def figures(luck: Luck, scheme: Scheme, times: Times, *, alpha: float) -> Point:
     )
 
 
-def _by_group(luck: Luck, values: Array | float) -> Array:
+def _by_group(luck: WeightedRuns, values: Array | float) -> Array:
     """Weighted sums over what belongs together."""
     weighted = luck.weights * values
     return weighted if luck.starts is None else np.add.reduceat(weighted, luck.starts)

@@ -20,7 +20,7 @@ import simpy
 
 from decoding.conversation import Conversation
 from decoding.errors import SettingError
-from decoding.measured import Measured
+from decoding.measured import Measurements
 from decoding.messages import (
     DEVICES,
     DRAFT,
@@ -43,7 +43,7 @@ from simulator.devices import Process, VirtualDraft, VirtualTarget, Worker
 from simulator.faults import Fault, FaultKind, check_apart
 from simulator.ledger import SERVING, Account, Ledger
 from simulator.links import Line, Network
-from simulator.streams import Purpose, stream
+from simulator.streams import StreamPurpose, stream
 from simulator.workload import ClosedLoop, Poisson, Times, Workload, check_tokens
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class World:
     def __init__(self, scenario: Scenario, seed: int, replication: int, *, trace: bool) -> None:
         self.scenario = scenario
         self.env = env = simpy.Environment()
-        self.measured = Measured()  # what `gamma auto` knows of these devices
+        self.measured = Measurements()  # what `gamma auto` knows of these devices
         self._luck = (seed, replication)
         self._ledger = Ledger(env)
         self.records: list[Record] | None = [] if trace else None
@@ -224,7 +224,7 @@ class World:
             TARGET: Worker(env, target, self._ledger, onward_s),
         }
         links = {DRAFT: scenario.network.draft, TARGET: scenario.network.target}
-        streams = {DRAFT: Purpose.DRAFT_LINK, TARGET: Purpose.TARGET_LINK}
+        streams = {DRAFT: StreamPurpose.DRAFT_LINK, TARGET: StreamPurpose.TARGET_LINK}
         self._out = {d: Line(env, links[d], self._stream(streams[d], 0)) for d in DEVICES}
         self._back = {d: Line(env, links[d], self._stream(streams[d], 1)) for d in DEVICES}
         slots = scenario.workload.slots
@@ -249,23 +249,23 @@ class World:
 
     def _hosts(self) -> tuple[VirtualDraft, VirtualTarget]:
         pair = self.scenario.pair
-        draft = clock(pair.draft, self._stream(Purpose.DRAFT_TIMES))
-        target = clock(pair.target, self._stream(Purpose.TARGET_TIMES))
+        draft = clock(pair.draft, self._stream(StreamPurpose.DRAFT_TIMES))
+        target = clock(pair.target, self._stream(StreamPurpose.TARGET_TIMES))
         return VirtualDraft(draft, self._answer), VirtualTarget(target, self._answer)
 
-    def _stream(self, purpose: Purpose, number: int = 0) -> np.random.Generator:
+    def _stream(self, purpose: StreamPurpose, number: int = 0) -> np.random.Generator:
         return stream(*self._luck, purpose, number)
 
     def _text(self, number: int) -> Text:
-        return self.scenario.acceptance.text(self._stream(Purpose.ACCEPTANCE, number), number)
+        return self.scenario.acceptance.text(self._stream(StreamPurpose.ACCEPTANCE, number), number)
 
     # -- requests ------------------------------------------------------------------------------
 
     def _fill(self) -> None:
         """Let the workload begin, and whatever will go wrong."""
         load = self.scenario.workload
-        prompts = load.prompt.draw(self._stream(Purpose.LENGTHS, 0), load.requests)
-        outputs = load.output.draw(self._stream(Purpose.LENGTHS, 1), load.requests)
+        prompts = load.prompt.draw(self._stream(StreamPurpose.LENGTHS, 0), load.requests)
+        outputs = load.output.draw(self._stream(StreamPurpose.LENGTHS, 1), load.requests)
         check_tokens(sum(outputs), "the answers that were drawn")
         coming = deque(self._life(n, prompts[n], outputs[n]) for n in range(load.requests))
         match load.arrivals:
@@ -273,7 +273,7 @@ class World:
                 for _ in range(min(users, load.requests)):
                     self.env.process(_one_by_one(coming))
             case Poisson(rate=rate):
-                gaps = self._stream(Purpose.ARRIVALS).exponential(1 / rate, load.requests)
+                gaps = self._stream(StreamPurpose.ARRIVALS).exponential(1 / rate, load.requests)
                 self.env.process(self._arrive(coming, gaps.cumsum().tolist()))
             case Times(seconds=seconds):
                 self.env.process(self._arrive(coming, seconds))

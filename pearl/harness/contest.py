@@ -50,7 +50,7 @@ class Tuned:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ContestOutcome:
+class ContestResult:
     """Everything that was run, for `analysis.benchmark.report`."""
 
     systems: list[System]
@@ -62,7 +62,7 @@ class ContestOutcome:
 
 async def compete(
     contest: Contest, engine_settings: EngineSettings, prompts: Sequence[str]
-) -> ContestOutcome:
+) -> ContestResult:
     """Start everything, and run all phases.
 
     Raises:
@@ -85,7 +85,7 @@ async def compete(
             chosen = [found.best for found in tuned.values()]
             runs = await _measure(stage, chosen, prompts, contest.rounds)
         traced = {each.name: each.way for each in chosen if isinstance(each.way, Settings)}
-        return ContestOutcome(
+        return ContestResult(
             systems=[stage.system(each) for each in chosen],
             runs=runs,
             traced=await recorded_in_turns(engine, traced, prompts, pair.eos),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from analysis.benchmark import BenchmarkRun, Difference, Quantiles, Report, Standing
     from analysis.crowds import Level
     from pearl.harness.competitors import Contest, Family
-    from pearl.harness.contest import ContestOutcome, Tuned
+    from pearl.harness.contest import ContestResult, Tuned
     from pearl.harness.crowd import Crowds
 
 WIDTH: Final = 110
@@ -32,7 +32,7 @@ def about(
     contest: Contest,
     prompts: Sequence[str],
     engine: EngineSettings,
-    found: ContestOutcome | Crowds,
+    found: ContestResult | Crowds,
     differences: Sequence[Difference],
 ) -> dict[str, Any]:
     """How it was run, what was tuned, whether the texts are right."""
@@ -62,7 +62,7 @@ def about(
     }
 
 
-def as_builtins(found: Report, outcome: ContestOutcome) -> dict[str, Any]:
+def as_builtins(found: Report, outcome: ContestResult) -> dict[str, Any]:
     """The comparison as one object: values by name, and under `interval` the ends of each."""
     return {"rounds": found.rounds, "systems": [_row(row, outcome) for row in found.rows]}
 
@@ -72,7 +72,7 @@ def level_as_builtins(found: Level) -> dict[str, Any]:
     return plain | as_object({"tokens_per_s": found.tokens_per_s})
 
 
-def _row(row: Standing, outcome: ContestOutcome) -> dict[str, Any]:
+def _row(row: Standing, outcome: ContestResult) -> dict[str, Any]:
     figures = {
         name: value
         for name in row.__struct_fields__
@@ -130,7 +130,7 @@ def run_as_builtins(run: BenchmarkRun) -> dict[str, Any]:
     }
 
 
-def show(found: Report, outcome: ContestOutcome, answer: dict[str, Any]) -> None:
+def show(found: Report, outcome: ContestResult, answer: dict[str, Any]) -> None:
     console = Console(width=WIDTH, highlight=False)
     for one in (_speeds(found), _times(found), _work(found)):
         console.print(one)

@@ -30,7 +30,7 @@ def timeline(records: Sequence[Record], width: int, shades: str = SHADES) -> str
     windows = [event for event in jobs if isinstance(event, Proposed)]
     columns = width - 12
     lines = [
-        f"{device:>8}  {_bar(found, since, until, columns, shades)}"
+        f"{device!s:>8}  {_bar(found, since, until, columns, shades)}"
         for device, found in ((TARGET, passes), (DRAFT, windows))
     ]
     counts = "  ".join(str(event.kept + (event.token is not None)) for event in shown)

@@ -85,12 +85,14 @@ def _means(given: Mapping[str, Any]) -> Means:
 def _of_pair(given: Mapping[str, Any], means: Means) -> PairAdvice:
     """One pair, from options or a profile."""
     from simulator.optimise import advise
-    from simulator.twin import Times
+    from simulator.twin import PairTimes
 
     profile = what_if.read_profile(given["profile_file"])
     every = {**given, **NO_CHANCE}
     context = 1 if profile is None else what_if.halfway(profile)
-    times = Times(what_if.pair(every, profile, RESTING), what_if.network(every, profile), context)
+    times = PairTimes(
+        what_if.pair(every, profile, RESTING), what_if.network(every, profile), context
+    )
     return _found(None, advise(what_if.acceptance(every, profile), times), means)
 
 
@@ -109,10 +111,10 @@ def _of_candidates(file: str, given: Mapping[str, Any], means: Means) -> list[Pa
 def _of_candidate(candidate: Candidate, given: Mapping[str, Any], means: Means) -> PairAdvice:
     from simulator.acceptance import Independent
     from simulator.optimise import advise
-    from simulator.twin import Times
+    from simulator.twin import PairTimes
 
     every = {**given, **NO_CHANCE, "speed_ratio": candidate.speed_ratio}
-    times = Times(what_if.pair(every, None, RESTING), what_if.network(every, None))
+    times = PairTimes(what_if.pair(every, None, RESTING), what_if.network(every, None))
     own = {"draft_devices": candidate.draft_devices, "draft_price": candidate.draft_price}
     means = msgspec.structs.replace(means, **{k: v for k, v in own.items() if v is not None})
     return _found(candidate.name, advise(Independent(candidate.alpha), times), means)

@@ -10,7 +10,7 @@ import pytest
 from actors.admission import SHARE, Admission
 from actors.hosts import Host, draft_host, target_host
 from actors.runners.interface import Feed, Room
-from actors.wire import Answer, Close, Open, Spoilt
+from actors.wire import Close, JobDone, Open, Spoilt
 from decoding.errors import PlacementError
 from decoding.messages import Drafted, Judge, Order
 from decoding.sampling import Sampling
@@ -54,7 +54,7 @@ def _judge(request: int) -> Order:
 
 
 def _answered(host: Host) -> list[int]:
-    return [answer.request for answer in host.turn() if isinstance(answer, Answer)]
+    return [answer.request for answer in host.turn() if isinstance(answer, JobDone)]
 
 
 def test_a_request_that_does_not_fit_now_waits_for_others_to_end() -> None:

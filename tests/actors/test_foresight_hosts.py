@@ -29,12 +29,12 @@ from actors.runners.interface import Feed
 from actors.scheduler import Scheduler
 from actors.wire import (
     Alive,
-    Answer,
     AnyPacket,
     Beat,
     Failed,
     Finished,
     Hello,
+    JobDone,
     Submit,
     ToDevice,
     Tokens,
@@ -54,7 +54,7 @@ from decoding.messages import (
     Order,
     TokenId,
 )
-from decoding.policies import REST, AutoPolicy
+from decoding.policies import REST, AutoPolicy, Gamma
 from decoding.sampling import Sampling
 from decoding.settings import Settings
 from decoding.stopping import FinishReason, StopRules
@@ -153,7 +153,7 @@ class Process:
         """Verdicts on jobs that no command had named yet."""
         self.mistaken = 0
         """Commands that were not what had been begun."""
-        self._named: set[tuple[int, int, int, int]] = set()
+        self._named: set[tuple[int, int, int]] = set()
         self._role = role
         self._peer: Peer
         self.dial(scheduler)
@@ -221,7 +221,7 @@ class Process:
 
     def _turn(self) -> None:
         for answer in self.host.turn():
-            if isinstance(answer, Answer) and isinstance(event := answer.event, Judged):
+            if isinstance(answer, JobDone) and isinstance(event := answer.event, Judged):
                 self.ahead += (answer.request, event.job, event.epoch) not in self._named
             self.sent.append(answer)
 
@@ -457,6 +457,9 @@ def _again(process: Process, packets: Sequence[AnyPacket]) -> None:
 # -- what is drawn ---------------------------------------------------------------------------------
 
 
+GAMMAS: Final[st.SearchStrategy[Gamma]] = st.sampled_from([1, 2, 3, 5, "auto"])
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> Settings:
     schedule = draw(st.sampled_from(sorted(SCHEDULES)))
@@ -465,7 +468,7 @@ def requests(draw: st.DrawFn) -> Settings:
     temperature = 0.0 if verifier == "greedy" else draw(st.sampled_from([0.5, 1.0]))
     return Settings(
         schedule=schedule,
-        gamma=draw(st.sampled_from([1, 2, 3, 5, "auto"])),
+        gamma=draw(GAMMAS),
         head_start=draw(st.sampled_from([0, 0, 1, 3])) if parallel else 0,
         strict=parallel and draw(st.booleans()),
         verifier=verifier,

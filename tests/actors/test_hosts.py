@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.hosts import Drafting, Host, draft_host, target_host
-from actors.wire import Alive, Answer, Close, Open, Probe
+from actors.wire import Alive, Close, JobDone, Open, Probe
 from decoding.messages import (
     Cancel,
     Drafted,
@@ -52,22 +52,22 @@ def _open(host: Host, request: int = 1, *, verifier: str = "greedy") -> None:
 
 def _ask(
     host: Host, command: Propose | Judge, request: int = 1, text: Sequence[TokenId] = TEXT
-) -> list[Answer]:
+) -> list[JobDone]:
     """Hand over a job, with all the committed tokens it stands on."""
     fresh = tuple(text[: command.base])
     ended = host.take(Order(request=request, start=0, fresh=fresh, command=command))
-    return [answer for answer in ended if isinstance(answer, Answer)]
+    return [answer for answer in ended if isinstance(answer, JobDone)]
 
 
-def _turn(host: Host) -> list[Answer]:
+def _turn(host: Host) -> list[JobDone]:
     """A turn in which nothing goes wrong."""
     said = host.turn()
-    answers = [each for each in said if isinstance(each, Answer)]
+    answers = [each for each in said if isinstance(each, JobDone)]
     assert len(answers) == len(said)
     return answers
 
 
-def _run(host: Host) -> list[Answer]:
+def _run(host: Host) -> list[JobDone]:
     answers = []
     while host.busy:
         answers += _turn(host)
@@ -82,11 +82,11 @@ def _judge(base: int, pending: Prefix = (), epoch: int = 0, job: int = 1) -> Jud
     return Judge(job=job, epoch=epoch, base=base, pending=Drafted(tokens=pending))
 
 
-def _written(answers: Sequence[Answer]) -> dict[int, tuple[TokenId, ...]]:
+def _written(answers: Sequence[JobDone]) -> dict[int, tuple[TokenId, ...]]:
     return {a.request: a.event.drafted.tokens for a in answers if isinstance(a.event, Proposed)}
 
 
-def _verdicts(answers: Sequence[Answer]) -> dict[int, tuple[int, TokenId | None]]:
+def _verdicts(answers: Sequence[JobDone]) -> dict[int, tuple[int, TokenId | None]]:
     return {
         a.request: (a.event.kept, a.event.token) for a in answers if isinstance(a.event, Judged)
     }
@@ -161,7 +161,7 @@ def test_a_revoked_window_is_answered_with_what_was_written() -> None:
     _turn(host)
 
     answers = [
-        a for a in host.take(Order(request=1, command=Cancel(epoch=1))) if isinstance(a, Answer)
+        a for a in host.take(Order(request=1, command=Cancel(epoch=1))) if isinstance(a, JobDone)
     ]
 
     assert _written(answers) == {1: TEXT[:2]}

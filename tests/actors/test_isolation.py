@@ -17,7 +17,7 @@ from actors.hosts import draft_host, target_host
 from actors.isolation import LONGEST_REASON
 from actors.runners.interface import Room
 from actors.scheduler import Scheduler
-from actors.wire import Alive, Answer, Fault, Finished, Open, Spoilt, Tokens
+from actors.wire import Alive, DeviceFailed, Finished, JobDone, Open, Spoilt, Tokens
 from decoding.errors import PeerError, PlacementError
 from decoding.messages import DEVICES, DRAFT, TARGET, Device, Drafted, Judge, Order, TokenId
 from decoding.settings import Settings
@@ -298,7 +298,7 @@ def test_the_guilty_one_is_found_also_where_texts_take_many_turns_to_read() -> N
         if host.busy:
             said += host.turn()
 
-    assert {each.request: type(each) for each in said} == {1: Spoilt, 2: Answer}
+    assert {each.request: type(each) for each in said} == {1: Spoilt, 2: JobDone}
 
 
 def test_a_device_that_is_full_is_not_dead() -> None:
@@ -318,7 +318,7 @@ def test_a_device_that_is_full_is_not_dead() -> None:
 
     said = {each.request: type(each) for each in host.turn()}
 
-    assert said == {1: Answer, 2: Spoilt}
+    assert said == {1: JobDone, 2: Spoilt}
     assert runner.rows == 1, "nothing was left behind by the look at the device"
 
 
@@ -368,4 +368,4 @@ def test_reasons_are_one_line_of_a_bounded_length() -> None:
     assert isinstance(said, Spoilt)
     assert len(said.message) <= LONGEST_REASON + 50
     assert "\n" not in said.message
-    assert not isinstance(said, Fault | Alive)
+    assert not isinstance(said, DeviceFailed | Alive)

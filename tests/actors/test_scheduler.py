@@ -24,10 +24,10 @@ from actors.wire import (
     LARGEST_FRAME,
     LENGTH,
     Address,
-    Answer,
     Beat,
     Finished,
     Hello,
+    JobDone,
     Probe,
     Tokens,
     Unframer,
@@ -312,7 +312,7 @@ def _nonsense(secret: str) -> dict[str, bytes]:
         "a client that speaks like a scheduler": client + frame(Probe()),
         "a fault of no device": client + LENGTH.pack(0),
         "an answer of no device, and garbage": client
-        + frame(Answer(request=0, event=judged))
+        + frame(JobDone(request=0, event=judged))
         + LENGTH.pack(0),
     }
 

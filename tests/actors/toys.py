@@ -17,7 +17,7 @@ import numpy as np
 
 from actors.hosts import Host, draft_host, target_host
 from actors.runners.interface import Feed, Room, RunnerStatistics
-from actors.wire import Address, Alive, Fault, FromDevice, Hello, ToDevice, Unframer, frame
+from actors.wire import Address, Alive, DeviceFailed, FromDevice, Hello, ToDevice, Unframer, frame
 from decoding.errors import PeerError
 from decoding.messages import DRAFT, Device, TokenId
 from decoding.sampling import Sampling
@@ -174,7 +174,7 @@ class ToyDevice:
 
     def fail(self, message: str) -> None:
         """Say what is wrong, and end."""
-        self._send([Fault(message=message)])
+        self._send([DeviceFailed(message=message)])
         self.die()
 
     def die(self) -> None:

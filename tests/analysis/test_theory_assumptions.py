@@ -37,10 +37,10 @@ POINTS: Final[list[Point]] = list(
 )
 
 
-def times(c: float, growth: float, link: float) -> twin.Times:
+def times(c: float, growth: float, link: float) -> twin.PairTimes:
     """A pass takes 1; the draft's messages take `link`, there and back together."""
     pair = Pair.of(speed_ratio=c, target_s=PASS_S, growth=growth)
-    return twin.Times(pair, Network(draft=Link(latency_s=link / 2)))
+    return twin.PairTimes(pair, Network(draft=Link(latency_s=link / 2)))
 
 
 @pytest.mark.parametrize("point", POINTS)

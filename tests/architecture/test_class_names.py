@@ -13,23 +13,11 @@ FOLDERS: Final = (
     "tools",
 )  # fmt: skip
 
-STILL_DOUBLED: Final = frozenset({
-    "Answer", "Fault", "Link", "Luck", "Measured", "Purpose", "Times", "_Line",
-})  # fmt: skip
-"""Names with two meanings that wait to be renamed; it only ever gets shorter."""
-
 
 def test_no_class_name_has_two_meanings() -> None:
     found = places_of_class_names()
 
-    doubled = {name: places for name, places in found.items() if len(places) > 1}
-    assert {n: p for n, p in doubled.items() if n not in STILL_DOUBLED} == {}
-
-
-def test_names_that_have_one_meaning_again_are_no_longer_allowed_two() -> None:
-    found = places_of_class_names()
-
-    assert {name for name in STILL_DOUBLED if len(found.get(name, [])) < 2} == set()
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
 
 
 def places_of_class_names() -> dict[str, list[str]]:

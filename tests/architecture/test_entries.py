@@ -16,7 +16,7 @@ from hypothesis import given, settings
 
 from decoding.coins import Array, CounterCoins
 from decoding.kinds import SCHEDULES, Numbers, ScheduleKind
-from decoding.measured import Measured
+from decoding.measured import Measurements
 from decoding.messages import Drafted, Judged, Proposed
 from decoding.policies import POLICIES, Gamma, PolicyKind
 from decoding.sampling import Sampling
@@ -28,7 +28,7 @@ from simulator.acceptance import Independent, Replay
 from simulator.optimise import advise
 from simulator.sweep import Sweep
 from simulator.sweep import run as swept
-from simulator.twin import Scheme, Times
+from simulator.twin import PairTimes, Scheme
 from simulator.workload import Fixed, Workload
 from simulator.world import Pair, Scenario
 from tests.decoding.adversity import Trouble, check_text, requests, troubles
@@ -111,7 +111,7 @@ def test_a_new_schedule_is_simulated_and_reckoned_with_alike(gamma: int, text: s
     asked = Settings(schedule="early", gamma=gamma, strict=True)
     metrics = simulated(asked, text)
     (runs,) = Replay((text,)).runs()
-    made = twin.decode(runs, Scheme("early", gamma), Times(Pair.of(64))).rounds
+    made = twin.decode(runs, Scheme("early", gamma), PairTimes(Pair.of(64))).rounds
 
     assert made.tokens.sum() == len(text)
     assert made.passes.sum() == metrics.target_passes
@@ -123,7 +123,7 @@ def test_a_new_schedule_is_swept_and_advised() -> None:
     sweep = Sweep(alphas=(0.8,), speed_ratios=(5.0,), runs=0)
     points = [row.point for row in swept(sweep)]
     found = next(point for point in points if point.schedule == "early")
-    advised = advise(Independent(0.8), Times(Pair.of(5))).tunings["early"].choice
+    advised = advise(Independent(0.8), PairTimes(Pair.of(5))).tunings["early"].choice
 
     assert [point.schedule for point in points] == list(SCHEDULES)
     assert found.gamma == advised.gamma
@@ -152,7 +152,7 @@ class Alternating:
     """Windows of 2 and of 5, in turns."""
 
     def __init__(
-        self, kind: ScheduleKind, *, head_start: int, barrier: bool, measured: Measured | None
+        self, kind: ScheduleKind, *, head_start: int, barrier: bool, measured: Measurements | None
     ) -> None:
         del barrier, measured
         self._choices: list[tuple[int, int]] = [kind.numbers(gamma, head_start) for gamma in (2, 5)]

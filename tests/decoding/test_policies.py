@@ -16,11 +16,11 @@ import pytest
 from analysis import theory
 from decoding.errors import SettingError
 from decoding.kinds import SCHEDULES, ScheduleKind
-from decoding.measured import WIDEST, Measured, Wait
+from decoding.measured import WIDEST, Measurements, Wait
 from decoding.messages import Drafted, Judged, Proposed
 from decoding.policies import FIRST_GAMMA, AutoPolicy, FixedPolicy
 from simulator.costs import Constant
-from simulator.twin import Scheme, Times, decode
+from simulator.twin import PairTimes, Scheme, decode
 from simulator.world import Pair
 from tests.analysis.forms import pearl, pearl_at, sd, sd_at
 
@@ -133,9 +133,9 @@ def test_a_clock_that_stands_still_teaches_nothing() -> None:
     assert policy.beside == FIRST_GAMMA
 
 
-def timed(step: float = 1.0, judge: float = 4.0) -> Measured:
+def timed(step: float = 1.0, judge: float = 4.0) -> Measurements:
     """Who has seen times, and no runs yet."""
-    measured = Measured()
+    measured = Measurements()
     measured.add_window(1, step)
     measured.add_pass(1, judge)
     return measured
@@ -160,7 +160,7 @@ def test_speeds_are_those_of_the_runs_that_were_seen(k: int) -> None:
     measured = timed()
     for run in runs:
         measured.add_run(run)
-    times = Times(Pair(draft=Constant(1.0), target=Constant(4.0)))
+    times = PairTimes(Pair(draft=Constant(1.0), target=Constant(4.0)))
 
     found = measured.speeds(PEARL, head_start=k)
 
@@ -173,7 +173,7 @@ def test_speeds_are_those_of_the_runs_that_were_seen(k: int) -> None:
 def test_speculative_decoding_has_a_bonus_token_for_each_window_that_is_kept() -> None:
     """Runs of 5 kept tokens: windows of 2 take three passes over 3 and yield 5 + 1 + 2 tokens."""
     measured = timed()
-    for _ in range(Measured.RUNS):
+    for _ in range(Measurements.RUNS):
         measured.add_run(5)
 
     found = measured.speeds(SD)
@@ -187,7 +187,7 @@ def test_speculative_decoding_has_a_bonus_token_for_each_window_that_is_kept() -
 def test_runs_that_come_in_bursts_have_the_window_that_is_best_for_them() -> None:
     """Half of the runs are empty, the others long: by their one rate a window of 6 was best."""
     measured = timed(judge=6.0)
-    for _ in range(Measured.RUNS // 2):
+    for _ in range(Measurements.RUNS // 2):
         measured.add_run(0)
         measured.add_run(13)
 
@@ -205,7 +205,7 @@ def test_a_draft_that_is_always_right_is_given_a_longer_window() -> None:
 
 def test_requests_of_the_same_kind_share_their_window() -> None:
     """Those that are in a pass together pay for the longest window of all."""
-    measured = Measured()
+    measured = Measurements()
     policy, other = (AutoPolicy(PEARL, measured=measured) for _ in range(2))
     with_head_start = AutoPolicy(PEARL, head_start=2, measured=measured)
 
@@ -217,7 +217,7 @@ def test_requests_of_the_same_kind_share_their_window() -> None:
 
 def test_texts_that_end_within_a_run_do_not_hide_how_long_it_was() -> None:
     """The draft is always right, but no text has more than forty tokens."""
-    measured = Measured()
+    measured = Measurements()
     for _ in range(40):
         policy = AutoPolicy(PEARL, measured=measured)
         begins_with, tokens = policy.beside, 0
@@ -328,7 +328,7 @@ def test_in_a_crowd_every_token_is_one_for_each() -> None:
     """Eight requests whose windows share a pass: a longer one costs eight times as much more."""
     chosen = []
     for crowd in (1, 8):
-        measured = Measured()
+        measured = Measurements()
         dice = random.Random(1)
         for _ in range(200):
             own = dice.randint(1, 9)

@@ -13,7 +13,7 @@ from analysis.benchmark import BenchmarkRun
 from pearl.__main__ import run
 from pearl.harness import engines
 from pearl.harness.competitors import Family, candidates
-from pearl.harness.contest import ContestOutcome, Tuned
+from pearl.harness.contest import ContestResult, Tuned
 from pearl.verbs import bench as verb
 from tests.actors.pairs import SavedPair
 from tests.pearl.contests import CONTEST, stage_of
@@ -121,8 +121,8 @@ def test_another_text_is_told_in_one_line_and_in_the_exit_code(
     chosen = {family: found[0] for family, found in candidates(contest).items()}
     stage = stage_of(contest)
 
-    async def compete(*_: object) -> ContestOutcome:
-        return ContestOutcome(
+    async def compete(*_: object) -> ContestResult:
+        return ContestResult(
             systems=[stage.system(each) for each in chosen.values()],
             runs=[
                 BenchmarkRun(

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from actors.engine import Engine, Result
 from decoding import trace
+from decoding.kinds import SCHEDULES
 from decoding.messages import Drafted, Judged, Proposed
 from decoding.settings import Settings
 from pearl.__main__ import run
@@ -33,7 +34,7 @@ def test_the_demo_shows_three_schedules_that_agree_and_writes_the_trace(
     shown = capsys.readouterr().out
     assert code == 0
     assert "The three texts are identical, token for token, on every prompt." in shown
-    assert all(title in shown for title in demo.TITLES.values())
+    assert all(kind.title in shown for kind in SCHEDULES.values())
     header, records, whole = trace.read(file)
     assert whole
     assert records

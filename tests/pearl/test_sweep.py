@@ -23,7 +23,7 @@ from simulator.costs import Constant
 from simulator.links import Network
 from simulator.profiles import Luck, Profile
 from simulator.sweep import COLUMNS, GridPoint, Job, Value, compute
-from simulator.twin import Scheme, Times, answer
+from simulator.twin import PairTimes, Scheme, answer
 from simulator.world import Pair
 
 AXES = "--alpha 0.5:0.9:0.1 --speed-ratio 2:20:0.5 --gamma 3,5"
@@ -53,7 +53,7 @@ def test_a_table_says_what_the_twin_says(capsys: pytest.CaptureFixture[str]) -> 
     assert run(["sweep", *asked.split()]) == 0
 
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
-    times = Times(Pair.of(speed_ratio=4))
+    times = PairTimes(Pair.of(speed_ratio=4))
     assert [row["schedule"] for row in rows] == ["ar", "sd", "pearl"]
     for row in rows:
         scheme = Scheme(row["schedule"], int(row["gamma"]), 0)

@@ -20,9 +20,9 @@ import pytest
 import simpy
 
 from actors import hosts
-from actors.device import Link, serve
+from actors.device import SchedulerLink, serve
 from actors.runners.interface import Feed
-from actors.wire import Alive, Answer, Close, Fault, Hello, Open, ToDevice
+from actors.wire import Alive, Close, DeviceFailed, Hello, JobDone, Open, ToDevice
 from decoding.messages import (
     DEVICES,
     DRAFT,
@@ -196,10 +196,10 @@ class Twins:
         self._virtual.forget()
         self._start()
 
-    def take(self) -> list[Answer]:
+    def take(self) -> list[JobDone]:
         """Both read the next packet."""
         packet = self.packets.popleft()
-        real = [answer for answer in self._real.take(packet) if isinstance(answer, Answer)]
+        real = [answer for answer in self._real.take(packet) if isinstance(answer, JobDone)]
         match packet:
             case Order(request=request):
                 self._virtual.take(request, packet, self._clock.now)
@@ -209,12 +209,12 @@ class Twins:
                 pass
         return self._same(real)
 
-    def turn(self) -> list[Answer]:
+    def turn(self) -> list[JobDone]:
         """Both take a turn."""
         began = self._clock.now
         if isinstance(self._virtual, VirtualTarget):
             self.ahead += len(self._virtual._desk._own.keys() & self._virtual._desk.waiting.keys())
-        real = [answer for answer in self._real.turn() if isinstance(answer, Answer)]
+        real = [answer for answer in self._real.turn() if isinstance(answer, JobDone)]
         seconds = self._virtual.begin(began)
 
         assert began + seconds == self._clock.now
@@ -222,7 +222,7 @@ class Twins:
         self._virtual.end(self._clock.now)
         return self._same(real)
 
-    def _same(self, real: list[Answer]) -> list[Answer]:
+    def _same(self, real: list[JobDone]) -> list[JobDone]:
         """The order within a turn is of no account."""
         said, self._said[:] = self._said[:], []
         by_request = sorted(((a.request, without_laws(a.event)) for a in real), key=lambda a: a[0])
@@ -307,7 +307,7 @@ class Decoders:
         for events in self._events.values():
             events.append(news)
 
-    def _post(self, answers: list[Answer]) -> None:
+    def _post(self, answers: list[JobDone]) -> None:
         for answer in answers:
             self._events[answer.request].append(answer.event)
 
@@ -408,8 +408,8 @@ class ScriptedLink:
             packets.append(Close(request=request) if packet is None else packet)
         return packets
 
-    def send(self, packets: Sequence[Alive | Answer | Fault | Hello]) -> None:
-        answers = [packet for packet in packets if isinstance(packet, Answer)]
+    def send(self, packets: Sequence[Alive | JobDone | DeviceFailed | Hello]) -> None:
+        answers = [packet for packet in packets if isinstance(packet, JobDone)]
         self.heard += [(self._clock.now, a.request, without_laws(a.event)) for a in answers]
 
 
@@ -482,7 +482,7 @@ def real_loop(script: Script, luck: Luck, device: Device) -> Heard:
     for request in luck.texts:
         host.take(open_packet(request, luck, "greedy"))
     link = ScriptedLink(script, clock)
-    serve(host, cast("Link", link))
+    serve(host, cast("SchedulerLink", link))
     return link.heard
 
 

@@ -24,7 +24,7 @@ from actors import hosts
 from actors.hosts import Said
 from actors.peers import Peer
 from actors.scheduler import Scheduler
-from actors.wire import Alive, Answer, Finished, Hello, Submit, ToDevice, frame
+from actors.wire import Alive, Finished, Hello, JobDone, Submit, ToDevice, frame
 from decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, Proposed
 from decoding.policies import REST, AutoPolicy
 from decoding.sampling import Sampling
@@ -404,7 +404,7 @@ class RealDevice:
         while self.wire.packets:
             self._later(self._take, cast("ToDevice", self.wire.packets.popleft()))
 
-    def _later(self, do: Callable[[Any], None], what: ToDevice | Answer) -> None:
+    def _later(self, do: Callable[[Any], None], what: ToDevice | JobDone) -> None:
         self.env.timeout(self.latency).callbacks.append(lambda _: do(what))
 
     def _take(self, packet: ToDevice) -> None:
@@ -412,13 +412,13 @@ class RealDevice:
         if not self.awake.triggered:
             self.awake.succeed()
 
-    def _hear(self, answer: Answer) -> None:
+    def _hear(self, answer: JobDone) -> None:
         self.peer.data_received(frame(answer))
         self.posted()
 
     def _send(self, answers: Sequence[Said]) -> None:
         for answer in answers:
-            assert isinstance(answer, Answer)
+            assert isinstance(answer, JobDone)
             self._later(self._hear, answer)
 
     def _serve(self) -> Process:

@@ -24,7 +24,7 @@ from simulator.acceptance import Independent, Replay
 from simulator.answers import run
 from simulator.leads import carried, told
 from simulator.links import Link, Network
-from simulator.twin import Scheme, Times, exact, seconds_per_token
+from simulator.twin import PairTimes, Scheme, exact, seconds_per_token
 from simulator.workload import Fixed, Workload
 from simulator.world import Pair, Scenario
 from tests.decoding.certainty import margin
@@ -79,7 +79,7 @@ def test_simulated_rounds_follow_the_rule(ratio: float, link: str, *, foresight:
         if isinstance(record, Sent) and isinstance(record.command, Judge)
     ]
 
-    times = Times(pair, network)
+    times = PairTimes(pair, network)
     expected = walked(times.rounds(0, g), times.most_lead, [pending for _, pending in judged])
     found = [later - sooner for (sooner, _), (later, _) in itertools.pairwise(judged)]
     whole = len(found) - 4  # the last windows are cut to fit
@@ -89,7 +89,7 @@ def test_simulated_rounds_follow_the_rule(ratio: float, link: str, *, foresight:
 
 @st.composite
 def rounds(draw: st.DrawFn) -> tuple[RoundTimes, float]:
-    """Times, and the longest lead."""
+    """PairTimes, and the longest lead."""
     most = draw(st.sampled_from([0.0, 0.05, 0.4, 1.5]))
     first = draw(st.floats(0.5, 2)) + most
     later = first + draw(st.sampled_from([0.0, 0.01, 0.2]))
@@ -132,7 +132,7 @@ def test_a_long_text_takes_what_the_mean_says(
 ) -> None:
     """20,000 runs, walked round by round; batches of them are nearly independent."""
     rng, g = np.random.default_rng(7), 4
-    times = Times(Pair.of(ratio, 1.0, growth), LINKS[link])
+    times = PairTimes(Pair.of(ratio, 1.0, growth), LINKS[link])
     own, most = times.rounds(0, g), times.most_lead
     runs = rng.geometric(1 - alpha, 20_000) - 1
     later = np.where(runs > 0, (runs - 1) // g + 1, 0)
@@ -160,7 +160,9 @@ def test_where_nothing_is_left_to_chance_the_twin_is_the_event_simulation(
         (pearl(4), Scheme("pearl", 4)),
         (pearl(4, 2), Scheme("pearl", 4, 2)),
     ):
-        twin = seconds_per_token(exact(Independent(alpha), scheme), scheme, Times(pair, network))
+        twin = seconds_per_token(
+            exact(Independent(alpha), scheme), scheme, PairTimes(pair, network)
+        )
 
         assert _apart(settings, pair, network, alpha) == pytest.approx(twin, rel=1e-5)
 

@@ -25,7 +25,7 @@ from simulator.optimise import (
     placed,
     plateau,
 )
-from simulator.twin import Scheme, Times, exact, seconds_per_token
+from simulator.twin import PairTimes, Scheme, exact, seconds_per_token
 from simulator.world import Pair
 
 AR, SD, PEARL = "ar", "sd", "pearl"
@@ -43,9 +43,9 @@ TABLE = [
 """Leviathan et al. 2023, theorem 3.8, for SD; the two-state chain of PEARL's phases for PEARL."""
 
 
-def times_of(speed_ratio: float) -> Times:
+def times_of(speed_ratio: float) -> PairTimes:
     """The assumption of the closed forms: constant times and no messages."""
-    return Times(Pair.of(speed_ratio=speed_ratio))
+    return PairTimes(Pair.of(speed_ratio=speed_ratio))
 
 
 @pytest.mark.parametrize(("alpha", "ratio", "pearl", "sd", "gamma"), TABLE)
@@ -87,7 +87,7 @@ def test_between_whole_ratios_the_best_window_is_next_to_the_ratio(
 
 def test_the_time_of_messages_makes_the_best_window_wider() -> None:
     """A message for every round is spread over more tokens."""
-    far = Times(Pair.of(speed_ratio=5), Network(draft=Link(latency_s=0.01)))
+    far = PairTimes(Pair.of(speed_ratio=5), Network(draft=Link(latency_s=0.01)))
 
     assert best(Independent(0.9), SD, far).gamma > best(Independent(0.9), SD, times_of(5)).gamma
 
@@ -130,14 +130,14 @@ LUCK = st.one_of(
 
 
 @st.composite
-def machines(draw: st.DrawFn) -> Times:
+def machines(draw: st.DrawFn) -> PairTimes:
     """Passes that grow or do not, messages that take time or do not."""
     draft = Constant(1 / draw(st.floats(0.5, 40.0)))
     target = Affine(base=1.0, per_token=draw(st.sampled_from((0.0, 0.05))))
     link, control = draw(st.sampled_from((0.0, 0.3))), draw(st.sampled_from((0.0, 0.1)))
     foresight = draw(st.booleans())
     network = Network(draft=Link(latency_s=link), control_s=control, foresight=foresight)
-    return Times(Pair(draft=draft, target=target), network)
+    return PairTimes(Pair(draft=draft, target=target), network)
 
 
 @given(
@@ -148,7 +148,7 @@ def machines(draw: st.DrawFn) -> Times:
 )
 @settings(max_examples=60)
 def test_the_search_misses_nothing(
-    acceptance: Acceptance, schedule: str, times: Times, head_starts: tuple[int, ...]
+    acceptance: Acceptance, schedule: str, times: PairTimes, head_starts: tuple[int, ...]
 ) -> None:
     """It leaves out what cannot win; here everything is tried, by the twin itself."""
     ahead = head_starts if schedule == PEARL else (0,)

@@ -24,7 +24,7 @@ from simulator.links import Link, Network
 from simulator.optimise import expected
 from simulator.profiles import Profile
 from simulator.profiling import Recording
-from simulator.twin import Scheme, Times
+from simulator.twin import PairTimes, Scheme
 from simulator.workload import ClosedLoop, Fixed, Workload
 from simulator.world import Pair, Scenario
 
@@ -270,7 +270,7 @@ def speed_of_the_same_prompts(settings: Settings) -> float:
 def test_the_twin_answers_for_a_profile_too(gamma: int) -> None:
     """It leaves out the reading of prompts, and takes one context for all."""
     profile, settings = measured_profile(), Settings(gamma=gamma, strict=True)
-    times = Times(profile.pair, profile.network, context=PROMPT + 48)
+    times = PairTimes(profile.pair, profile.network, context=PROMPT + 48)
 
     found = expected(Replay(profile.luck.texts), Scheme("pearl", gamma), times)
 

@@ -34,7 +34,7 @@ from simulator.costs import Constant, Spread
 from simulator.faults import Fault, FaultKind
 from simulator.links import Link, Network
 from simulator.recording import Delays, Replayed, replay, replay_file
-from simulator.streams import Purpose, stream
+from simulator.streams import StreamPurpose, stream
 from simulator.workload import Fixed, Workload
 from simulator.world import Pair, Scenario
 from tests.simulator.numbered import numbered
@@ -336,7 +336,7 @@ def test_windows_that_nobody_wanted_any_more_count_where_they_stand_on_the_text(
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
 def test_the_luck_of_a_simulated_run_is_what_was_drawn(settings: Settings) -> None:
     scenario = _scenario(settings, acceptance=Independent(0.8), pair=NOISY)
-    drawn = scenario.acceptance.text(stream(3, 0, Purpose.ACCEPTANCE, 0)).window(0, TOKENS)
+    drawn = scenario.acceptance.text(stream(3, 0, StreamPurpose.ACCEPTANCE, 0)).window(0, TOKENS)
 
     found = agreement(run(scenario, seed=3, trace=True).records)[0]
 

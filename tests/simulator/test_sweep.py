@@ -22,7 +22,7 @@ from simulator.sweep import (
     jobs,
     run,
 )
-from simulator.twin import Point, Scheme, Times, answer
+from simulator.twin import PairTimes, Point, Scheme, answer
 from simulator.world import Pair
 
 AR, SD, PEARL = "ar", "sd", "pearl"
@@ -53,10 +53,10 @@ def figures_of(point: Point) -> dict[str, Any]:
     return found
 
 
-def times_at(row: dict[str, Any]) -> Times:
+def times_at(row: dict[str, Any]) -> PairTimes:
     pair = Pair.of(row["speed_ratio"], GRID.target_ms / 1e3, row["growth"])
     link = Link(latency_s=row["link_ms"] / 1e3)
-    return Times(pair, Network(draft=link, target=link, control_s=row["control_ms"] / 1e3))
+    return PairTimes(pair, Network(draft=link, target=link, control_s=row["control_ms"] / 1e3))
 
 
 def test_every_row_is_the_twins_own_answer() -> None:
@@ -108,7 +108,7 @@ def test_other_kinds_of_luck_can_be_swept(acceptance: Acceptance, gamma: Gamma) 
 
     for row in map(named, run(sweep)):
         scheme = Scheme(row["schedule"], row["gamma"], row["head_start"])
-        alone = answer(acceptance, scheme, Times(Pair.of(5.0)), runs=128)
+        alone = answer(acceptance, scheme, PairTimes(Pair.of(5.0)), runs=128)
         assert {name: row[name] for name in figures_of(alone)} == figures_of(alone)
 
 
@@ -119,7 +119,7 @@ def test_a_measured_pair_stands_in_place_of_the_ratios() -> None:
 
     rows = [named(row) for row in run(sweep)]
 
-    times = Times(pair, network, 500)
+    times = PairTimes(pair, network, 500)
     assert len(rows) == 3
     assert (rows[2]["growth"], rows[2]["link_ms"], rows[2]["control_ms"]) == (None, None, None)
     assert rows[2]["speed_ratio"] == times.speed_ratio

@@ -21,7 +21,7 @@ from decoding.settings import Settings
 from simulator import twin
 from simulator.acceptance import Independent
 from simulator.answers import run, simulate
-from simulator.twin import Scheme, Times
+from simulator.twin import PairTimes, Scheme
 from simulator.world import Pair, Run, Scenario
 from tests.simulator.measuring import (
     AR,
@@ -97,8 +97,8 @@ def tau(a: float, g: int) -> float:
     return (1 - a**g) / ((1 - a) * (1 + a - a**g))
 
 
-def times(c: float, lag: float = 0.0) -> Times:
-    return Times(Pair.of(c, PASS_S), delayed(lag))
+def times(c: float, lag: float = 0.0) -> PairTimes:
+    return PairTimes(Pair.of(c, PASS_S), delayed(lag))
 
 
 def exactly(scheme: Scheme, a: float, c: float, lag: float = 0.0) -> twin.Point:

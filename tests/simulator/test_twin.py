@@ -22,7 +22,7 @@ from simulator.acceptance import (
 from simulator.answers import run, simulate
 from simulator.costs import Affine, Constant, Spread
 from simulator.links import Link, Network
-from simulator.twin import Scheme, Times
+from simulator.twin import PairTimes, Scheme
 from simulator.workload import Fixed, Workload
 from simulator.world import Pair, Scenario
 from tests.decoding.certainty import Z
@@ -77,7 +77,7 @@ def test_twin_and_events_agree(
         ),
         replications=REPLICATIONS,
     )
-    point = twin.answer(acceptance, scheme, Times(GROWING, network), runs=100_000)
+    point = twin.answer(acceptance, scheme, PairTimes(GROWING, network), runs=100_000)
 
     # The end of a text cuts the last run and the last windows short.
     edge = 0.03 if mixed else 0.005
@@ -93,7 +93,7 @@ def test_twin_and_events_agree(
 @pytest.mark.parametrize("acceptance", KINDS, ids=lambda kind: type(kind).__name__)
 @pytest.mark.parametrize("scheme", [scheme for _, scheme in SCHEMES[1:]], ids=str)
 def test_drawn_luck_and_the_exact_law_agree(acceptance: Acceptance, scheme: Scheme) -> None:
-    times = Times(GROWING, FAR)
+    times = PairTimes(GROWING, FAR)
     point = twin.answer(acceptance, scheme, times, runs=200_000)
     law = twin.figures(twin.exact(acceptance, scheme), scheme, times, alpha=0.8)
 
@@ -132,7 +132,7 @@ def test_a_replayed_text_is_decoded_alike(text: str, gamma: int, head_start: int
         )
         metrics = run(scenario).served[0].metrics
         (runs,) = Replay((text,)).runs()
-        rounds = twin.decode(_heard(runs, scheme), scheme, Times(pair)).rounds
+        rounds = twin.decode(_heard(runs, scheme), scheme, PairTimes(pair)).rounds
 
         assert rounds.tokens.sum() == len(text)
         assert rounds.passes.sum() == metrics.target_passes
@@ -157,7 +157,7 @@ def _heard(runs: Any, scheme: Scheme) -> Any:
 
 def test_every_run_costs_what_its_rounds_cost() -> None:
     """PEARL, by hand: runs of 0, 1, 4 and 5 with g = 4 and k = 0."""
-    times = Times(Pair(draft=Constant(1.0), target=Affine(base=3.0, per_token=1.0)))
+    times = PairTimes(Pair(draft=Constant(1.0), target=Affine(base=3.0, per_token=1.0)))
     found = twin.decode(np.array([0, 1, 4, 5]), Scheme("pearl", 4), times)
 
     # A round takes 4 steps of the draft, or 3 + its tokens on the target, whichever is longer.
@@ -170,14 +170,14 @@ def test_every_run_costs_what_its_rounds_cost() -> None:
 def test_messages_are_waited_for_by_both_halves_of_a_round() -> None:
     """Only the draft is far: a round takes its window and two messages."""
     far = Network(draft=Link(latency_s=10.0))
-    times = Times(Pair(draft=Constant(1.0), target=Constant(4.0)), far)
+    times = PairTimes(Pair(draft=Constant(1.0), target=Constant(4.0)), far)
     found = twin.decode(np.array([0]), Scheme("pearl", 2), times)
 
     assert found.seconds.tolist() == [2 + 20]
 
 
 def test_the_same_seed_gives_the_same_point() -> None:
-    times = Times(Pair.of(5))
+    times = PairTimes(Pair.of(5))
     points = [
         twin.answer(Independent(0.8), Scheme("pearl", 5), times, seed=seed) for seed in (1, 1, 2)
     ]
@@ -187,7 +187,7 @@ def test_the_same_seed_gives_the_same_point() -> None:
 
 def test_a_mixture_is_no_draft_of_its_mean_rate() -> None:
     """Jensen: the mean over prompts is not the formula at the mean."""
-    scheme, times = Scheme("pearl", 5), Times(Pair.of(5))
+    scheme, times = Scheme("pearl", 5), PairTimes(Pair.of(5))
     mixture = Mixture((0.5, 0.95), (1, 1))
 
     mixed, plain = (
@@ -203,7 +203,7 @@ def test_a_mixture_is_no_draft_of_its_mean_rate() -> None:
 def test_the_intervals_of_recorded_texts_are_over_texts() -> None:
     """Runs of one text belong together: a text that is like no other counts once."""
     texts = ("1110" * 50, "0" * 100, "10" * 80)
-    point = twin.answer(Replay(texts), Scheme("pearl", 3), Times(Pair.of(3)))
+    point = twin.answer(Replay(texts), Scheme("pearl", 3), PairTimes(Pair.of(3)))
 
     assert point.acceptance_rate.value == pytest.approx((150 + 80) / (200 + 100 + 160))
     assert point.acceptance_rate.low is not None
@@ -224,7 +224,7 @@ def test_the_intervals_of_recorded_texts_are_over_texts() -> None:
 )
 def test_what_only_events_can_show_is_refused(pair: Pair, network: Network, words: str) -> None:
     with pytest.raises(SettingError, match=rf"^.*{words}.* take simulate$"):
-        Times(pair, network)
+        PairTimes(pair, network)
 
 
 @pytest.mark.parametrize("schedule", ["sd", "pearl"])
@@ -242,7 +242,7 @@ def test_a_negative_head_start_is_refused() -> None:
 
 def test_intervals_of_the_twin_hold_the_truth_as_often_as_they_say() -> None:
     """19 times in 20, within chance: for runs of heavy tails too."""
-    acceptance, scheme, times = Bursts(0.8, 0.5), Scheme("pearl", 5), Times(Pair.of(5))
+    acceptance, scheme, times = Bursts(0.8, 0.5), Scheme("pearl", 5), PairTimes(Pair.of(5))
     truth = twin.figures(twin.exact(acceptance, scheme), scheme, times, alpha=0.8)
     tries, held = 1000, 0
     for seed in range(tries):
@@ -256,6 +256,6 @@ def test_intervals_of_the_twin_hold_the_truth_as_often_as_they_say() -> None:
 
 
 def test_a_point_can_be_written_down() -> None:
-    point = twin.answer(Independent(0.8), Scheme("pearl", 5), Times(Pair.of(5)))
+    point = twin.answer(Independent(0.8), Scheme("pearl", 5), PairTimes(Pair.of(5)))
 
     assert msgspec.json.decode(msgspec.json.encode(point), type=twin.Point) == point
