@@ -10,13 +10,14 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def bar(total: int, what: str) -> Iterator[Callable[[], None]]:
-    """A progress bar on standard error where somebody is looking; called once a step."""
+def bar(total: int, what: str, *, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """On standard error where somebody is looking; called once a step, or with their number."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), what, TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as p:
-        task = p.add_task(what, total=total)
-        yield lambda: p.advance(task)
+    hidden = not (shown and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda steps=1: progress.advance(task, steps)

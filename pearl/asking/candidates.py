@@ -15,7 +15,7 @@ import msgspec
 
 from decoding import files
 from decoding.errors import SettingError
-from pearl.asking.values import refuse
+from pearl.asking.values import or_refuse, refuse
 
 NEEDED: Final = ("name", "alpha")
 
@@ -42,12 +42,8 @@ def read_candidates(file: str, target_ms: float) -> list[Candidate]:
     readers = {".csv": _csv_rows, ".json": _json_rows}
     if path.suffix.lower() not in readers:
         raise refuse("candidates", file, f"a name that ends in {' or '.join(readers)}")
-    try:
+    with or_refuse(SettingError, f"the candidates cannot be read from {file}"):
         text = files.text(files.read(path))
-    except (OSError, ValueError) as error:
-        why = files.reason(error) if isinstance(error, OSError) else error
-        message = f"the candidates cannot be read from {file}: {why}"
-        raise SettingError(message) from None
     rows = readers[path.suffix.lower()](file, text)
     found: dict[str, Candidate] = {}
     for cells in rows:

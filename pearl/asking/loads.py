@@ -12,7 +12,7 @@ from decoding import files
 from decoding.errors import SettingError
 from decoding.messages import Device, Role
 from decoding.settings import Settings
-from pearl.asking.values import Kinds, check_number, of_kind, refuse, whole
+from pearl.asking.values import Kinds, check_number, of_kind, or_refuse, refuse, whole
 
 if TYPE_CHECKING:
     from simulator.faults import Fault
@@ -96,13 +96,10 @@ def _arrivals(text: str) -> Arrivals:
 def _arrival_times(file: str) -> Arrivals:
     from simulator.workload import Times
 
-    try:
+    wanted = "; one number of seconds a line"
+    with or_refuse(SettingError, f"arrivals cannot be read from {file}", wanted):
         lines = files.text(files.read(pathlib.Path(file))).split()
         return Times(tuple(map(float, lines)))
-    except (OSError, ValueError) as error:
-        why = files.reason(error) if isinstance(error, OSError) else error
-        message = f"arrivals cannot be read from {file}: {why}; one number of seconds a line"
-        raise SettingError(message) from None
 
 
 def fault(text: str) -> Fault:

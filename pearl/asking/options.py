@@ -141,3 +141,15 @@ def check_writable(file: str) -> pathlib.Path:
     path = pathlib.Path(file)
     files.check_writable(path)
     return path
+
+
+def figure_path(file: str) -> pathlib.Path:
+    """The same of a figure.
+
+    Raises:
+        SettingError: its name is not that of a .png or an .svg, or it cannot be written.
+    """
+    from analysis.figures import check_figure_path
+
+    check_figure_path(file)
+    return check_writable(file)

@@ -6,14 +6,16 @@ with its numbers is written `kind:number,number`: `bursts:0.8,0.3`, `uniform:64,
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
 import click
 
-from decoding.errors import SettingError
+from decoding import files
+from decoding.errors import SettingError, UsageError
 from decoding.kinds import SCHEDULES
 from decoding.policies import POLICIES, Gamma
 from decoding.settings import WIDEST_GAMMA
@@ -51,6 +53,20 @@ class NameIn(_ParamType):
 def refuse(option: str, value: object, allowed: str) -> SettingError:
     """The one line for a value that cannot be."""
     return SettingError(f"{option} is {value}; it must be {allowed}")
+
+
+@contextlib.contextmanager
+def or_refuse(refusal: type[UsageError], message: str, end: str = "") -> Iterator[None]:
+    """What fails in here, for a reason that the system or a parser gives, is refused in one line.
+
+    Raises:
+        UsageError: of the kind that is named: message, reason, end.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        why = files.reason(error) if isinstance(error, OSError) else error
+        raise refusal(f"{message}: {why}{end}") from None
 
 
 def check_number(

@@ -1,8 +1,4 @@
-"""Who competes, and which candidates each family has.
-
-Candidates of ours and of the library are as many as their settings make, and are looked at
-equally often (`pearl.harness.contest`).
-"""
+"""Who competes: families of systems, and the candidates that each family is tuned over."""
 
 from __future__ import annotations
 

@@ -51,24 +51,6 @@ class Crowds:
     others: float
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """What a crowd was given, and how much of it while it was whole.
-
-    Args:
-        prompts, results: of each request, in the order in which they were asked for.
-        seconds, tokens: from the beginning until the first user had nothing more to ask.
-    """
-
-    system: str
-    settings: Settings
-    in_flight: int
-    prompts: tuple[int, ...]
-    results: tuple[Result, ...]
-    seconds: float
-    tokens: int
-
-
 async def gather(
     contest: Contest, engine_settings: EngineSettings, prompts: Sequence[str], sizes: Sequence[int]
 ) -> Crowds:
@@ -88,11 +70,10 @@ async def gather(
         stage = await Stage.open(contest, pair, engine)
         with Others() as others:
             tuned = await tune(stage, few, prompts, contest.tuning_prompts)
-            done = await _run(engine, systems(tuned), prompts, sizes)
-    crowds_run = [_as_crowd(each, pair.eos) for each in done]
+            crowds_run = await _run(engine, systems(tuned), prompts, sizes, pair.eos)
     return Crowds(
         levels=crowds.levels(crowds_run, _times(crowds_run)),
-        differences=_differences(done),
+        differences=_differences(crowds_run, len(prompts)),
         tuned=tuned,
         others=others.share,
     )
@@ -113,22 +94,33 @@ def asked_of(prompts: int, size: int) -> list[int]:
 
 
 async def _run(
-    engine: Engine, compared: dict[str, Settings], prompts: Sequence[str], sizes: Sequence[int]
-) -> list[Done]:
+    engine: Engine,
+    compared: dict[str, Settings],
+    prompts: Sequence[str],
+    sizes: Sequence[int],
+    eos: tuple[TokenId, ...],
+) -> list[Crowd]:
     """Every crowd by every system, in an order that rotates."""
     found = []
     with bar(len(sizes) * len(compared), "crowds") as advance:
         for number, size in enumerate(sizes):
             for name in rotated(list(compared), number):
-                found.append(await _crowd(engine, name, compared[name], prompts, size))
+                found.append(await _crowd(engine, name, compared[name], prompts, size, eos))
                 advance()
     return found
 
 
-async def _crowd(
-    engine: Engine, name: str, settings: Settings, prompts: Sequence[str], size: int
-) -> Done:
+async def _crowd(  # noqa: PLR0917 - what is asked, of whom, and how it ends
+    engine: Engine,
+    name: str,
+    settings: Settings,
+    prompts: Sequence[str],
+    size: int,
+    eos: tuple[TokenId, ...],
+) -> Crowd:
     """So many users until all is written."""
+    from analysis.crowds import Crowd
+
     places = asked_of(len(prompts), size)
     waiting = iter(enumerate(places))
     results: dict[int, Result] = {}
@@ -145,28 +137,14 @@ async def _crowd(
         left.append(time.perf_counter())
 
     await asyncio.gather(*(ask() for _ in range(size)))
-    return Done(
+    return Crowd(
         system=name,
-        settings=settings,
         in_flight=size,
-        prompts=tuple(places),
-        results=tuple(results[number] for number in range(len(places))),
+        requests=tuple(
+            request_of(name, settings, results[number], eos) for number in range(len(places))
+        ),
         seconds=left[0] - began,
         tokens=sum(count for at, count in written.items() if at <= left[0]),
-    )
-
-
-def _as_crowd(done: Done, eos: tuple[TokenId, ...]) -> Crowd:
-    from analysis.crowds import Crowd
-
-    return Crowd(
-        system=done.system,
-        in_flight=done.in_flight,
-        seconds=done.seconds,
-        tokens=done.tokens,
-        requests=tuple(
-            request_of(done.system, done.settings, result, eos) for result in done.results
-        ),
     )
 
 
@@ -184,11 +162,11 @@ def _times(crowds: Sequence[Crowd]) -> BatchTimes | None:
     return BatchTimes(draft=draft.measured, target=target.measured)
 
 
-def _differences(done: Sequence[Done]) -> list[Difference]:
+def _differences(crowds: Sequence[Crowd], prompts: int) -> list[Difference]:
     """Texts that are not AR's, where they must be."""
     from analysis.benchmark import BenchmarkRun, System, differences
 
-    settings = {each.system: each.settings for each in done}
+    settings = {crowd.system: crowd.requests[0].settings for crowd in crowds}
     compared = [
         System(
             name=name,
@@ -200,13 +178,13 @@ def _differences(done: Sequence[Done]) -> list[Difference]:
     ]
     runs = [
         BenchmarkRun(
-            system=each.system,
+            system=crowd.system,
             prompt=place,
-            round=each.in_flight,
-            tokens=result.token_ids,
-            arrivals=((each.seconds, len(result.token_ids)),),
+            round=crowd.in_flight,
+            tokens=request.tokens,
+            arrivals=((crowd.seconds, len(request.tokens)),),
         )
-        for each in done
-        for place, result in zip(each.prompts, each.results, strict=True)
+        for crowd in crowds
+        for place, request in zip(asked_of(prompts, crowd.in_flight), crowd.requests, strict=True)
     ]
     return list(differences(compared, runs))

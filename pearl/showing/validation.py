@@ -175,16 +175,16 @@ def _gaps(found: Validation) -> Table:
 
 def _claims(found: Validation) -> Table:
     """What theory states, and whether it is so."""
-    heads = ("", "statement", "holds", "stated", "measured")
-    shown = table(*heads, title="what theory states", words=3)
+    heads = ("", "statement", "stated", "measured", "holds")
+    shown = table(*heads, title="what theory states", words=2)
     for system in found.systems:
         for claim in system.claims:
             sign = {"equal to": "", "at least": "≥ ", "at most": "≤ "}[claim.relation]
             shown.add_row(
                 system.name,
                 claim.name,
-                {True: "yes", None: NONE, False: "no" if claim.needs else "VIOLATED"}[claim.holds],
                 f"{sign}{claim.stated:.4g}",
                 str(claim.measured),
+                {True: "yes", None: NONE, False: "no" if claim.needs else "VIOLATED"}[claim.holds],
             )
     return shown

@@ -20,6 +20,7 @@ from pearl.asking.options import (
     check_writable,
     decoding_settings,
     engine_settings,
+    figure_path,
     options,
 )
 from pearl.asking.values import whole_numbers
@@ -179,13 +180,10 @@ def _stand_ins(text: str | None, timed: str | None, acceptance: float | None) ->
 
 
 def _figure_path(file: str, sizes: tuple[int, ...] | None) -> pathlib.Path:
-    from analysis.figures import check_figure_path
-
     if sizes is not None:
         message = "figure and in-flight are both given; the figure is of single requests"
         raise SettingError(message)
-    check_figure_path(file)
-    return check_writable(file)
+    return figure_path(file)
 
 
 def _write(file: pathlib.Path | None, answer: dict[str, Any]) -> None:

@@ -120,6 +120,7 @@ def _table(runs: dict[str, list[Metrics]]) -> Table:
         "", "tokens/s", "speed over AR", "accepted", "tokens per pass", "draft idle", "target idle",
         title=f"medians over {len(alone)} prompts",
     )  # fmt: skip
+    shown.columns[2].no_wrap = True  # where a terminal is narrow, heads break, and not this figure
     for name, found in runs.items():
         ratios = [m.tokens_per_s / a.tokens_per_s for m, a in zip(found, alone, strict=True)]
         drafts = SCHEDULES[name].drafts

@@ -21,6 +21,7 @@ from pearl.asking.options import (
     engine_settings,
     options,
 )
+from pearl.asking.values import or_refuse
 from pearl.harness.records import write_trace
 from pearl.showing import terminal
 
@@ -92,14 +93,12 @@ def _read_ids(prompt_ids: str, *, alone: bool) -> list[TokenId]:
 
 
 def _read(prompt_file: str | None) -> str:
-    try:
+    with or_refuse(
+        PromptError, f"the prompt cannot be read from {prompt_file or 'standard input'}"
+    ):
         if prompt_file is None:
             return sys.stdin.read(files.MOST_BYTES)
         return files.text(files.read(pathlib.Path(prompt_file)))
-    except (OSError, ValueError) as error:
-        why = files.reason(error) if isinstance(error, OSError) else error
-        message = f"the prompt cannot be read from {prompt_file or 'standard input'}: {why}"
-        raise PromptError(message) from None
 
 
 async def _generate(

@@ -13,7 +13,7 @@ from rich.console import Console
 from decoding.stopping import FinishReason
 from pearl.asking import what_if
 from pearl.asking.loads import LOAD
-from pearl.asking.options import check_writable, options
+from pearl.asking.options import check_writable, figure_path, options
 from pearl.asking.values import check_number, check_seed
 from pearl.harness.systems import name_of, title
 from pearl.progress import bar
@@ -53,20 +53,13 @@ def command(
     check_work(scenario, given["replications"])
     check_seed(given["seed"])
     trace_path = None if trace_file is None else check_writable(trace_file)
-    figure_path = None if figure_file is None else _figure_path(figure_file)
+    figure = None if figure_file is None else figure_path(figure_file)
     answer = _answer(scenario, given)
     with said(answer.as_json() if as_json else None, lambda: _show(answer)):
         if trace_path is not None:
             _write_trace(trace_path, scenario, given["seed"])
-        if figure_path is not None:
-            _draw(figure_path, scenario, given["seed"])
-
-
-def _figure_path(file: str) -> pathlib.Path:
-    from analysis.figures import check_figure_path
-
-    check_figure_path(file)
-    return check_writable(file)
+        if figure is not None:
+            _draw(figure, scenario, given["seed"])
 
 
 def _answer(scenario: Scenario, given: dict[str, Any]) -> Answer:

@@ -14,7 +14,7 @@ import click
 from decoding.errors import SettingError
 from decoding.kinds import SCHEDULES
 from pearl.asking import what_if
-from pearl.asking.options import check_writable, options
+from pearl.asking.options import check_writable, figure_path, options
 from pearl.asking.values import (
     check_number,
     check_seed,
@@ -209,7 +209,7 @@ def _print(sweep: Sweep, solve: Solve, figure: pathlib.Path | None) -> None:
     stream = sys.stdout  # the bar puts something else in its place
     writer = csv_writer(stream)
     seen: list[GridPoint] = []
-    with _progress(sweep, 0, shown=not stream.isatty()) as advance:
+    with bar(sweep.points, "points", shown=not stream.isatty()) as advance:
         for rows in solve(jobs(sweep)):
             writer.writerows(map(as_text, rows))
             seen += rows if figure else ()
@@ -225,7 +225,8 @@ def _write(path: pathlib.Path, sweep: Sweep, solve: Solve, figure: pathlib.Path 
     journal = Journal(_beside(path, "partial"), sweep)
     with contextlib.closing(journal):
         _say_what_was_found(journal, path)
-        with _progress(sweep, journal.points, shown=True) as advance:
+        with bar(sweep.points, "points") as advance:
+            advance(journal.points)
             for rows in solve(jobs(sweep)[journal.chunks :]):
                 journal.append(rows)
                 advance(len(rows))
@@ -244,22 +245,6 @@ def _say_what_was_found(journal: Journal, path: pathlib.Path) -> None:
         click.echo(f"pearl: {path}.partial was another question's; it begins anew", err=True)
     elif journal.points:
         click.echo(f"pearl: {journal.points} points found in {path}.partial", err=True)
-
-
-@contextlib.contextmanager
-def _progress(sweep: Sweep, done: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A bar of points; told how many more there are."""
-    if not shown:
-        yield lambda _: None
-        return
-    with bar(sweep.points, "points") as advance:
-
-        def ahead(points: int) -> None:
-            for _ in range(points):
-                advance()
-
-        ahead(done)
-        yield ahead
 
 
 # -- tables ------------------------------------------------------------------------------------
@@ -292,10 +277,7 @@ def _figure_path(file: str, sweep: Sweep) -> pathlib.Path:
     Raises:
         SettingError: the points do not lie in a plane, or the file cannot be written.
     """
-    from analysis.figures import check_figure_path
-
-    path = check_figure_path(file)
-    check_writable(file)
+    path = figure_path(file)
     others = {
         "gamma": sweep.gammas,
         "growth": sweep.growths,

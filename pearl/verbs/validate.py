@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from decoding.errors import SettingError, StorageError
-from decoding.files import reason, write
+from decoding.files import write
 from decoding.kinds import SCHEDULES
 from decoding.settings import Settings
 from pearl import signals
@@ -23,7 +23,7 @@ from pearl.asking.options import (
     engine_settings,
     options,
 )
-from pearl.asking.values import whole_numbers
+from pearl.asking.values import or_refuse, whole_numbers
 from pearl.harness.engines import check_prompts, fit, warmed
 from pearl.harness.prompts import read_prompts
 from pearl.harness.records import recorded_in_turns, write_trace
@@ -121,12 +121,8 @@ def _run(given: dict[str, Any], record: str | None) -> dict[str, list[Request]]:
     """Run the pair, every prompt by every system."""
     folder = None if record is None else pathlib.Path(record)
     if folder is not None:
-        try:
+        with or_refuse(SettingError, f"the traces cannot be kept in {record}"):
             folder.mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError) as error:
-            why = reason(error) if isinstance(error, OSError) else error
-            message = f"the traces cannot be kept in {record}: {why}"
-            raise SettingError(message) from None
         check_writable(str(folder / "traces"))
     systems = {name_of(settings): settings for settings in _systems(given)}
     engine, prompts = engine_settings(given), read_prompts(given)

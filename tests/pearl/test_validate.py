@@ -212,4 +212,4 @@ def test_a_file_that_is_no_trace_is_named(
 
     assert run(["validate", str(file)]) == 2
 
-    assert "x.json is not a trace of version 1" in capsys.readouterr().err
+    assert "x.json is not a trace of version 2" in capsys.readouterr().err
