@@ -55,11 +55,16 @@ def size(folder: Path, model: LlamaForCausalLM, stream: np.ndarray) -> Size:
 
 
 def compared(
-    target: Path, drafts: Mapping[str, Path], *, count: int, tokens: int
+    target: Path, drafts: Mapping[str, Path], *, count: int, tokens: int, seed: int = 1
 ) -> dict[str, AcceptanceRates]:
-    """The agreement of one target with several drafts, on `count` prompts of so many tokens."""
+    """The agreement of one target with several drafts, all on the same texts."""
+    judge = models.load(target)
     beginnings = measure.prompts(held_out_files(target), count, tokens)
-    return measure.compared(target, drafts, beginnings, tokens)
+    texts = measure.written(judge, beginnings, tokens, seed)
+    return {
+        name: measure.agreement(judge, models.load(folder), texts, tokens)
+        for name, folder in drafts.items()
+    }
 
 
 def sizes(folders: Mapping[str, Path]) -> dict[str, Size]:

@@ -15,7 +15,7 @@ import contextlib
 import ctypes
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, cast
 
@@ -28,9 +28,9 @@ from actors.runners.gguf_files import without_bars
 from actors.runners.graphs import recorder_for
 from actors.runners.hugging_face import HuggingFaceRunner
 from actors.runners.layers import positions_of
-from actors.runners.quiet import first_line, quietly, refused
+from actors.runners.quiet import quietly, refused
 from actors.runners.rehearsal import BELONG, check_complete
-from decoding.errors import ModelError, PlacementError, PromptError, SettingError
+from decoding.errors import PlacementError, PromptError, SettingError
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -96,12 +96,18 @@ def load_model(
     check_memory(description, device=device, dtype=dtype)
     with quietly():
         model = _load(description, precision)
-        try:
+        with _fitting(name, place):
             return model.to(place)
-        except torch.OutOfMemoryError:
-            raise PlacementError(
-                f"{name} does not fit on {place}; free memory there or choose another device"
-            ) from None
+
+
+@contextlib.contextmanager
+def _fitting(what: str, place: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise PlacementError(
+            f"{what} does not fit on {place}; free memory there or choose another device"
+        ) from None
 
 
 @functools.cache
@@ -112,13 +118,14 @@ def limits(name: str) -> tuple[int, int]:
 
 
 def _shape(name: str, *, trust_remote_code: bool) -> Any:
-    with quietly():
-        try:
-            return AutoConfig.from_pretrained(
-                name, trust_remote_code=trust_remote_code, local_files_only=True
-            )
-        except Exception as error:  # noqa: BLE001 - each configuration fails in its own way
-            raise ModelError(f"{name} is no shape of a decoder ({first_line(error)})") from None
+    with quietly(), _refused_shape(name):
+        return AutoConfig.from_pretrained(
+            name, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+
+
+def _refused_shape(name: str) -> AbstractContextManager[None]:
+    return refused(lambda said: f"{name} is no shape of a decoder ({said})")
 
 
 def load_untrained(
@@ -143,15 +150,10 @@ def load_untrained(
     _set_threads(threads)
     config = _shape(name, trust_remote_code=trust_remote_code)
     with quietly():
-        try:
-            with place:
-                model: Any = cast("Any", AutoModelForCausalLM).from_config(
-                    config, dtype=precision, trust_remote_code=trust_remote_code
-                )
-        except torch.OutOfMemoryError:
-            raise PlacementError(f"a model of the shape {name} does not fit on {place}") from None
-        except Exception as error:  # noqa: BLE001 - each configuration fails in its own way
-            raise ModelError(f"{name} is no shape of a decoder ({first_line(error)})") from None
+        with _refused_shape(name), _fitting(f"a model of the shape {name}", place), place:
+            model: Any = cast("Any", AutoModelForCausalLM).from_config(
+                config, dtype=precision, trust_remote_code=trust_remote_code
+            )
         return HuggingFaceRunner(
             model.eval(), spare=_has_spare(model), recorder=recorder_for(model.device)
         )

@@ -24,16 +24,7 @@ CHEAP_ROWS = 8
 
 
 def check(feed: Feed, held: int, model: str, positions: int, vocabulary: int) -> None:
-    """Whether a feed can be read.
-
-    Args:
-        held: tokens that its row holds.
-        model: what its messages call the model.
-        positions: that a sequence may have.
-        vocabulary: tokens are below it.
-    Raises:
-        ProtocolError, PromptError: as `Runner.forward`.
-    """
+    """Refuse what no runner reads, as `Runner.forward` says; the row holds `held` tokens."""
     start, tokens, count = feed.start, feed.tokens, len(feed.tokens)
     if not 0 <= start <= held:
         raise ProtocolError(f"row {feed.row} holds {held} tokens; a feed cannot start at {start}")

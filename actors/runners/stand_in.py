@@ -43,7 +43,6 @@ class ScriptedRunner:
 
     @property
     def positions(self) -> int:
-        """As the runner has them."""
         return self._inner.positions
 
     def allocate(self, length: int) -> int:
@@ -56,11 +55,9 @@ class ScriptedRunner:
         self._inner.release(row)
 
     def room(self, length: int) -> Room:
-        """As the runner has it."""
         return self._inner.room(length)
 
     def statistics(self) -> RunnerStatistics:
-        """The runner's own."""
         return self._inner.statistics()
 
     def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:

@@ -187,11 +187,9 @@ class TranslatedRunner:
 
     @property
     def positions(self) -> int:
-        """As the model's."""
         return self._runner.positions
 
     def allocate(self, length: int) -> int:
-        """As the model's."""
         return self._runner.allocate(length)
 
     def release(self, row: int) -> None:
@@ -199,11 +197,9 @@ class TranslatedRunner:
         self._runner.release(row)
 
     def room(self, length: int) -> Room:
-        """As the model's."""
         return self._runner.room(length)
 
     def statistics(self) -> RunnerStatistics:
-        """As the model's."""
         return self._runner.statistics()
 
     def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -25,7 +24,6 @@ import torch.nn.functional as F  # noqa: N812  (the name everyone reads)
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from actors.training import models
 from actors.training.writing import continued, gumbel
 from decoding.estimates import Estimate, of_mean
 
@@ -127,21 +125,3 @@ def nats_a_token(model: LlamaForCausalLM, stream: np.ndarray, length: int = 512)
             F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
         )
     return float(torch.cat(losses).mean())
-
-
-def compared(
-    target: Path, drafts: Mapping[str, Path], beginnings: Tensor, count: int, seed: int = 1
-) -> dict[str, AcceptanceRates]:
-    """The agreement of one target with several drafts, all on the same texts.
-
-    Args:
-        beginnings: prompts, (prompts, length).
-        count: tokens that the target continues each by.
-    """
-    judge = models.load(target)
-    texts = written(judge, beginnings, count, seed)
-    length = beginnings.shape[1]
-    return {
-        name: agreement(judge, models.load(folder), texts, length)
-        for name, folder in drafts.items()
-    }

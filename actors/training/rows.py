@@ -28,15 +28,7 @@ _PROMPT_LENGTHS: Final = (16, 48, 8)
 def write(
     target: Path, windows: Windows, budget: RowBudget, folder: Path, *, seed: int, device: str
 ) -> Iterator[int]:
-    """Write the batches that are not there yet, one file each; yields after every one.
-
-    Args:
-        target: folder of the model that writes.
-        windows: of the corpus; every row begins as one of them.
-        folder: where the files go.
-        seed: of what is drawn.
-        device: torch's name of it.
-    """
+    """Write the batches that are not there yet, one file each; yields after every one."""
     folder.mkdir(parents=True, exist_ok=True)
     # Rounded to bf16 the text is as good, and the lessons ask the exact model what it thinks of it.
     model = models.load(target).to(device, torch.bfloat16)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
 from msgspec.structs import replace
 
 from decoding.settings import Settings
@@ -40,11 +39,6 @@ class StandIns:
     kind: str
     devices: Mapping[Role, StandIn]
     acceptance: float
-
-    def about(self) -> dict[str, Any]:
-        """For machines."""
-        devices = {str(role): msgspec.to_builtins(it) for role, it in self.devices.items()}
-        return {"kind": self.kind, "acceptance": self.acceptance, **devices}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

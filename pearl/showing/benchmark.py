@@ -46,7 +46,7 @@ def about(
             "max_new_tokens": contest.settings.max_new_tokens,
         },
         "models": models(engine) if contest.stand_ins is None else None,
-        "stand_in": None if contest.stand_ins is None else contest.stand_ins.about(),
+        "stand_in": msgspec.to_builtins(contest.stand_ins),
         "devices": engine.devices,
         "dtype": engine.dtype,
         "identical": not differences,

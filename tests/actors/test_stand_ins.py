@@ -437,5 +437,5 @@ def test_another_stand_in_is_a_choice_of_the_command_line(
     refused = capsys.readouterr().err
 
     assert found["identical"]
-    assert found["stand_in"]["target"] == {"every": 3}
+    assert found["stand_in"]["devices"]["target"] == {"every": 3}
     assert "bursts is '2'; it must be two whole numbers with a comma between" in refused

@@ -106,7 +106,7 @@ def test_devices_that_only_wait_need_no_models(capsys: pytest.CaptureFixture[str
     found = json.loads(capsys.readouterr().out)
     assert found["models"] is None
     assert found["stand_in"]["kind"] == "timed"
-    assert found["stand_in"]["target"]["pass_s"] == pytest.approx(0.0005)
+    assert found["stand_in"]["devices"]["target"]["pass_s"] == pytest.approx(0.0005)
     assert [system["family"] for system in found["systems"]] == list(Family)[:5]
     assert all(s["acceptance_rate"] == 1.0 for s in found["systems"][1:])
 
