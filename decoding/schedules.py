@@ -76,7 +76,7 @@ class State(enum.StrEnum):
 
 
 class Sign(enum.StrEnum):
-    """News that are no outcome of a verdict."""
+    """What comes beside the outcomes of verdicts."""
 
     WINDOW = "the window is there"
     EARLY = "a verdict is there before its window (strict)"
@@ -140,14 +140,14 @@ TRANSITIONS: Final[Mapping[State, Mapping[News, Step]]] = {
     },
     State.FINISHED: {},
 }
-"""What is done in each state with each piece of news; what is missing cannot come there."""
+"""What is done in each state when this comes; what is missing cannot come there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """What a schedule has seen so far.
 
-    A round is a pass of the target. Every draft token that was compared with the target's will
+    A round is a pass of the target. Every draft token that was compared with the target's choice
     is either `kept` or one of the `rejections`; tokens behind a rejection were never compared, and
     those behind the end of the text do not count.
     """
@@ -201,14 +201,14 @@ class TwoModelSchedule:
     """The rule at the top of this file; `decoding.kinds` has the numbers for each schedule.
 
     Args:
-        plan: how many tokens to write before and beside a pass.
+        plan: the policy: how many tokens to write before and beside a pass.
         stop: when to end, and how much of a verdict may still be committed.
         hold: the verifier must see the next window's first token before it decides there.
         strict: a round ends when both answers are in, as in the paper: no verdict is acted on
             while its window is still being written. (A verdict that took no pass belongs to the
             round before.)
-        reach: the most tokens after the prompt that the draft can hold; beyond them it rests, and
-            the target goes on alone. None: the draft holds as many as the target.
+        reach: the most tokens after the prompt that the draft can hold; beyond them it is not
+            asked, and the target goes on alone. None: the draft holds as many as the target.
         draft, target: the devices that work for this request.
     """
 
@@ -333,7 +333,7 @@ class TwoModelSchedule:
             case DeviceBack(device=self._target):
                 self._target_is_there = True
                 self._send_again(self._judge)
-            case _:  # late, doubled, of an older epoch, or of somebody else's device
+            case _:  # late, doubled, of an older epoch, or of another device
                 pass
 
     # -- news ----------------------------------------------------------------------------------
@@ -363,7 +363,7 @@ class TwoModelSchedule:
             self._do(Sign.LOST)
 
     def _do(self, news: News) -> None:
-        """What the table says."""
+        """Take the step that the table names."""
         match TRANSITIONS[self._state][news]:
             case Step.JUDGE:
                 self._go_on_with(self._window)
@@ -408,7 +408,7 @@ class TwoModelSchedule:
             self._join()
 
     def _join(self) -> None:
-        """Decide what the window is worth, where all before it is decided."""
+        """Decide what becomes of the window, where all before it is decided."""
         verdict = self._verdict
         assert verdict is not None
         window = None if self._propose is not None else self._window.tokens
