@@ -97,7 +97,7 @@ def _fault(line: dict[str, Any]) -> str:
 
 
 def _foreign(said: str) -> bool:
-    """Whether it is an error outside of the project's own, told with its type."""
+    """Whether it is an error outside of the project's own, reported with its type."""
     first = said.partition(": ")[0]
     return bool(said) and " " not in first and "/" not in first and "." in first
 
