@@ -1,4 +1,4 @@
-"""What a document points at is there, and what it draws is what the code says."""
+"""What a document points at is there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Final
 import pytest
 
 import pearl
-from decoding.schedules import TRANSITIONS, State
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("actors", "analysis", "decoding", "pearl", "simulator")
@@ -60,15 +59,6 @@ def test_a_room_that_lists_its_files_lists_all_of_them_and_no_other(room: str) -
     assert set(re.findall(r"^ *(\w+) {2,}\S", heading, re.MULTILINE)) == there | inner
 
 
-def test_the_drawing_of_the_state_machine_is_its_table() -> None:
-    rows = [
-        f"| {_plain(state)} | {state.value} | {' · '.join(_steps(state))} |".replace("|  |", "| |")
-        for state in State
-    ]
-
-    assert "\n".join(rows) in read("docs/theory-of-operation.md")
-
-
 def test_no_page_speaks_of_itself_as_outdated() -> None:
     words = re.compile(r"\b(outdated|out of date|no longer true|obsolete)\b", re.IGNORECASE)
 
@@ -79,15 +69,6 @@ def read(page: str) -> str:
     """The text of a page, without its blocks of code."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-
-
-def _plain(name: State) -> str:
-    return name.name.lower().replace("_", " ")
-
-
-def _steps(state: State) -> Iterator[str]:
-    for news, step in TRANSITIONS[state].items():
-        yield f"{news.name.lower()}: {step.name.lower().replace('_', ' ')}"
 
 
 def _leads_somewhere(page: str, link: str) -> bool:
