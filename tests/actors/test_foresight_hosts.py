@@ -8,7 +8,6 @@ dies, loads, or is given up. Then the same where packets also come twice, late, 
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import enum
 import itertools
@@ -38,7 +37,6 @@ from actors.wire import (
     Submit,
     ToDevice,
     Tokens,
-    Unframer,
     frame,
 )
 from decoding.desks import TargetDesk
@@ -60,6 +58,7 @@ from decoding.settings import Settings
 from decoding.stopping import FinishReason, StopRules
 from decoding.text import Detokenizer
 from decoding.verification import VERIFIERS, make_verifier
+from tests.actors.connections import Wire
 from tests.actors.toys import ToyRunner
 from tests.decoding.toys import Logits, Model, Prefix, autoregressive, blend, only, table
 
@@ -80,29 +79,6 @@ def spelled(tokens: Sequence[TokenId]) -> str:
 
 
 # -- the world -------------------------------------------------------------------------------------
-
-
-@final
-class Wire(asyncio.Transport):
-    """A connection's way from the scheduler: its bytes, cut into packets again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.packets: deque[AnyPacket] = deque()
-        self._unframer = Unframer()
-        self._closed = False
-
-    def write(self, data: object) -> None:
-        self.packets.extend(self._unframer.feed(cast("bytes", data)))
-
-    def is_closing(self) -> bool:
-        return self._closed
-
-    def close(self) -> None:
-        self._closed = True
-
-    def abort(self) -> None:
-        self._closed = True
 
 
 class Move(enum.Enum):

@@ -32,7 +32,7 @@ from simulator.workload import Fixed, Workload
 from simulator.world import Pair, Scenario
 from tests.analysis.forms import pearl, sd
 from tests.decoding.certainty import ALPHA, Z
-from tests.decoding.test_estimates import ends, holds
+from tests.decoding.intervals import ends, holds
 
 ALPHAS: Final = (0.3, 0.5, 0.8, 0.9, 0.96)
 NOTHING_COMPARED: Final[tuple[list[str], ...]] = ([], [""], ["?????"], ["", "?"])
