@@ -6,7 +6,7 @@ cache. A runner must give the same in every batch, window, piece, and after ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
@@ -95,15 +95,6 @@ ALIKE: Final[dict[str, Callable[[], Any]]] = {
 """The rotation is the same at all lengths that the model has; of a dynamic one it is as well."""
 
 every_one = pytest.mark.parametrize("name", BY_LENGTH)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two threads beside a busy core are many times slower than one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _made(name: str) -> Any:
