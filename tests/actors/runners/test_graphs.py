@@ -138,6 +138,7 @@ def test_rows_read_together_have_the_plain_logits(architecture: str) -> None:
     close(runner.forward([feed(rows[1], 12, idle[12:])])[0], plain(model, idle)[12:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "mistral-sliding", "gpt2", "bloom"])
 @settings(max_examples=12)
 @given(data=st.data())

@@ -245,6 +245,7 @@ def test_a_restarted_device_reads_all_at_once_and_goes_on_alike(name: str) -> No
         close(torch.cat(found), expected[died - 1 :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["phi3", "gemma3"])
 @pytest.mark.parametrize("taped", [False, True], ids=["", "recorded"])
 @settings(max_examples=8)
