@@ -146,6 +146,7 @@ async def letters(letter_pair: SavedPair) -> AsyncIterator[Engine]:
         yield engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

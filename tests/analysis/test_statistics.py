@@ -50,12 +50,12 @@ def texts(rng: np.random.Generator, a: float, count: int, tokens: int, r: float 
 
 
 def held(settings: Settings, law: Independent | Positions) -> list[str]:
-    """The luck that a schedule leaves in its trace, of 32 requests of 400 tokens."""
+    """The luck that a schedule leaves in its trace, of 32 requests of 200 tokens."""
     scenario = Scenario(
         settings=settings,
         pair=Pair.of(speed_ratio=5),
         acceptance=law,
-        workload=Workload(requests=32, output=Fixed(400)),
+        workload=Workload(requests=32, output=Fixed(200)),
     )
     return list(agreement(run(scenario, trace=True).records).values())
 
