@@ -503,6 +503,7 @@ def _check(case: Case) -> World:
 # -- claims ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(case=cases(ORDERLY))
 def test_in_any_order_the_text_is_the_targets_own_and_nobody_waits_for_ever(case: Case) -> None:
@@ -518,6 +519,7 @@ def test_in_any_order_the_text_is_the_targets_own_and_nobody_waits_for_ever(case
             assert [desk._done, desk._foresight, desk._own, work._held] == [{}] * 4
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(case=cases(ORDERLY), role=st.sampled_from(DEVICES), length=st.integers(0, 12))
 def test_a_request_that_cannot_be_read_fails_alone(case: Case, role: Device, length: int) -> None:
@@ -537,6 +539,7 @@ def test_such_a_request_does_fail() -> None:
     assert [list(world.failed) for world in worlds] == [[0], [0]]
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(case=cases(tuple(Trouble)))
 def test_what_comes_twice_or_late_or_never_misleads_nobody(case: Case) -> None:
@@ -557,6 +560,7 @@ def _fickle(case: Case) -> World:
         return _check(case)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(case=cases(ORDERLY))
 def test_a_plan_that_changes_its_mind_leaves_nobody_waiting(case: Case) -> None:

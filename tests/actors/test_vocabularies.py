@@ -66,6 +66,7 @@ async def written(pair: SavedPair, asked: list[tuple[str, Settings]]) -> list[Re
         return await all_at_once(engine, asked)
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio
 @pytest.mark.parametrize("what", OTHERS)
 async def test_the_target_writes_what_it_writes_alone(
@@ -90,6 +91,7 @@ async def test_the_target_writes_what_it_writes_alone(
     assert sum(result.metrics.kept for result in found) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio
 async def test_rejection_still_draws_from_the_law_of_the_target(tmp_path: Path) -> None:
     """The second token of a text, enumerated; the draft takes two letters for each other."""

@@ -87,6 +87,7 @@ THEOREM, BOUND = "theorem 2, 1/(1 - a) + 1", "theorem 2 as a bound"
 # -- independent acceptance, and nothing else: all that theory assumes ---------------------------
 
 
+@pytest.mark.slow
 def test_where_its_assumptions_hold_theory_describes_the_run() -> None:
     found = compared(Independent(0.8), AR, SD, PEARL)
 
@@ -98,6 +99,7 @@ def test_where_its_assumptions_hold_theory_describes_the_run() -> None:
         )
 
 
+@pytest.mark.slow
 def test_theory_is_asked_at_what_was_measured() -> None:
     found = compared(Independent(0.8), AR, SD, PEARL)
     system = only(found, "PEARL 5")
@@ -109,6 +111,7 @@ def test_theory_is_asked_at_what_was_measured() -> None:
     assert system.theory.run_length == pytest.approx((run - 1, run, run + 1))
 
 
+@pytest.mark.slow
 def test_speed_over_ar_is_that_of_the_same_prompts() -> None:
     found = compared(Independent(0.8), AR, SD, PEARL)
     alone, pearl = only(found, "AR"), only(found, "PEARL 5")

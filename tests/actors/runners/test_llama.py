@@ -301,6 +301,7 @@ def test_growing_keeps_what_the_rows_hold(name: str) -> None:
     close(torch.cat([kept, longer]), plain(_known(name), tokens)[8:], TOLERANCE)
 
 
+@pytest.mark.slow
 @every_known
 @settings(max_examples=10)
 @given(data=st.data())
