@@ -62,7 +62,10 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A request that has ended; `finish_reason` is None when it was interrupted."""
+    """A request that has ended; `finish_reason` is None when it was interrupted.
+
+    `reach` is the most tokens after the prompt that the draft can hold; None: as many as asked.
+    """
 
     text: str
     token_ids: tuple[TokenId, ...]
@@ -70,6 +73,7 @@ class Result:
     prompt_tokens: int
     metrics: Metrics
     trace: tuple[Record, ...] = ()
+    reach: int | None = None
 
 
 @final
@@ -77,10 +81,15 @@ class Generation:
     """A request under way: iterate for the pieces, then ask for the `result`."""
 
     def __init__(
-        self, ticket: Ticket, prompt_tokens: int, detokenizer: Detokenizer, stop: tuple[str, ...]
+        self,
+        ticket: Ticket,
+        prompt_tokens: int,
+        reach: int | None,
+        detokenizer: Detokenizer,
+        stop: tuple[str, ...],
     ) -> None:
         self._ticket = ticket
-        self._prompt_tokens = prompt_tokens
+        self._prompt_tokens, self._reach = prompt_tokens, reach
         self._stream = TextStream(detokenizer, stop)
         self._tokens: list[TokenId] = []
         self._finished: Finished | None = None
@@ -134,6 +143,7 @@ class Generation:
             prompt_tokens=self._prompt_tokens,
             metrics=self._finished.metrics,
             trace=self._finished.trace,
+            reach=self._reach,
         )
 
 
@@ -195,7 +205,7 @@ class Engine:
         held = self._pair.draft_positions
         reach = None if held is None else held - len(tokens)
         ticket = self._client.submit(tokens, settings, eos=self._pair.eos, trace=trace, reach=reach)
-        return Generation(ticket, len(tokens), self._pair.detokenizer, settings.stop)
+        return Generation(ticket, len(tokens), reach, self._pair.detokenizer, settings.stop)
 
     async def statistics(self) -> SchedulerStatistics:
         """How it is: requests, devices and their processes, losses.

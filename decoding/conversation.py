@@ -87,12 +87,15 @@ class Conversation:
 
     def speak(self, now: float) -> None:
         """Carry what the schedule wants to the devices, and to the target what will follow."""
+        knows_all = not self.foretells
         for command in self.schedule.commands():
-            self._carry(command.device, self._order(command))
+            order = self._order(command)
+            knows_all = knows_all or order.foresight is not None
+            self._carry(command.device, order)
             if self.records is not None:
                 sent = Sent(at=now, request=self._label, command=without_laws(command))
                 self.records.append(sent)
-        if self.foretells:
+        if not knows_all:
             self._foretell()
 
     def restarted(self, device: Device) -> None:
@@ -113,16 +116,16 @@ class Conversation:
         """A command as its device gets it: with the committed tokens that it has not seen."""
         if isinstance(command, Cancel):
             return Order(request=self.number, command=command)
-        start = min(self._told.get(command.device, 0), command.base)
-        self._told[command.device] = command.base
-        foresight = None
+        device, base, foresight = command.device, command.base, None
+        start = min(self._told.get(device, 0), base)
+        self._told[device] = base
         if self.foretells and isinstance(command, Judge):
             foresight = self._foreseen = self.schedule.foresight()
         return Order(
             request=self.number,
             command=command,
             start=start,
-            fresh=tuple(self.schedule.committed[start : command.base]),
+            fresh=tuple(self.schedule.committed[start:base]) if start < base else (),
             foresight=foresight,
         )
 

@@ -92,7 +92,7 @@ def replay_file(path: pathlib.Path, *, delays: Delays = "exact") -> Replayed:
         message = f"{path} was ended by a stop string, which takes a tokenizer; record without stop"
         raise SettingError(message)
     stop = StopRules(limit=about.settings.max_new_tokens, eos=frozenset(about.eos))
-    return replay(records, about.settings, stop, whole=whole, delays=delays)
+    return replay(records, about.settings, stop, reach=about.reach, whole=whole, delays=delays)
 
 
 def replay(
@@ -100,6 +100,7 @@ def replay(
     settings: Settings,
     stop: StopRules,
     *,
+    reach: int | None = None,
     whole: bool = True,
     delays: Delays = "exact",
 ) -> Replayed:
@@ -107,7 +108,7 @@ def replay(
 
     Args:
         records: of one request.
-        settings, stop: those of the recorded run.
+        settings, stop, reach: those of the recorded run.
         whole: False if the records may end before the run did.
         delays: of each message as it was, the mean of those of its device, or none. Only with
             exact ones must the commands be the same: `gamma="auto"` decides by what it hears
@@ -118,7 +119,7 @@ def replay(
         SettingError: with `gamma="auto"`, earlier requests had already taught the plan.
     """
     _check(records)
-    again = _Run(records, settings, stop, delays).records()
+    again = _Run(records, settings, stop, reach, delays).records()
     if settings.adapts:
         _check_unlearned(records, again)
     length = None if whole else len(_commands(records))  # what followed the last event is cut off
@@ -185,11 +186,22 @@ class _Run:
     """
 
     def __init__(
-        self, records: Sequence[Record], settings: Settings, stop: StopRules, delays: Delays
+        self,
+        records: Sequence[Record],
+        settings: Settings,
+        stop: StopRules,
+        reach: int | None,
+        delays: Delays,
     ) -> None:
         self._recorded = records
         self._conversation = Conversation(
-            records[0].request, settings, stop, self._carry, now=records[0].at, trace=True
+            records[0].request,
+            settings,
+            stop,
+            self._carry,
+            now=records[0].at,
+            reach=reach,
+            trace=True,
         )
         self._conversation.foretells = False  # whatever that was good for shows in the times
         jobs = exchanges(records)

@@ -217,6 +217,7 @@ class World:
         self._served: list[Served] = []
         self._open: dict[int, Decoding] = {}
         self._usable = set(DEVICES)
+        self._control_s = scenario.network.control_s
         draft, target = self._hosts()
         onward_s = scenario.network.onward_s if scenario.network.foresight else 0.0
         self._workers = {
@@ -342,8 +343,7 @@ class World:
         """An order leaves for a device; one that is down never gets it."""
         worker = self._workers[device]
         if not worker.down:
-            control = self.scenario.network.control_s
-            self._out[device].carry(order.request, order, worker.take, control)
+            self._out[device].carry(order.request, order, worker.take, self._control_s)
 
     def _answer(self, number: int, event: Proposed | Judged) -> None:
         """A device has an answer; it travels back."""
