@@ -35,7 +35,6 @@ from tests.decoding.requests import pearl
 from tests.decoding.toys import Pair, only, table
 
 
-@pytest.mark.slow
 @settings(max_examples=600)
 @given(asked=requests(), trouble=troubles())
 def test_no_network_changes_what_is_said(asked: Settings, trouble: Trouble) -> None:
