@@ -765,6 +765,7 @@ async def test_strangers_have_a_deadline_and_are_not_many() -> None:
             each.close()
 
 
+@pytest.mark.slow
 async def test_a_client_that_does_not_read_is_cut_off_before_it_fills_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
