@@ -117,7 +117,8 @@ class Dispatch:
         if running is None:
             return
         station = self.stations[device]
-        if (asked := running.answered(device, event.job)) is not None:
+        wanted = running.conversation.schedule.awaits(event)
+        if wanted and (asked := running.answered(device)) is not None:
             station.observe(asked, event.ended - event.began, time.monotonic())
         running.blame.pop(device, None)
         if station.suspects:

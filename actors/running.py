@@ -79,9 +79,9 @@ class Running:
     def note(self, device: Device, order: Order, now: float) -> None:
         """An order leaves for a device: what it has to do is owed from now on."""
         match order.command:
-            case Propose(job=job, count=tokens):
+            case Propose(count=tokens):
                 pass
-            case Judge(job=job, pending=pending):
+            case Judge(pending=pending):
                 tokens = len(pending) + 1
             case Cancel():
                 self.waiting.pop(device, None)
@@ -89,16 +89,12 @@ class Running:
             case _:
                 return
         unread = self.unread[device] = self.unread[device] + len(order.fresh)
-        self.waiting[device] = Asked(now, unread + tokens, job)
+        self.waiting[device] = Asked(now, unread + tokens)
 
-    def answered(self, device: Device, job: int) -> Asked | None:
-        """A job was done; what it was, unless it is not waited for any more."""
-        asked = self.waiting.get(device)
-        if asked is None or asked.job != job:
-            return None
+    def answered(self, device: Device) -> Asked | None:
+        """Its job was done; what it was, unless it is not waited for any more."""
         self.unread[device] = 0
-        del self.waiting[device]
-        return asked
+        return self.waiting.pop(device, None)
 
     def finished(self) -> Finished:
         """What the client gets at the end."""

@@ -240,14 +240,13 @@ class Scheduler:
         if not isinstance(packet, Hello) or not self._admits(packet.secret):
             message = "a peer did not say hello with the right secret"
             raise PeerError(message)
-        peer.welcome(packet)
-        peer.send([Beat()])  # so that it knows that it was let in
-        if packet.device is None:
-            return
-        if packet.device not in self._dispatch.stations:
+        if packet.device is not None and packet.device not in self._dispatch.stations:
             message = f"a {packet.device} dialled in, and none is wanted"
             raise PeerError(message)
-        self._dispatch.dialled_in(packet.device, peer, again=packet.again)
+        peer.welcome(packet)
+        peer.send([Beat()])  # so that it knows that it was let in
+        if packet.device is not None:
+            self._dispatch.dialled_in(packet.device, peer, again=packet.again)
 
     def _admits(self, secret: str) -> bool:
         return hmac.compare_digest(secret.encode(), self._secret.encode())

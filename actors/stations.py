@@ -41,8 +41,6 @@ class Asked(NamedTuple):
     since: float
     tokens: int
     """To be read or written for it."""
-    job: int = 0
-    """Its number."""
 
 
 @final

@@ -64,11 +64,17 @@ def exchanges(records: Iterable[Record]) -> list[Exchange]:
                 if isinstance(command, Propose | Judge):
                     waiting[command.device, command.job].append(found[-1])
             case Received(at=at, event=Proposed() | Judged() as event):
-                if unanswered := waiting[event.device, event.job]:
+                unanswered = waiting[event.device, event.job]
+                if unanswered and _fits(event, unanswered[-1].command):
                     unanswered.pop().answer = Heard(index, at, event)
             case _:
                 pass  # a device that was lost, or is back
     return found
+
+
+def _fits(event: Proposed | Judged, command: Command) -> bool:
+    """Whether an event answers a command of its number."""
+    return not (isinstance(event, Judged) and isinstance(command, Judge)) or event.answers(command)
 
 
 def windows(records: Iterable[Record]) -> Iterator[tuple[Exchange, Propose, Proposed]]:

@@ -177,6 +177,14 @@ class Judged(Message, frozen=True, gc=False):
     read: int = 0
     device: Device = TARGET
 
+    def answers(self, job: Judge) -> bool:
+        """Whether it is the verdict on this job.
+
+        The number alone does not say it: a target that went on by itself (`decoding.foresight`)
+        may have begun something else, where a policy has changed its mind meanwhile.
+        """
+        return self.job == job.job and self.judged == len(job.pending)
+
 
 class DeviceLost(Message, frozen=True, gc=False):
     """The device died, or stopped answering."""

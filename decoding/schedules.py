@@ -216,7 +216,7 @@ class TwoModelSchedule:
         if isinstance(answer, Proposed):
             asked = self._propose
             return asked is not None and answer.job == asked.job and answer.complete
-        return self._judge is not None and answer.job == self._judge.job
+        return self._judge is not None and answer.answers(self._judge)
 
     def foresight(self) -> Foresight | None:
         """What is known now of the target's next job."""

@@ -14,6 +14,7 @@ from pearl.__main__ import run
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_first_what_if_of_the_guide_prints_what_the_guide_shows() -> None:
     page = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
     code, shown = re.findall(r"```(?:python)?\n(.*?)```", page, re.DOTALL)[:2]
