@@ -52,7 +52,7 @@ class Running:
         self.unread: dict[Device, int] = {}  # of prompt and text, what a device has yet to read
         self.waiting: dict[Device, Asked] = {}  # jobs that are unanswered
         self.has: set[Device] = set()  # devices that are sent its jobs
-        self.opened: dict[Device, Peer] = {}  # connections on which a device was told of it
+        self.opened: dict[Device, Peer] = {}  # connections on which it was opened
         self.blame: dict[Device, int] = {}  # times one died of it, since its last answer
         wants_draft = submit.settings.widest > 0 and (submit.reach is None or submit.reach > 0)
         self.devices: tuple[Device, ...] = (TARGET, DRAFT) if wants_draft else (TARGET,)
@@ -92,12 +92,12 @@ class Running:
         self.waiting[device] = Asked(now, unread + tokens)
 
     def answered(self, device: Device) -> Asked | None:
-        """Its job was done; what it was, unless nobody waits for it any more."""
+        """Its job was done; what it was, unless it is not waited for any more."""
         self.unread[device] = 0
         return self.waiting.pop(device, None)
 
     def finished(self) -> Finished:
-        """What the client is told at the end."""
+        """What the client gets at the end."""
         return Finished(
             request=self.submit.request,
             reason=self.conversation.schedule.finish_reason,

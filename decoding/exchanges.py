@@ -1,7 +1,8 @@
-"""What was said in a recorded run: every job with its answer, and the luck that they show.
+"""The messages of a recorded run: every job with its answer, and where draft and target agreed.
 
 Nothing here trusts a schedule: whether the draft agreed with the target is read from what it wrote
-and from the text that was committed in the end.
+and from the text that was committed in the end. That text of `1`, `0` and `?`, one for each token,
+is called *luck* where it is stored or passed on.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def agreement(records: Iterable[Record]) -> dict[int, str]:
     """Where the draft agreed with the target's text, request by request.
 
     A character a position of the committed text: `1` the draft wrote that token there, `0` it
-    wrote another one, `?` nobody knows. Every window that stands on the committed text counts,
+    wrote another one, `?` unknown. Every window that stands on the committed text counts,
     wanted or not, up to its first token that differs.
     """
     by_request: defaultdict[int, list[Record]] = defaultdict(list)
@@ -127,11 +128,11 @@ def comparisons(records: Sequence[Record]) -> Iterator[tuple[int, list[bool]]]:
 
 
 def correlation(texts: Iterable[str], *, around: float | None = None, lag: int = 1) -> float:
-    """Of the luck at positions `lag` apart, over all texts; 0 where nothing varies.
+    """Of the agreement at positions `lag` apart, over all texts; 0 where nothing varies.
 
     Args:
         texts: as `agreement` spells them.
-        around: the mean that luck is compared with; by default each text's own, so that what is
+        around: the mean that it is compared with; by default each text's own, so that what is
             left are bursts in a text and not texts that differ.
         lag: how far apart.
     """

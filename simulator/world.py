@@ -153,7 +153,7 @@ class Mailbox:
         self._wanted: simpy.Event | None = None
 
     def put(self, event: Event) -> None:
-        """Somebody has news."""
+        """Something has come."""
         if self._wanted is None:
             self._letters.append(event)
         else:
