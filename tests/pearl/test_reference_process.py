@@ -29,6 +29,7 @@ async def test_a_process_of_its_own_writes_the_same() -> None:
     assert there.tokens == Reference(SPEC).generate(ASKED).tokens
 
 
+@pytest.mark.slow
 async def test_what_cannot_be_loaded_is_told_by_the_process() -> None:
     spec = ReferenceSpec(target="/no/such/model", draft="/no/such/model")
 
