@@ -93,7 +93,7 @@ class Generation:
         self._stream = TextStream(detokenizer, stop)
         self._tokens: list[TokenId] = []
         self._finished: Finished | None = None
-        # One that nobody holds any more is read by nobody.
+        # One without a reference is not read any more.
         weakref.finalize(self, ticket.abandon).atexit = False
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
@@ -111,7 +111,7 @@ class Generation:
                 else:
                     self._finished = packet
         finally:
-            if self._finished is None:  # whoever listened has left
+            if self._finished is None:  # the reader has left
                 self.abort()
         if rest := self._stream.finish():
             yield Piece(token_ids=(), text=rest)
@@ -170,7 +170,7 @@ class Engine:
 
     @classmethod
     async def start_pair(cls, pair: ModelPair) -> Engine:
-        """Start the devices of models that were checked, perhaps with a first prompt.
+        """Start the devices of models that were checked.
 
         Raises:
             PlacementError: the machine or the cluster lacks what is needed.
@@ -197,7 +197,7 @@ class Engine:
             ProtocolError: the engine is closed.
             PromptError: the prompt is neither, is empty or too long, or a token is none.
             SettingError: the settings do not fit the pair.
-            PeerError: the scheduler is gone; told when the generation is awaited.
+            PeerError: the scheduler is gone; raised when the generation is awaited.
         """
         self._check_open()
         settings = settings or Settings()

@@ -6,7 +6,7 @@ with the time at which it came, and carries to the devices what leaves:
     tokens = conversation.hear(event, now)      meanwhile carry(device, order) for all that follows
 
 The conversation keeps what is the same for all of them: the schedule, the figures, the trace, and
-what each device has been told.
+which committed tokens each device has seen.
 
 Rule: it never waits, and has no clock of its own.
 """
@@ -32,10 +32,10 @@ Carry: TypeAlias = Callable[[Device, Order], None]
 
 @final
 class Conversation:
-    """One request.
+    """One request, between its schedule and its devices.
 
     Args:
-        number: by which the driver and its devices call it.
+        number: the name that driver and devices have for it.
         settings, stop: what was asked for, and when it ends.
         carry: takes an order to a device.
         now: seconds, as in all that follows.
@@ -62,7 +62,7 @@ class Conversation:
         self.schedule: Schedule = settings.start(stop, measured, reach)
         self.records: list[Record] | None = [] if trace else None
         self.foretells = True
-        """Whether the target is told what is known of its next job."""
+        """Whether the target gets foresight: what is known of its next job."""
         self._settings = settings
         self._carry = carry
         self._label = number if label is None else label
@@ -99,7 +99,7 @@ class Conversation:
             self._foretell()
 
     def restarted(self, device: Device) -> None:
-        """The device is told of the request anew, and knows none of its tokens."""
+        """The device begins with the request anew, and knows none of its tokens."""
         self._told[device] = 0
 
     def metrics(self) -> Metrics:
@@ -130,7 +130,7 @@ class Conversation:
         )
 
     def _foretell(self) -> None:
-        """What the target does not know yet of its next job."""
+        """Carry to the target what it does not know yet of its next job."""
         foresight = self.schedule.foresight()
         if foresight is not None and foresight != self._foreseen:
             self._foreseen = foresight

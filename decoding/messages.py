@@ -162,7 +162,7 @@ class Judged(Message, frozen=True, gc=False):
     `token` is the target's own choice at the next position: the replacement after a rejection, or
     the one beyond the last kept token. It is None only when every pending token was kept and the
     job asked to `hold`. `passes` is the number of forward passes spent (0 when a held row
-    already decided), `read` the tokens of all requests that were read in it (0: nobody says).
+    already decided), `read` the tokens of all requests that were read in it (0: unknown).
     """
 
     job: int
@@ -176,6 +176,14 @@ class Judged(Message, frozen=True, gc=False):
     ended: float = 0.0
     read: int = 0
     device: Device = TARGET
+
+    def answers(self, job: Judge) -> bool:
+        """Whether it is the verdict on this job.
+
+        The number alone does not say it: a target that went on by itself (`decoding.foresight`)
+        may have begun something else, where a policy has changed its mind meanwhile.
+        """
+        return self.job == job.job and self.judged == len(job.pending)
 
 
 class DeviceLost(Message, frozen=True, gc=False):
@@ -193,8 +201,8 @@ class DeviceBack(Message, frozen=True, gc=False):
 class Order(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True, gc=False):
     """One command for one request, as it is carried to a device.
 
-    `fresh` are the committed tokens from position `start` on that the device has not been told of;
-    `foresight` is of the job that the command is.
+    `fresh` are the committed tokens from position `start` on, which the device has not seen yet;
+    `foresight` is what is known of the job after this one.
     """
 
     request: int

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 class Counts:
     """What a schedule has seen so far.
 
-    A round is a pass of the target. Every draft token that was compared with the target's will
+    A round is a pass of the target. Every draft token that was compared with the target's choice
     is either `kept` or one of the `rejections`; tokens behind a rejection were never compared, and
     those behind the end of the text do not count.
     """
@@ -126,8 +126,8 @@ class TwoModelSchedule:
         strict: a round ends when both answers are in, as in the paper: no verdict is acted on
             while its window is still being written. (A verdict that took no pass belongs to the
             round before.)
-        reach: the most tokens after the prompt that the draft can hold; beyond them it rests, and
-            the target goes on alone. None: the draft holds as many as the target.
+        reach: the most tokens after the prompt that the draft can hold; beyond them it is not
+            asked, and the target goes on alone. None: the draft holds as many as the target.
         draft, target: the devices that work for this request.
     """
 
@@ -216,7 +216,7 @@ class TwoModelSchedule:
         if isinstance(answer, Proposed):
             asked = self._propose
             return asked is not None and answer.job == asked.job and answer.complete
-        return self._judge is not None and answer.job == self._judge.job
+        return self._judge is not None and answer.answers(self._judge)
 
     def foresight(self) -> Foresight | None:
         """What is known now of the target's next job."""
@@ -252,7 +252,7 @@ class TwoModelSchedule:
             case DeviceBack(device=self._target):
                 self._target_is_there = True
                 self._send_again(self._judge)
-            case _:  # late, doubled, of an older epoch, or of somebody else's device
+            case _:  # late, doubled, of an older epoch, or of another device
                 pass
 
     # -- news ----------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ class TwoModelSchedule:
             self._do(Sign.LOST)
 
     def _do(self, news: News) -> None:
-        """What the table says."""
+        """Take the step that the table names."""
         match TRANSITIONS[self._state][news]:
             case Step.JUDGE:
                 self._go_on_with(self._window)
@@ -327,7 +327,7 @@ class TwoModelSchedule:
             self._join()
 
     def _join(self) -> None:
-        """Decide what the window is worth, where all before it is decided."""
+        """Decide what becomes of the window, where all before it is decided."""
         verdict = self._verdict
         assert verdict is not None
         window = None if self._propose is not None else self._window.tokens

@@ -1,10 +1,10 @@
 """A draft and a target without models: the hosts' turns on a virtual clock.
 
-They keep the rules of `actors.hosts`, and the same desks (`decoding.desks`). An order is taken
+They keep the rules of `actors.hosts`, and the same desks (`decoding.desks`). Orders are taken
 between two turns. A turn of the draft writes one token for every open window; a turn of the target
-judges every window that waits, in one pass. What a device holds of a request's text is what it need
-not read again, so a first job reads the prompt and a restart reads everything, in pieces where that
-is long (`decoding.turns`).
+judges every waiting window in one pass. A device need not read again what it holds of a text, so a
+first job reads the prompt and a restart reads everything, in pieces where that is long
+(`decoding.turns`).
 
 Tokens are those of a `Text`: 1 where draft and target agree, 0 where they do not.
 """
@@ -183,7 +183,7 @@ class VirtualDraft:
             self._cut_short(request, self._desk.close(request))
 
     def _is_partial(self, request: int, row: VirtualRow) -> bool:
-        """Whether this turn has read but a part of what its text has; that is noted."""
+        """Whether this turn has read only a part of what its text has; that is noted."""
         read = self._portions[request]
         if read == row.end - row.cached:
             return False
@@ -191,7 +191,7 @@ class VirtualDraft:
         return True
 
     def _cut_short(self, request: int, writing: Writing | None) -> None:
-        """Answer with what there is, so that work in vain is counted too."""
+        """Answer with what there is, so that wasted work is counted too."""
         if writing is None or not writing.written:
             return
         row, start = self._rows[request], writing.job.start
@@ -203,7 +203,7 @@ class VirtualDraft:
 
 @final
 class VirtualTarget:
-    """Judges windows, all that wait in one pass."""
+    """Judges windows, all waiting ones in one pass."""
 
     device = TARGET
 
@@ -269,7 +269,7 @@ class VirtualTarget:
         return self._begin_pieces()
 
     def _begin_pieces(self) -> float:
-        """The same where somebody's text is long."""
+        """The same where a text to be read is long."""
         jobs = {r: (self._rows[r], job) for r, job in self._judging.items()}
         asked = {r: row.unread(job) for r, (row, job) in jobs.items() if not _decided(row, job)}
         self._portions = portions(asked)

@@ -6,8 +6,8 @@
 
 With the delays of each job the replay must be the recorded run: the same commands, commits and
 epochs, in the same time. With the mean delays of each device it shows how well one number
-describes the links; what the devices took stays as it was, one job after the other. (A target that
-goes on before it is told has begun before `Sent.at`.)
+describes the links; what the devices took stays as it was, one job after the other. (A target
+with foresight has begun before `Sent.at`.)
 
 An answer carries its own times, so that `gamma="auto"` decides as it did, provided that it had
 learned nothing before: of the requests of an engine, the first with `auto` can be replayed.
@@ -213,7 +213,7 @@ class _Run:
         self._env = simpy.Environment(_ticks(records[0].at) * len(records))
 
     def records(self) -> tuple[Record, ...]:
-        """Run to the end, or until nobody has anything more to say."""
+        """Run to the end, or until no message is left."""
         for index, record in enumerate(self._recorded):
             if isinstance(record, Received) and index not in self._answers:  # the driver's news
                 self._deliver_at(_ticks(record.at), Heard(index, record.at, record.event))

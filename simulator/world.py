@@ -153,7 +153,7 @@ class Mailbox:
         self._wanted: simpy.Event | None = None
 
     def put(self, event: Event) -> None:
-        """Somebody has news."""
+        """Something has come."""
         if self._wanted is None:
             self._letters.append(event)
         else:
@@ -279,7 +279,7 @@ class World:
             case Times(seconds=seconds):
                 self.env.process(self._arrive(coming, seconds))
         for device in DEVICES:
-            self.env.process(self._suffer([f for f in self.scenario.faults if f.device is device]))
+            self.env.process(self._suffer([f for f in self.scenario.faults if f.device == device]))
 
     def _arrive(self, coming: deque[Process], times: Sequence[float]) -> Process:
         for request, at in zip(coming, times, strict=False):

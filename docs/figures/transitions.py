@@ -29,9 +29,9 @@ def draw() -> str:
         _row(["---"] * (len(news) + 1)),
         *map(_row, rows),
         "",
-        *_explained("Waits for", State),
-        *_explained("News", news),
-        *_explained("Steps", Step),
+        *_explained("What is waited for", State),
+        *_explained("What comes", news),
+        *_explained("What is done", Step),
     ]
     return "\n".join(lines) + "\n"
 
@@ -53,8 +53,7 @@ def _word(member: State | Sign | Outcome | Step | None) -> str:
 
 
 def _explained(title: str, members: Iterable[State | Sign | Outcome | Step]) -> list[str]:
-    words = "; ".join(f"*{_word(member)}*: {member.value}" for member in members)
-    return [f"{title}: {words}.", ""]
+    return [f"{title}:", "", *(f"- *{_word(each)}*: {each.value}" for each in members), ""]
 
 
 if __name__ == "__main__":
