@@ -79,10 +79,9 @@ class Dispatch:
         for device in running.devices:
             if self.stations[device].serves(running.number):
                 self._give(running, device)
-        for device in running.devices:
-            if device not in running.has:
-                self._deliver(running, DeviceLost(device=device))
-        running.conversation.speak(time.monotonic())
+        running.conversation.foretells = not self.stations[TARGET].suspects
+        away = [device for device in running.devices if device not in running.has]
+        running.conversation.begin(now, away)
 
     def missing(self, submit: Submit) -> str | None:
         """Why a request cannot be begun."""

@@ -47,7 +47,7 @@ class Running:
             measured=measured,
             reach=submit.reach,
             label=submit.request,
-            trace=submit.trace,
+            records=[] if submit.trace else None,
         )
         self.unread: dict[Device, int] = {}  # of prompt and text, what a device has yet to read
         self.waiting: dict[Device, Asked] = {}  # jobs that are unanswered

@@ -13,10 +13,20 @@ Rule: it never waits, and has no clock of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from decoding.messages import ANSWERS, Cancel, Command, Device, Event, Foresight, Judge, Order
+from decoding.messages import (
+    ANSWERS,
+    Cancel,
+    Command,
+    Device,
+    DeviceLost,
+    Event,
+    Foresight,
+    Judge,
+    Order,
+)
 from decoding.metrics import Meter, Metrics
 from decoding.trace import Received, Record, Sent, without_laws
 
@@ -42,7 +52,7 @@ class Conversation:
         measured: what `gamma="auto"` knows already.
         reach: the most tokens after the prompt that the draft can hold; None: as many as asked.
         label: its number in the trace, where that is another one.
-        trace: whether records are kept.
+        records: where the trace is kept, if it is.
     """
 
     def __init__(
@@ -56,11 +66,11 @@ class Conversation:
         measured: Measurements | None = None,
         reach: int | None = None,
         label: int | None = None,
-        trace: bool = False,
+        records: list[Record] | None = None,
     ) -> None:
         self.number = number
         self.schedule: Schedule = settings.start(stop, measured, reach)
-        self.records: list[Record] | None = [] if trace else None
+        self.records = records
         self.foretells = True
         """Whether the target gets foresight: what is known of its next job."""
         self._settings = settings
@@ -70,22 +80,25 @@ class Conversation:
         self._told: dict[Device, int] = {}  # committed tokens each device knows of
         self._foreseen: Foresight | None = None  # what the target knows of its next job
 
+    def begin(self, now: float, away: Iterable[Device] = ()) -> None:
+        """The first orders go out, but none to devices that are not there."""
+        for device in away:
+            self._receive(DeviceLost(device=device), now, wanted=True)
+        self._speak(now)
+
     def hear(self, event: Event, now: float) -> tuple[TokenId, ...]:
         """An event goes in; orders go out, and the tokens that it commits come back."""
-        schedule = self.schedule
         answer = event if isinstance(event, ANSWERS) else None
-        wanted = answer is None or schedule.awaits(answer)
-        tokens = schedule.receive(event)
-        if self.records is not None:
-            self.records.append(self._received(event, now, tokens, wanted=wanted))
-        self.speak(now)  # the devices first: what follows is done while they work
+        wanted = answer is None or self.schedule.awaits(answer)
+        tokens = self._receive(event, now, wanted=wanted)
+        self._speak(now)  # the devices first: what follows is done while they work
         if answer is not None:
             self._meter.add(answer, wanted=wanted)
         if tokens:
             self._meter.commit(now)
         return tokens
 
-    def speak(self, now: float) -> None:
+    def _speak(self, now: float) -> None:
         """Carry what the schedule wants to the devices, and to the target what will follow."""
         knows_all = not self.foretells
         for command in self.schedule.commands():
@@ -111,6 +124,13 @@ class Conversation:
             gamma=self.schedule.window,
             tokens=len(self.schedule.committed),
         )
+
+    def _receive(self, event: Event, now: float, *, wanted: bool) -> tuple[TokenId, ...]:
+        """The schedule takes an event, and the trace notes it."""
+        tokens = self.schedule.receive(event)
+        if self.records is not None:
+            self.records.append(self._received(event, now, tokens, wanted=wanted))
+        return tokens
 
     def _order(self, command: Command) -> Order:
         """A command as its device gets it: with the committed tokens that it has not seen."""

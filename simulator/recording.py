@@ -33,6 +33,7 @@ from decoding.messages import (
     DEVICES,
     Command,
     Device,
+    DeviceLost,
     Event,
     Foresight,
     Judged,
@@ -201,7 +202,7 @@ class _Run:
             self._carry,
             now=records[0].at,
             reach=reach,
-            trace=True,
+            records=[],
         )
         self._conversation.foretells = False  # whatever that was good for shows in the times
         jobs = exchanges(records)
@@ -214,11 +215,12 @@ class _Run:
 
     def records(self) -> tuple[Record, ...]:
         """Run to the end, or until no message is left."""
+        away = _away(self._recorded)
         for index, record in enumerate(self._recorded):
-            if isinstance(record, Received) and index not in self._answers:  # the driver's news
+            news = isinstance(record, Received) and index not in self._answers  # the driver's own
+            if news and index >= len(away):
                 self._deliver_at(_ticks(record.at), Heard(index, record.at, record.event))
-        if isinstance(self._recorded[0], Sent):  # otherwise the first news lets them go
-            self._conversation.speak(self._now / TICKS)
+        self._conversation.begin(self._now / TICKS, away)
         self._env.run()
         return tuple(self._conversation.records or ())
 
@@ -243,6 +245,16 @@ class _Run:
         job = jobs.popleft() if jobs else None
         if job is not None and job.answer is not None:
             self._deliver_at(self._way(job, job.answer, self._now), job.answer)
+
+
+def _away(records: Iterable[Record]) -> list[Device]:
+    """Devices that were not there when the request began."""
+    away = []
+    for record in records:
+        if not (isinstance(record, Received) and isinstance(record.event, DeviceLost)):
+            break
+        away.append(record.event.device)
+    return away
 
 
 def _later(event: Event, seconds: float) -> Event:

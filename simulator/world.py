@@ -144,39 +144,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @final
-class Mailbox:
-    """Where a request finds its events, one at a time."""
-
-    def __init__(self, env: simpy.Environment) -> None:
-        self._env = env
-        self._letters: deque[Event] = deque()
-        self._wanted: simpy.Event | None = None
-
-    def put(self, event: Event) -> None:
-        """Something has come."""
-        if self._wanted is None:
-            self._letters.append(event)
-        else:
-            wanted, self._wanted = self._wanted, None
-            wanted.succeed(event)
-
-    def next(self) -> simpy.Event:
-        """Wait for news."""
-        wanted = self._env.event()
-        if self._letters:
-            wanted.succeed(self._letters.popleft())
-        else:
-            self._wanted = wanted
-        return wanted
-
-
-@final
 class Decoding:
-    """One request under way: its conversation, its mailbox, and the runs of its text."""
+    """One request under way: its conversation, its end, and the runs of its text."""
 
-    def __init__(self, world: World, number: int, length: int) -> None:
+    def __init__(self, world: World, number: int, prompt: int, length: int, arrived: float) -> None:
         settings = world.scenario.settings
-        self.mailbox = Mailbox(world.env)
+        self.prompt, self.arrived, self.began = prompt, arrived, world.env.now
+        self.finished = world.env.event()
         self.devices = DEVICES if settings.widest > 0 else (TARGET,)
         self.conversation = Conversation(
             number,
@@ -185,9 +159,8 @@ class Decoding:
             world.carry,
             now=world.env.now,
             measured=world.measured,
-            trace=world.records is not None,
+            records=world.records,
         )
-        self.conversation.records = world.records
         self.conversation.foretells = world.scenario.network.foresight
         self.epoch = self.rejections = self.kept = 0
         self.barren_runs = 0  # runs between two rejections in which nothing was kept
@@ -297,28 +270,16 @@ class World:
             yield from self._decode(number, prompt, length, arrived)
 
     def _decode(self, number: int, prompt: int, length: int, arrived: float) -> Process:
-        """The loop of the real driver: events in, tokens and orders out."""
-        decoding, began = self._begin(number, prompt, length), self.env.now
-        conversation = decoding.conversation
-        while conversation.schedule.finish_reason is None:
-            event = yield decoding.mailbox.next()
-            conversation.hear(event, self.env.now)
-            decoding.count_runs()
-        self._end(decoding, prompt, arrived, began)
-
-    def _begin(self, number: int, prompt: int, length: int) -> Decoding:
-        decoding = Decoding(self, number, length)
+        decoding = Decoding(self, number, prompt, length, arrived)
         self._open[number] = decoding
         self._ledger.set(SERVING)
         for device in decoding.devices:
             self._workers[device].host.open(number, prompt, self._text(number), length)
-        for device in decoding.devices:
-            if device not in self._usable:
-                decoding.conversation.hear(DeviceLost(device=device), self.env.now)
-        decoding.conversation.speak(self.env.now)
-        return decoding
+        away = [device for device in decoding.devices if device not in self._usable]
+        decoding.conversation.begin(self.env.now, away)
+        yield decoding.finished
 
-    def _end(self, decoding: Decoding, prompt: int, arrived: float, began: float) -> None:
+    def _end(self, decoding: Decoding) -> None:
         number = decoding.conversation.number
         del self._open[number]
         if not self._open:
@@ -328,14 +289,15 @@ class World:
         self._served.append(
             Served(
                 number=number,
-                prompt=prompt,
-                arrived=arrived,
-                began=began,
+                prompt=decoding.prompt,
+                arrived=decoding.arrived,
+                began=decoding.began,
                 finished=self.env.now,
                 barren_runs=decoding.barren_runs,
                 metrics=decoding.conversation.metrics(),
             )
         )
+        decoding.finished.succeed()
 
     # -- messages ------------------------------------------------------------------------------
 
@@ -353,7 +315,21 @@ class World:
         """An answer, if its request is still there to hear it."""
         decoding = self._open.get(number)
         if decoding is not None:
-            decoding.mailbox.put(event)
+            self._tell(decoding, event)
+
+    def _tell(self, decoding: Decoding, event: Event) -> None:
+        """At this instant, but behind what has already begun: nobody is held up by what follows."""
+        moment = self.env.timeout(0)
+        moment.callbacks.append(lambda _: self._deliver(decoding, event))
+
+    def _deliver(self, decoding: Decoding, event: Event) -> None:
+        """What the real driver does: events in, tokens and orders out."""
+        if decoding.finished.triggered:
+            return
+        decoding.conversation.hear(event, self.env.now)
+        decoding.count_runs()
+        if decoding.conversation.schedule.finish_reason is not None:
+            self._end(decoding)
 
     # -- faults --------------------------------------------------------------------------------
 
@@ -391,16 +367,16 @@ class World:
 
     def _lose(self, device: Device) -> None:
         self._usable.discard(device)
-        self._tell(DeviceLost(device=device))
+        self._tell_all(DeviceLost(device=device))
 
     def _regain(self, device: Device) -> None:
         self._usable.add(device)
-        self._tell(DeviceBack(device=device))
+        self._tell_all(DeviceBack(device=device))
 
-    def _tell(self, news: DeviceLost | DeviceBack) -> None:
+    def _tell_all(self, news: DeviceLost | DeviceBack) -> None:
         for decoding in self._open.values():
             if news.device in decoding.devices:
-                decoding.mailbox.put(news)
+                self._tell(decoding, news)
 
 
 def _one_by_one(coming: deque[Process]) -> Process:

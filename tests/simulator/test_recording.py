@@ -312,9 +312,9 @@ def _recorded_with_reach(settings: Settings, stop: StopRules, reach: int) -> lis
     """Of devices that agree and answer one after the other, a second each."""
     orders: list[Order] = []
     conversation = Conversation(
-        7, settings, stop, lambda _, order: orders.append(order), now=0.0, reach=reach, trace=True
+        7, settings, stop, lambda _, order: orders.append(order), now=0.0, reach=reach, records=[]
     )
-    conversation.speak(0.0)
+    conversation.begin(0.0)
     for at in itertools.count(1):
         if not orders:
             break
