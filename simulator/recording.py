@@ -217,8 +217,9 @@ class _Run:
         """Run to the end, or until no message is left."""
         away = _away(self._recorded)
         for index, record in enumerate(self._recorded):
-            news = isinstance(record, Received) and index not in self._answers  # the driver's own
-            if news and index >= len(away):
+            if index < len(away) or index in self._answers:
+                continue
+            if isinstance(record, Received):  # the driver's own news
                 self._deliver_at(_ticks(record.at), Heard(index, record.at, record.event))
         self._conversation.begin(self._now / TICKS, away)
         self._env.run()
