@@ -219,6 +219,7 @@ def test_bursts_break_theorem_2_and_keep_it_as_a_bound() -> None:
     assert found.violated == ()
 
 
+@pytest.mark.slow
 def test_bursts_explain_what_independence_does_not() -> None:
     system = only(compared(Bursts(0.8, 0.4), AR, PEARL), "PEARL 5")
 
@@ -310,6 +311,7 @@ def test_growing_passes_move_the_best_window_and_the_sentence_says_so() -> None:
 # -- what cannot be compared -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_requests_at_the_same_time_have_no_gap_and_a_note() -> None:
     found = validate({"PEARL 5": requests(PEARL, Independent(0.8), users=4)})
 

@@ -118,6 +118,7 @@ def _value(name: str, cell: str) -> Any:
     return json.loads(cell) if cell else None
 
 
+@pytest.mark.slow
 def test_all_formats_say_the_same(tmp_path: Path) -> None:
     files = [tmp_path / f"table.{suffix}" for suffix in ("csv", "json", "parquet")]
     for file in files:
@@ -169,6 +170,7 @@ def interrupted(file: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> Coun
     return counting
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
 def test_an_interrupted_sweep_goes_on_where_it_stopped(
     suffix: str,

@@ -99,6 +99,7 @@ def test_the_table_says_what_holds(folder: Path, capsys: pytest.CaptureFixture[s
 # -- a pair ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_pair_is_run_recorded_and_validated(
     text_pair: SavedPair,
     tmp_path: Path,
@@ -152,6 +153,7 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow
 def test_the_page_needs_no_network_and_is_whole(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     traces = [str(folder / f"{name}.json.gz") for name in ("ar", "sd", "pearl")]

@@ -106,6 +106,7 @@ def test_arrivals_that_were_recorded_come_when_they_did() -> None:
     assert len(latencies(played)) == 3
 
 
+@pytest.mark.slow
 def test_poisson_arrivals_come_at_their_rate() -> None:
     """The gaps between 20,000 requests have mean and deviation 1 / rate."""
     load = Workload(requests=20_000, arrivals=Poisson(8.0), output=Fixed(1))

@@ -298,6 +298,7 @@ def test_the_paper_counts_runs_in_which_the_first_token_was_kept(a: float, g: in
     runs.where_anything_was_kept().require_mean("tokens", 1 / (1 - a) + 1)
 
 
+@pytest.mark.slow
 def test_an_answer_says_what_its_runs_say() -> None:
     """The conventions of run length, and the shares, from sums over all replications."""
     a, g, c = 0.8, 4, 5.0

@@ -241,6 +241,7 @@ def test_a_negative_head_start_is_refused() -> None:
         Scheme("pearl", 4, -1)
 
 
+@pytest.mark.slow
 def test_intervals_of_the_twin_hold_the_truth_as_often_as_they_say() -> None:
     """19 times in 20, within chance: for runs of heavy tails too."""
     acceptance, scheme, times = Bursts(0.8, 0.5), Scheme("pearl", 5), PairTimes(Pair.of(5))

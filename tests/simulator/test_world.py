@@ -305,6 +305,7 @@ def test_gamma_auto_finds_the_speed_ratio(a: float, c: int) -> None:
     assert run(scenario).served[0].metrics.gamma == c
 
 
+@pytest.mark.slow
 def test_gamma_auto_of_speculative_decoding_comes_near_the_best_speed() -> None:
     """Leviathan's optimum is flat: 95 % of its speed is near."""
     a, c = 0.8, 5.0
