@@ -159,8 +159,7 @@ def constants(*, drafted: Sequence[Recording], judged: Sequence[Recording]) -> P
     smallest = min((sample.tokens for sample in read), default=0)
     small = [sample for sample in read if sample.tokens == smallest]
     if not small:
-        message = "the target did nothing but read prompts; record longer runs"
-        raise SettingError(message)
+        raise SettingError("the target did nothing but read prompts; record longer runs")
     target = Constant(_mean(small))
     return Pair(draft=Constant(_mean(written)) if written else target, target=target)
 

@@ -151,8 +151,7 @@ def _check(records: Sequence[Record]) -> None:
     requests = sorted({record.request for record in records})
     if len(requests) != 1:
         found = f"requests {', '.join(map(str, requests))}" if requests else "no request"
-        message = f"the trace has records of {found}; a replay takes one"
-        raise MalformedTraceError(message)
+        raise MalformedTraceError(f"the trace has records of {found}; a replay takes one")
     times = [record.at for record in records]
     events = [record.event for record in records if isinstance(record, Received)]
     jobs = [event for event in events if isinstance(event, ANSWERS)]

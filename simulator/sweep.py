@@ -326,8 +326,7 @@ class Journal:
             self._file.write(msgspec.json.encode(rows) + b"\n")
             self._file.flush()
         except OSError as error:
-            message = f"{self._path} cannot be written: {reason(error)}"
-            raise StorageError(message) from None
+            raise StorageError(f"{self._path} cannot be written: {reason(error)}") from None
         self._empty = False
 
     def rows(self) -> Iterator[GridPoint]:

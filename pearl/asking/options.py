@@ -110,8 +110,7 @@ def _stop(typed: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        message = f"stop is {typed!r}; it must be text in UTF-8"
-        raise SettingError(message) from None
+        raise SettingError(f"stop is {typed!r}; it must be text in UTF-8") from None
     return text
 
 

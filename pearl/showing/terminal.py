@@ -51,8 +51,7 @@ def spoken() -> Iterator[None]:
 def _prepare() -> None:
     _fill_what_is_closed()
     if sys.stdout is None:
-        message = "standard output is closed; send it to a file, or to /dev/null"
-        raise StorageError(message)
+        raise StorageError("standard output is closed; send it to a file, or to /dev/null")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")

@@ -164,8 +164,7 @@ def _contest(given: dict[str, Any]) -> Contest:
 def _stand_ins(text: str | None, timed: str | None, acceptance: float | None) -> StandIns | None:
     """Devices without models, as the three options describe them."""
     if text is not None and timed is not None:
-        message = f"stand-in {text!r} and timed {timed!r} are both given; give one"
-        raise SettingError(message)
+        raise SettingError(f"stand-in {text!r} and timed {timed!r} are both given; give one")
     if text is None and timed is None:
         if acceptance is not None:
             message = f"acceptance is {acceptance:g}; it is for stand-ins, models have their own"
@@ -181,8 +180,7 @@ def _stand_ins(text: str | None, timed: str | None, acceptance: float | None) ->
 
 def _figure_path(file: str, sizes: tuple[int, ...] | None) -> pathlib.Path:
     if sizes is not None:
-        message = "figure and in-flight are both given; the figure is of single requests"
-        raise SettingError(message)
+        raise SettingError("figure and in-flight are both given; the figure is of single requests")
     return figure_path(file)
 
 

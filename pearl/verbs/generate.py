@@ -67,23 +67,20 @@ def _read_prompt(prompt: str | None, prompt_file: str | None, prompt_ids: str | 
     if prompt_ids is not None:
         return _read_ids(prompt_ids, alone=prompt is None and prompt_file is None)
     if prompt is not None and prompt_file is not None:
-        message = f"a prompt and --prompt-file {prompt_file} are both given; give one"
-        raise PromptError(message)
+        raise PromptError(f"a prompt and --prompt-file {prompt_file} are both given; give one")
     if prompt is None and prompt_file is None and (sys.stdin is None or sys.stdin.isatty()):
         message = "no prompt; give it as an argument, with --prompt-file, or on standard input"
         raise PromptError(message)
     text = as_typed(prompt) if prompt is not None else _read(prompt_file)
     if not text:
-        message = "the prompt is empty; give at least one character"
-        raise PromptError(message)
+        raise PromptError("the prompt is empty; give at least one character")
     return text
 
 
 def _read_ids(prompt_ids: str, *, alone: bool) -> list[TokenId]:
     """Token ids as typed; whether the target has them is seen when it is known."""
     if not alone:
-        message = "--prompt-ids and another prompt are both given; give one"
-        raise PromptError(message)
+        raise PromptError("--prompt-ids and another prompt are both given; give one")
     ids = [number.strip() for number in prompt_ids.split(",")]
     wrong = next((n for n in ids if not n.isdecimal() or len(n) > LONGEST_NUMBER), None)
     if wrong is not None:

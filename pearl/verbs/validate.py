@@ -86,8 +86,7 @@ def command(
 
 def _page_path(file: str) -> pathlib.Path:
     if pathlib.Path(file).suffix.lower() not in {".html", ".htm"}:
-        message = f"report is {file}; it must end in .html"
-        raise SettingError(message)
+        raise SettingError(f"report is {file}; it must end in .html")
     return check_writable(file)
 
 
