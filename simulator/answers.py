@@ -9,8 +9,8 @@ Estimates that are ratios (tokens per pass, shares) are ratios of sums over all 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,9 +25,6 @@ from simulator.ledger import Account
 from simulator.parallel import spread
 from simulator.workload import Geometric, LogNormal, Poisson, Uniform, check_tokens
 from simulator.world import Run, Scenario, World
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 REPLICATIONS = 5
 

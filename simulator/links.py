@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 import msgspec
+import numpy as np
+from simpy import Environment
 
 from decoding.messages import Command, Event, Foresight, Judge, Judged, Order, Propose, Proposed
 from decoding.sampling import refuse_unless
 from simulator.costs import LONGEST_S, SHORTEST_S
-
-if TYPE_CHECKING:
-    import numpy as np
-    from simpy import Environment
-
 
 Message: TypeAlias = Order | Event
 Deliver: TypeAlias = Callable[[int, Any], None]

@@ -17,9 +17,10 @@ May import: simpy, decoding.  Must never: know torch, Ray, or the wall clock.
 
 from __future__ import annotations
 
+import pathlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, final
+from typing import Final, Literal, TypeAlias, final
 
 import msgspec
 import simpy
@@ -44,9 +45,6 @@ from decoding.messages import (
 from decoding.settings import Settings
 from decoding.stopping import FinishReason, StopRules
 from decoding.trace import Received, Record, Sent
-
-if TYPE_CHECKING:
-    import pathlib
 
 Delays: TypeAlias = Literal["exact", "mean", "none"]
 Way: TypeAlias = Callable[[Exchange, Heard, int], int]

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from analysis.figures.style import INK, SMALL, SOFT, TARGET, WAITING, legend_below, plain
+from analysis.figures import style
 from decoding.estimates import Estimate
 
 
@@ -37,7 +37,10 @@ def speeds(axes: Axes, rows: Sequence[Speed], *, title: str = "") -> None:
         rows: the systems, from above.
         title: which run this is.
     """
-    for ours, words, face in ((True, "this project", TARGET.face), (False, "Hugging Face", SOFT)):
+    for ours, words, face in (
+        (True, "this project", style.TARGET.face),
+        (False, "Hugging Face", style.SOFT),
+    ):
         lines = [line for line, row in enumerate(rows) if row.ours is ours]
         values = [rows[line].measured.value or 0.0 for line in lines]
         if lines:
@@ -47,31 +50,17 @@ def speeds(axes: Axes, rows: Sequence[Speed], *, title: str = "") -> None:
     known = [(row.measured.interval, line) for line, row in enumerate(rows)]
     for number, (ends, line) in enumerate((e, n) for e, n in known if e is not None):
         label = "" if number else "95 % interval over prompts"
-        axes.plot(ends, (line, line), color=INK, linewidth=1.6, label=label, zorder=3)
-    ticks = [(row.theory, line) for line, row in enumerate(rows) if row.theory is not None]
-    if ticks:
-        x, y = zip(*ticks, strict=True)
-        look: dict[str, Any] = {"marker": "d", "markersize": 8, "markerfacecolor": "white"}
-        axes.plot(
-            x,
-            y,
-            markeredgecolor=INK,
-            label="theory, at its own values",
-            zorder=4,
-            linestyle="none",
-            **look,
-        )
-    axes.axvline(1, color=INK, linewidth=1, linestyle=":")
-    axes.set_title(title, loc="left", color=INK)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.plot(ends, (line, line), color=style.INK, linewidth=1.6, label=label, zorder=3)
+    look: dict[str, Any] = {"marker": "d", "markersize": 8, "markerfacecolor": "white", "zorder": 4}
+    allowed = [row.theory for row in rows]
+    style.draw_marks(axes, allowed, "theory, at its own values", markeredgecolor=style.INK, **look)
+    axes.axvline(1, color=style.INK, linewidth=1, linestyle=":")
+    style.name_lines(axes, [row.name for row in rows], across="speed over AR", title=title)
     reach = [x for row in rows for x in (row.theory, row.measured.high, row.measured.value) if x]
     axes.set_xlim(0, 1.1 * max(reach, default=1.0))
-    axes.set_xlabel("speed over AR", loc="left", color=SOFT)
-    axes.grid(axis="x", color=WAITING.face, linewidth=0.8)
+    axes.grid(axis="x", color=style.WAITING.face, linewidth=0.8)
     axes.set_axisbelow(True)
-    plain(axes)
-    legend_below(axes, entry=150)
+    style.legend_below(axes, entry=150)
 
 
 def _draw_words(axes: Axes, line: int, row: Speed) -> None:
@@ -85,6 +74,6 @@ def _draw_words(axes: Axes, line: int, row: Speed) -> None:
             textcoords="offset points",
             va="center",
             color="white",
-            fontsize=SMALL,
+            fontsize=style.SMALL,
             zorder=5,
         )

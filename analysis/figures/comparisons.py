@@ -9,32 +9,21 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from analysis.figures.style import (
-    DRAFT,
-    INK,
-    NO_WORK,
-    SOFT,
-    TARGET,
-    WAITING,
-    WASTED,
-    Paint,
-    legend_below,
-    plain,
-)
+from analysis.figures import style
 from decoding.estimates import Estimate
 
 # One a part, in the order in which parts come; neighbours differ in darkness.
 LAYERS: Final = (
-    TARGET,
-    Paint("#b9c2ee"),
-    DRAFT,
-    Paint("#a8d5ce", hatch="\\\\\\\\"),
-    WASTED,
-    Paint("#8c6d1f", ink="white"),
-    Paint("#e3c9dd", hatch="||||"),
-    Paint("#b5467f", ink="white"),
-    Paint("#c4cad1"),
-    NO_WORK,
+    style.TARGET,
+    style.Paint("#b9c2ee"),
+    style.DRAFT,
+    style.Paint("#a8d5ce", hatch="\\\\\\\\"),
+    style.WASTED,
+    style.Paint("#8c6d1f", ink="white"),
+    style.Paint("#e3c9dd", hatch="||||"),
+    style.Paint("#b5467f", ink="white"),
+    style.Paint("#c4cad1"),
+    style.NO_WORK,
 )
 # What is measured is the smallest and on top, so that the others can be seen around it.
 OPEN: Final[Mapping[str, Any]] = {
@@ -67,28 +56,20 @@ def side_by_side(
     """
     for line, row in enumerate(rows):
         if row.measured.interval is not None:
-            axes.plot(row.measured.interval, (line, line), color=INK, linewidth=1.4, zorder=2)
+            axes.plot(row.measured.interval, (line, line), color=style.INK, linewidth=1.4, zorder=2)
     said, made = [row.theory for row in rows], [row.simulation for row in rows]
-    _draw_marks(axes, said, "theory", marker="d", markeredgecolor=SOFT, **OPEN)
-    _draw_marks(axes, made, "simulation", marker="s", markeredgecolor=TARGET.face, **OPEN)
+    style.draw_marks(axes, said, "theory", marker="d", markeredgecolor=style.SOFT, **OPEN)
+    style.draw_marks(
+        axes, made, "simulation", marker="s", markeredgecolor=style.TARGET.face, **OPEN
+    )
     measured = [row.measured.value for row in rows]
-    _draw_marks(axes, measured, "measured, 95 % interval", marker="o", color=INK, markersize=5)
-    axes.set_title(title, loc="left", color=INK)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    look = {"marker": "o", "markersize": 5}
+    style.draw_marks(axes, measured, "measured, 95 % interval", color=style.INK, **look)
+    style.name_lines(axes, [row.name for row in rows], across=unit, title=title)
     axes.set_xlim(left=0)
-    axes.set_xlabel(unit, loc="left", color=SOFT)
-    axes.grid(axis="x", color=WAITING.face, linewidth=0.8)
+    axes.grid(axis="x", color=style.WAITING.face, linewidth=0.8)
     axes.set_axisbelow(True)
-    plain(axes)
-    legend_below(axes, entry=140)
-
-
-def _draw_marks(axes: Axes, values: Sequence[float | None], words: str, **look: Any) -> None:
-    """One mark a line, where there is a value; what is drawn later lies above."""
-    known = [(value, line) for line, value in enumerate(values) if value is not None]
-    if known:
-        axes.plot(*zip(*known, strict=True), linestyle="none", label=words, **look)
+    style.legend_below(axes, entry=140)
 
 
 def gap_bars(axes: Axes, gaps: Mapping[str, Mapping[Any, float]], *, title: str = "") -> None:
@@ -117,7 +98,7 @@ def gap_bars(axes: Axes, gaps: Mapping[str, Mapping[Any, float]], *, title: str 
             height=0.62,
             label=str(part),
             facecolor=paint.face,
-            edgecolor=INK if paint is NO_WORK else paint.edge,
+            edgecolor=style.INK if paint is style.NO_WORK else paint.edge,
             hatch=paint.hatch,
             linewidth=0.6,
         )
@@ -127,16 +108,12 @@ def gap_bars(axes: Axes, gaps: Mapping[str, Mapping[Any, float]], *, title: str 
         range(len(gaps)),
         marker="D",
         markersize=6,
-        color=INK,
+        color=style.INK,
         markeredgecolor="white",
         linestyle="none",
         label="all",
     )
-    axes.axvline(0, color=INK, linewidth=1)
-    axes.set_title(title, loc="left", color=INK)
-    axes.set_yticks(range(len(gaps)), list(gaps))
-    axes.set_ylim(len(gaps) - 0.4, -0.6)
+    axes.axvline(0, color=style.INK, linewidth=1)
+    style.name_lines(axes, list(gaps), across="of the speed that theory says", title=title)
     axes.xaxis.set_major_formatter(PercentFormatter(1, None, " %"))
-    axes.set_xlabel("of the speed that theory says", loc="left", color=SOFT)
-    plain(axes)
-    legend_below(axes, entry=130)
+    style.legend_below(axes, entry=130)

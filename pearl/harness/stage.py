@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from decoding.messages import Role
 from decoding.settings import Settings
-from pearl.harness.competitors import Family
+from pearl.harness.competitors import Competitor, Contest, Family
 from pearl.harness.meters import Energy, PeakMemory
 from pearl.harness.reference_process import ReferenceProcess
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from actors.engine import Engine
     from actors.runners.reference import Assistance, ReferenceSpec
     from analysis.benchmark import BenchmarkRun, System
-    from pearl.harness.competitors import Competitor, Contest
 
 
 @final

@@ -13,17 +13,14 @@ import os
 import re
 import sys
 import traceback
-from typing import IO, TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator
+from typing import IO, Any, Final
 
 import click
 import msgspec
 
 from decoding.errors import StorageError
 from decoding.files import reason
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 
 NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 LONGEST_LINE: Final = 1000  # of a complaint: a value may have a million digits
