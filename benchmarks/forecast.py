@@ -27,7 +27,7 @@ from analysis.traces import Request
 from decoding.kinds import SCHEDULES
 from decoding.settings import Settings
 from pearl.asking import values
-from pearl.asking.options import PROMPTS, options
+from pearl.asking.options import PROMPTS, takes
 from pearl.harness.engines import fit, warmed
 from pearl.harness.meters import Others
 from pearl.harness.prompts import read_prompts
@@ -90,7 +90,7 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
 @click.option("--gammas", default="2,3,4,6,8,10", show_default=True)
 @click.option("--head-starts", default="0", show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-@options(PROMPTS)
+@takes(PROMPTS)
 def main(
     *, file: str, devices: str, gammas: str, head_starts: str, as_json: bool, **given: Any
 ) -> None:

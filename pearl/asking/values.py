@@ -128,10 +128,10 @@ def whole_numbers(
     """Whole numbers in a range, each once."""
     allowed = f"whole, from {least} to {most}{also}"
     fine: Callable[[float], bool] = lambda n: n.is_integer() and least <= n <= most  # noqa: E731
-    return tuple(map(int, values(option, text, allowed, fine)))
+    return tuple(map(int, numbers(option, text, allowed, fine)))
 
 
-def values(
+def numbers(
     option: str,
     text: str | None,
     allowed: str,

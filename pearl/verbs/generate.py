@@ -12,15 +12,7 @@ import click
 from decoding import files
 from decoding.errors import PromptError
 from pearl import signals
-from pearl.asking.options import (
-    DECODING,
-    ENGINE,
-    as_typed,
-    check_writable,
-    decoding_settings,
-    engine_settings,
-    options,
-)
+from pearl.asking import options
 from pearl.asking.values import or_refuse
 from pearl.harness.records import write_trace
 from pearl.showing import terminal
@@ -41,7 +33,7 @@ LONGEST_NUMBER: Final = 18  # digits
               help="Read the prompt from a file; without either, from standard input.")  # fmt: skip
 @click.option("--prompt-ids", metavar="N,N,...",
               help="The prompt as token ids, which are taken as they are.")  # fmt: skip
-@options(DECODING, ENGINE)
+@options.takes(options.DECODING, options.ENGINE)
 @click.option("--trace", "trace_file", metavar="FILE",
               help="Write the run as a Chrome trace.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
@@ -55,10 +47,10 @@ def command(
     **given: Any,
 ) -> int:
     """Generate text. PROMPT is continued as it stands."""
-    settings = decoding_settings(given)
-    engine = engine_settings(given)
+    settings = options.decoding_settings(given)
+    engine = options.engine_settings(given)
     asked = _read_prompt(prompt, prompt_file, prompt_ids)
-    path = None if trace_file is None else check_writable(trace_file)
+    path = None if trace_file is None else options.check_writable(trace_file)
     result = signals.run(_generate(asked, settings, engine, as_json=as_json, trace_file=path))
     return 0 if result.finish_reason is not None else signals.exit_code()
 
@@ -71,7 +63,7 @@ def _read_prompt(prompt: str | None, prompt_file: str | None, prompt_ids: str | 
     if prompt is None and prompt_file is None and (sys.stdin is None or sys.stdin.isatty()):
         message = "no prompt; give it as an argument, with --prompt-file, or on standard input"
         raise PromptError(message)
-    text = as_typed(prompt) if prompt is not None else _read(prompt_file)
+    text = options.as_typed(prompt) if prompt is not None else _read(prompt_file)
     if not text:
         raise PromptError("the prompt is empty; give at least one character")
     return text

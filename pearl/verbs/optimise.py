@@ -11,7 +11,7 @@ import msgspec
 from decoding.settings import Settings
 from pearl.asking import what_if
 from pearl.asking.candidates import Candidate, read_candidates
-from pearl.asking.options import options
+from pearl.asking.options import takes
 from pearl.asking.values import check_number, refuse
 from pearl.showing.advice import PairAdvice, as_object, show, show_candidates
 from pearl.showing.terminal import print_json
@@ -42,7 +42,7 @@ RESTING: Final = Settings(schedule="ar")  # a profile's times while the draft re
 
 
 @click.command(name="optimise")
-@options(what_if.CERTAIN, CANDIDATES, MEANS)
+@takes(what_if.CERTAIN, CANDIDATES, MEANS)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(*, as_json: bool, candidates_file: str | None, **given: Any) -> None:
     """Find the best schedule, gamma and head start; with candidates, the best draft.

@@ -13,7 +13,7 @@ from rich.console import Console
 from decoding.stopping import FinishReason
 from pearl.asking import what_if
 from pearl.asking.loads import LOAD
-from pearl.asking.options import check_writable, figure_path, options
+from pearl.asking.options import check_writable, figure_path, takes
 from pearl.asking.values import check_number, check_seed
 from pearl.harness.systems import name_of, title
 from pearl.progress import bar
@@ -32,7 +32,7 @@ FIGURE_TOKENS: Final = 400  # enough for the rounds that a figure shows
 
 
 @click.command(name="simulate")
-@options(what_if.SCHEDULE, what_if.PAIR, LOAD, what_if.REPLICATIONS)
+@takes(what_if.SCHEDULE, what_if.PAIR, LOAD, what_if.REPLICATIONS)
 @click.option("--trace", "trace_file", metavar="FILE",
               help="Write the first replication as a Chrome trace.")  # fmt: skip
 @click.option("--figure", "figure_file", metavar="FILE",

@@ -14,15 +14,7 @@ from decoding.files import write
 from decoding.kinds import SCHEDULES
 from decoding.settings import Settings
 from pearl import signals
-from pearl.asking.options import (
-    ENGINE,
-    PROMPTS,
-    SAMPLING,
-    check_writable,
-    decoding_settings,
-    engine_settings,
-    options,
-)
+from pearl.asking import options
 from pearl.asking.values import or_refuse, whole_numbers
 from pearl.harness.engines import check_prompts, fit, warmed
 from pearl.harness.prompts import read_prompts
@@ -53,7 +45,7 @@ RUNS = [
 
 @click.command(name="validate")
 @click.argument("files", nargs=-1, metavar="[TRACE.json]...")
-@options(RUNS, SAMPLING, PROMPTS, ENGINE)
+@options.takes(RUNS, options.SAMPLING, options.PROMPTS, options.ENGINE)
 @click.option("--report", metavar="FILE.html", help="Write a page with tables and figures.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
@@ -87,7 +79,7 @@ def command(
 def _page_path(file: str) -> pathlib.Path:
     if pathlib.Path(file).suffix.lower() not in {".html", ".htm"}:
         raise SettingError(f"report is {file}; it must end in .html")
-    return check_writable(file)
+    return options.check_writable(file)
 
 
 def _refuse_what_runs(files: Sequence[str]) -> None:
@@ -122,9 +114,9 @@ def _run(given: dict[str, Any], record: str | None) -> dict[str, list[Request]]:
     if folder is not None:
         with or_refuse(SettingError, f"the traces cannot be kept in {record}"):
             folder.mkdir(parents=True, exist_ok=True)
-        check_writable(str(folder / "traces"))
+        options.check_writable(str(folder / "traces"))
     systems = {name_of(settings): settings for settings in _systems(given)}
-    engine, prompts = engine_settings(given), read_prompts(given)
+    engine, prompts = options.engine_settings(given), read_prompts(given)
     return signals.run(_measure(engine, systems, prompts, folder))
 
 
@@ -132,7 +124,7 @@ def _systems(given: dict[str, Any]) -> list[Settings]:
     """AR, then SD and PEARL with each window."""
     rest = {"schedule": "pearl", "gamma": "auto", "head_start": 0, "stop": ()}
     return combinations(
-        decoding_settings(given | rest),
+        options.decoding_settings(given | rest),
         tuple(SCHEDULES),
         whole_numbers("gamma", given["gammas"], 1),
         whole_numbers("head-start", given["head_starts"], 0),
