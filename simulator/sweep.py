@@ -303,18 +303,15 @@ class Journal:
         with self._path.open("rb") as file:
             return file.readline() == question
 
-    def _lines(self) -> Iterator[bytes]:
-        with self._path.open("rb") as file:
-            file.readline()
-            yield from itertools.takewhile(lambda line: line.endswith(b"\n"), file)
-
     def _chunks(self) -> Iterator[tuple[bytes, list[GridPoint]]]:
         """Line by line, up to one that a disk or a hand has damaged."""
-        for line in self._lines():
-            try:
-                yield line, _ROWS.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                return
+        with self._path.open("rb") as file:
+            file.readline()
+            for line in itertools.takewhile(lambda line: line.endswith(b"\n"), file):
+                try:
+                    yield line, _ROWS.decode(line)
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    return
 
     def append(self, rows: Iterable[GridPoint]) -> None:
         """Remember a chunk.

@@ -168,14 +168,14 @@ def _spread(cost: AnyCost, variation: float) -> AnyCost:
 
 def _time(text: str) -> AnyCost:
     """`constant:30`, `affine:30,0.5`, `roofline:…`; milliseconds on the way in."""
-    kinds: Kinds[AnyCost] = {"constant": _constant, "affine": _affine, "roofline": _roofline}
-    return of_kind("draft-time or target-time", text, kinds)
-
-
-def _constant(ms: float) -> AnyCost:
     from simulator.costs import Constant
 
-    return Constant(ms / 1e3)
+    kinds: Kinds[AnyCost] = {
+        "constant": lambda ms: Constant(ms / 1e3),
+        "affine": _affine,
+        "roofline": _roofline,
+    }
+    return of_kind("draft-time or target-time", text, kinds)
 
 
 def _affine(ms: float, token: float = 0.0, row: float = 0.0, position: float = 0.0) -> AnyCost:

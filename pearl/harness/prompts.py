@@ -79,14 +79,6 @@ def _prompt(where: str, row: Any, field: str | None) -> str:
     if not isinstance(found, str) or not found:
         wanted = " or ".join(names)
         raise PromptError(f"{where}: no text in field {wanted}")
-    if not _encodes(found):
+    if any("\ud800" <= character <= "\udfff" for character in found):
         raise PromptError(f"{where}: half a character, which no text in UTF-8 has")
     return found
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -78,7 +78,9 @@ def command(
     """
     contest = _contest(given)
     sizes = None if in_flight is None else whole_numbers("in-flight", in_flight, 1, MOST)
-    figure = None if figure_file is None else _figure_path(figure_file, sizes)
+    if figure_file is not None and sizes is not None:
+        raise SettingError("figure and in-flight are both given; the figure is of single requests")
+    figure = None if figure_file is None else options.figure_path(figure_file)
     file = None if output is None else options.check_writable(output)
     prompts, engine = read_prompts(given), options.engine_settings(given)
     if sizes is not None:
@@ -154,12 +156,6 @@ def _stand_ins(text: str | None, timed: str | None, acceptance: float | None) ->
         devices=parse_stand_ins(kind, rest),
         acceptance=0.8 if acceptance is None else acceptance,
     )
-
-
-def _figure_path(file: str, sizes: tuple[int, ...] | None) -> pathlib.Path:
-    if sizes is not None:
-        raise SettingError("figure and in-flight are both given; the figure is of single requests")
-    return options.figure_path(file)
 
 
 def _write(file: pathlib.Path | None, answer: dict[str, Any]) -> None:

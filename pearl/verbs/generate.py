@@ -112,7 +112,7 @@ async def _generate(
                     click.echo(piece.text, nl=False)
         result = generation.result
         # Before the engine ends: who pressed Ctrl-C has all of it at once.
-        summary = lambda: click.echo(_after_the_text(result), err=True)  # noqa: E731 - once, below
+        summary = lambda: click.echo(_summary(result), err=True)  # noqa: E731 - once, below
         with terminal.said(_answer(result) if as_json else None, summary):
             if trace_file is not None:
                 write_trace(trace_file, result, settings, fitted.eos)
@@ -130,12 +130,8 @@ def _answer(result: Result) -> dict[str, Any]:
     }
 
 
-def _after_the_text(result: Result) -> str:
-    """The summary, on a line of its own where it comes onto the same screen as the text."""
-    return ("\n" if sys.stdout.isatty() else "") + _summary(result)
-
-
 def _summary(result: Result) -> str:
+    """On a line of its own where it comes onto the same screen as the text."""
     m = result.metrics
     parts = [
         f"{m.schedule} (gamma {m.gamma}, {m.verifier})" if m.gamma else m.schedule,
@@ -149,4 +145,5 @@ def _summary(result: Result) -> str:
         parts.append(f"draft lost {m.draft_losses} times, {m.tokens_without_draft} tokens without")
     if m.target_losses:
         parts.append(f"target lost {m.target_losses} times")
-    return " · ".join([*parts, result.finish_reason or "interrupted"])
+    said = " · ".join([*parts, result.finish_reason or "interrupted"])
+    return f"\n{said}" if sys.stdout.isatty() else said

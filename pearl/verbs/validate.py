@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from actors.engine import Result
     from actors.engine_settings import EngineSettings
     from analysis.traces import Request
-    from decoding.messages import TokenId
     from pearl.harness.turns import Turn
 
 RUNS = [
@@ -142,20 +141,13 @@ async def _measure(
     check_prompts(pair, prompts, next(iter(systems.values())))
 
     def keep(turn: Turn[str], result: Result) -> None:
-        if folder is not None:
-            name = f"{turn.system}-{turn.number}"
-            _keep(folder, name, result, systems[turn.system], pair.eos)
+        if folder is None:
+            return
+        name = f"{turn.system}-{turn.number}".lower().replace(", ", "-").replace(" ", "-")
+        try:
+            write_trace(folder / f"{name}.json.gz", result, systems[turn.system], pair.eos)
+        except StorageError as error:  # the runs go on
+            click.echo(f"pearl: {error}", err=True)
 
     async with warmed(pair, systems.values(), prompts[0]) as engine:
         return await recorded_in_turns(engine, systems, prompts, pair.eos, keep)
-
-
-def _keep(
-    folder: pathlib.Path, name: str, done: Result, settings: Settings, eos: tuple[TokenId, ...]
-) -> None:
-    """The trace of one run; where it cannot be written, that is said, and the runs go on."""
-    file = f"{name.lower().replace(', ', '-').replace(' ', '-')}.json.gz"
-    try:
-        write_trace(folder / file, done, settings, eos)
-    except StorageError as error:
-        click.echo(f"pearl: {error}", err=True)
