@@ -156,8 +156,6 @@ def simulate(
     Raises:
         SettingError: no replication is asked for.
     """
-    if replications < 1:
-        raise SettingError(f"replications is {replications}; it must be 1 or more")
     check_work(scenario, replications)
     jobs = _jobs(scenario, seed, replications)
     runs = []
@@ -171,11 +169,13 @@ def simulate(
 
 
 def check_work(scenario: Scenario, replications: int) -> None:
-    """Refuse replications that would be computed for hours.
+    """Refuse replications that are none, or that would be computed for hours.
 
     Raises:
-        SettingError: their answers have too many tokens.
+        SettingError: there are none, or their answers have too many tokens.
     """
+    if replications < 1:
+        raise SettingError(f"replications is {replications}; it must be 1 or more")
     load = scenario.workload
     check_tokens(load.requests * load.output.expected * replications, "all replications")
 

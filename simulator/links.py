@@ -57,11 +57,6 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
         fine = self.bandwidth == 0 or self.bandwidth >= 1
         refuse_unless(self, "bandwidth", "0, or 1 byte a second and more", fine=fine)
 
-    @property
-    def mean_s(self) -> float:
-        """Seconds of a short message, on average."""
-        return self.latency_s + self.jitter_s
-
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):
     """The links of both devices, and the scheduler between them.

@@ -14,7 +14,7 @@ from decoding.stopping import FinishReason
 from pearl.asking import what_if
 from pearl.asking.loads import LOAD
 from pearl.asking.options import check_writable, figure_path, takes
-from pearl.asking.values import check_number, check_seed
+from pearl.asking.values import check_seed
 from pearl.harness.systems import name_of, title
 from pearl.progress import bar
 from pearl.showing.tables import NONE, table
@@ -49,7 +49,6 @@ def command(
     from simulator.answers import check_work
 
     scenario = what_if.scenario(given)
-    check_number(given["replications"], "replications", "1 or more", lambda n: n >= 1)
     check_work(scenario, given["replications"])
     check_seed(given["seed"])
     trace_path = None if trace_file is None else check_writable(trace_file)

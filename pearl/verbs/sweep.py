@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from simulator.profiles import Profile
     from simulator.sweep import GridPoint, Job, Journal, Sweep
 
-    Rows: TypeAlias = Iterable[GridPoint]
     Solve: TypeAlias = Callable[[Sequence[Job]], Iterator[list[GridPoint]]]
 
 MOST_WORKERS: Final = 1024
