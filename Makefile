@@ -2,6 +2,7 @@
 #
 #   make demo       decode with the embedded pair: plain, speculative, parallel
 #   make test       the tests
+#   make quick      those that take no time: without the slow ones and without Ray
 #   make check      style, types and import contracts
 #   make notebooks  execute them all, and store what they show
 #   make pair       train the embedded pair again (long)
@@ -17,7 +18,7 @@ SOURCES := actors analysis benchmarks decoding docs notebooks pearl simulator te
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format notebooks pair clean
+.PHONY: help setup demo test quick check format notebooks pair clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -27,8 +28,15 @@ setup: $(STAMP)
 demo: $(STAMP)
 	$(VENV)/bin/pearl demo
 
+# Two at a time, a file each: what a file starts, it starts once. In order, so that what is left to
+# the end are many small files and not one long one.
+PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(STAMP)
-	$(RUN) -m pytest
+	$(PYTEST)
+
+quick: $(STAMP)
+	$(PYTEST) -m "not slow and not ray"
 
 check: $(STAMP)
 	$(RUN) -m ruff check $(SOURCES)

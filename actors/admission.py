@@ -1,9 +1,9 @@
 """Which requests may use a device's cache: as many as fit together, in the order they came.
 
 A request is counted with what it needs when it is as long as it may become, though its memory is
-taken only as it is written: so whoever was admitted can always go on to the end. One that does not
-fit now waits for others to end; one that never will is refused, with the figures. At a draft nobody
-waits: there a request that does not fit now is refused as well, and goes on without one.
+taken only as it is written: so an admitted request can always go on to the end. One that does not
+fit now waits for others to end; one that never will is refused, with the figures. At a draft none
+waits: there a request that does not fit now is refused as well, and goes on without a draft.
 
 May import: decoding, actors.runners.interface.
 Must never: take memory.
@@ -18,7 +18,7 @@ from actors.runners.interface import Runner
 from decoding.errors import PlacementError
 
 SHARE: Final = 0.9
-"""Of what there is; the rest is for activations, and for whoever else is on the device."""
+"""Of what there is; the rest is for activations, and for other users of the device."""
 
 
 @final
@@ -41,7 +41,7 @@ class Admission:
         """A request came that may become so long.
 
         Raises:
-            PlacementError: it would not fit if it were alone; where nobody waits, it does not now.
+            PlacementError: it would not fit if it were alone; where none may wait, it does not now.
         """
         needed, most = self._room(length)
         others = 0 if self._waits else sum(self._needs.values())
@@ -64,7 +64,7 @@ class Admission:
         while self.waiting:
             request, length = next(iter(self.waiting.items()))
             needed, most = self._room(length)
-            # Where nobody else is left it may try: memory that others took meanwhile may come back.
+            # Where it is the only one left it may try: memory that others took may come back.
             if self._needs and sum(self._needs.values()) + needed > most:
                 return
             del self.waiting[request]

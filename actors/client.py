@@ -2,11 +2,11 @@
 
 Theory of operation. A scheduler may be stopped, killed, or cut off. The client says every second
 that it is there, and is answered; after some seconds without an answer, or when the connection
-ends, it dials again for a while. A scheduler that was restarted knows nothing: what was asked of it
-is asked again. Where the tokens are a function of the request (greedy and coupled), they come as
-they came before, and those that are there already are left out. Where they are not (rejection), the
-request ends with an error. So does everything when nobody answers for too long, or when it is known
-that nobody will; the next request then tries again.
+ends, it dials again for a while. A scheduler that was restarted knows nothing, so the client
+submits its requests again. Where the tokens are a function of the request (greedy and coupled), the
+same tokens come, and those that are there already are left out. Where they are not (rejection), the
+request ends with an error. So does every request when there is no answer for too long, or it is
+known that there will be none; the next request then tries again.
 
 May import: the standard library, decoding, actors.wire.
 Must never: know where the scheduler and the devices run, or what a token means.
@@ -71,7 +71,7 @@ class _Nobody:
     alive = True
 
     def revive(self) -> None:
-        """Nobody can."""
+        """It cannot be revived."""
 
 
 @final
@@ -124,7 +124,7 @@ class Ticket:
         """
         packet = await self._arrived.get()
         if not isinstance(packet, Tokens):
-            self._arrived.put_nowait(packet)  # for whoever asks again, or at the same time
+            self._arrived.put_nowait(packet)  # for the next caller, or another one that waits too
         if isinstance(packet, Failed):
             raise PeerError(packet.message)
         return packet
@@ -135,7 +135,7 @@ class Ticket:
         self._client.send(Abort(request=self.submit.request))
 
     def abandon(self) -> None:
-        """Nobody will read what comes: a request that still runs is ended."""
+        """The pieces are not read any more: a request that still runs is ended."""
         self._client.abandon(self)
 
 
@@ -158,7 +158,7 @@ class Client:
         self._known = False
         """Whether a scheduler has ever let us in."""
         self._over = False
-        """Whether there is nobody to dial any more: closed, or never let in."""
+        """Whether dialling is over: closed, or never let in."""
         self._loop = asyncio.get_running_loop()
         self._living = self._loop.create_task(self._live(line))
 
@@ -185,12 +185,12 @@ class Client:
         submit = Submit(
             request=number, prompt=prompt, eos=eos, settings=settings, trace=trace, reach=reach
         )
-        _check(submit)  # what no wire carries is nobody's request
+        _check(submit)  # what no wire carries is refused here
         self.send(submit)
         ticket = self._tickets[number] = Ticket(self, submit)
         if self._over:
             self._fail_all(GONE)
-        elif self._living.done():  # nobody answered in time; perhaps somebody does now
+        elif self._living.done():  # no answer in time; perhaps there is one now
             self._living = asyncio.create_task(self._live(None))
         return ticket
 
@@ -290,7 +290,7 @@ class Client:
             ticket.put(packet)
 
     def _fail_all(self, message: str) -> None:
-        """Nobody waits for a scheduler that is gone."""
+        """Stop waiting for a scheduler that is gone."""
         for number in list(self._tickets):
             self._tickets.pop(number).put(Failed(request=number, message=message))
 
@@ -333,7 +333,7 @@ class _Line:
         self._writer.close()
 
     async def beat(self) -> None:
-        """Say that we are here, and hang up when nobody answers.
+        """Say that we are here, and hang up when there is no answer.
 
         Silence is counted in beats and not in seconds: while this program does something else, it
         does not listen either.

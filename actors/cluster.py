@@ -2,7 +2,7 @@
 
 Nothing of a round goes through Ray: a device's actor starts one thread that dials the scheduler
 and works (`actors.device`), and the client dials the scheduler too. When Ray restarts a device
-that died, its constructor dials again, and the scheduler tells it all it must know. The three
+that died, its constructor dials again, and the scheduler sends it all that it needs. The three
 classes here are plain objects with an address and nothing else; an `if` about decoding in this
 file belongs elsewhere.
 
@@ -67,7 +67,7 @@ class SchedulerActor:
         self._scheduler = Scheduler(
             devices, load_text=load_text, restarts=True, patience=patience, restart=end_process
         )
-        # Whoever knew the one that died dials again, and nobody has to tell this one anything.
+        # The peers of the one that died dial again, and this one learns from them.
         host = address.host or ray.util.get_node_ip_address()
         opening = self._scheduler.open(host, port=address.port, secret=address.secret)
         self._opening = asyncio.get_running_loop().create_task(opening)
@@ -221,7 +221,7 @@ class RayDeployment:
                 try:
                     self.address = await self._scheduler.address.remote()
                     break
-                except RayTaskError:  # somebody listens on that port
+                except RayTaskError:  # another process listens on that port
                     if trial == PORT_TRIALS - 1:
                         raise
             await asyncio.to_thread(self._start_devices, specs)
@@ -282,7 +282,7 @@ async def _join(address: str | None) -> Membership:
 
 
 async def _to_the_end(work: Awaitable[Done]) -> Done:
-    """Wait for what must not be left half-way; being cancelled meanwhile is told afterwards."""
+    """Wait for what must not be left half-way; being cancelled meanwhile is raised afterwards."""
     task = asyncio.ensure_future(work)
     cancelled = False
     while not task.done():
@@ -290,7 +290,7 @@ async def _to_the_end(work: Awaitable[Done]) -> Done:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             cancelled = True
-        except Exception:  # noqa: BLE001, S110 - told below
+        except Exception:  # noqa: BLE001, S110 - raised below
             pass
     if cancelled:
         task.exception()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CHECK_EVERY_S: Final = 0.1
 OVERSLEPT_S: Final = 0.5  # a watchdog that is so late has not watched
 SILENCE_S: Final = BEAT_S * MISSED_BEATS
-WITHOUT_END: Final = 10  # times a deadline: nobody waits for longer, whoever else is served
+WITHOUT_END: Final = 10  # times a deadline: no wait is longer, whatever is served meanwhile
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Deadlines:
     Args:
         dispatch: whose requests and devices they are.
         peers: the connections.
-        restart: ends and restarts a device that gives no sign of life, where somebody can.
+        restart: ends and restarts a silent device; None where that cannot be done.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Deadlines:
             last = now
             try:
                 self.check(now)
-            except Exception:  # without it nobody would have a deadline any more
+            except Exception:  # without it no deadline would be kept any more
                 log.exception("the watchdog failed, and goes on")
 
     def check(self, now: float) -> None:
@@ -111,7 +111,7 @@ class Deadlines:
                 self._check_suspect(device, now)
 
     def _overslept(self, seconds: float) -> None:
-        """Nobody was heard meanwhile because nobody listened."""
+        """No peer was heard meanwhile because this process did not listen."""
         for peer in self._peers:
             peer.heard += seconds
         for running in self._dispatch.running.values():
@@ -148,7 +148,7 @@ class Deadlines:
                 dispatch.fail(running, f"no verdict within {patience:g} s")
 
     def _check_suspect(self, device: Device, now: float) -> None:
-        """Nobody waits for a suspect that has no job for the device."""
+        """Do not wait for a suspect that has no job for the device."""
         station = self._dispatch.stations[device]
         if station.suspects and now - station.suspect_since > SILENCE_S:
             running = self._dispatch.running[station.suspects[0]]

@@ -1,9 +1,10 @@
 """A device: one model, its host, and one connection to the scheduler.
 
 The loop is the whole of it: read what came, take a turn, send what is done. It reads between two
-turns even while it is busy, so a revocation stops a window after the token being written. A thread
-beside it says every second that the process lives. The scheduler's leave is the normal end; a
-connection that ends without it is dialled again, with the model as it is and no request known.
+turns even while it is busy, so a cancellation stops a window after the token being written. A
+thread beside it says every second that the process lives. The scheduler's `Leave` is the normal
+end; a connection that ends without it is dialled again, with the model as it is and no request
+known.
 
 May import: the standard library, decoding, actors.hosts, actors.isolation, actors.threads,
 actors.wire; the runners (and with them torch) only when a device starts.
@@ -45,7 +46,7 @@ KEEPALIVE: Final = {
     "TCP_KEEPINTVL": 5,
     "TCP_KEEPCNT": 3,
 }  # seconds, seconds, times
-UNHEARD_MS: Final = 20_000  # what was sent and nobody confirms: the network is gone
+UNHEARD_MS: Final = 20_000  # what was sent is not confirmed for so long: the network is gone
 HOSTS: Final = {Role.DRAFT: draft_host, Role.TARGET: target_host}
 LOADING: Final = threading.Lock()  # transformers cannot load two models at a time
 
@@ -98,7 +99,7 @@ class SchedulerLink:
         """Look for so long: the next job mostly comes before a sleeping thread would be woken."""
         until = time.monotonic() + spin_s
         while not (come := self._poll.poll(0)) and time.monotonic() < until:
-            os.sched_yield()  # whoever shares this core, the scheduler perhaps, goes first
+            os.sched_yield()  # another process on this core, the scheduler perhaps, goes first
         return bool(come)
 
     def send(self, packets: Sequence[FromDevice]) -> None:
@@ -135,7 +136,7 @@ class SchedulerLink:
 
 
 def serve(host: Host, link: SchedulerLink) -> bool:
-    """Work for the scheduler; True when it has said that nobody will want this device again."""
+    """Work for the scheduler; True when it has said that this device is not needed any more."""
     while link.open:
         for packet in link.receive(wait=not host.busy):
             if isinstance(packet, Leave):
@@ -149,7 +150,7 @@ def serve(host: Host, link: SchedulerLink) -> bool:
 def run_device(
     spec: DeviceSpec, address: Address, wanted: Callable[[], bool] = lambda: True
 ) -> None:
-    """Load the model, say hello, serve; what goes wrong is told to the scheduler, then raised.
+    """Load the model, say hello, serve; what goes wrong is sent to the scheduler, then raised.
 
     Args:
         spec: what to load, and where.

@@ -1,12 +1,12 @@
-"""Requests on their devices: who has which device, what is sent where, what a loss means.
+"""Requests on their devices: which requests have which device, and what is sent where.
 
     an event comes  ->  the conversation of its request takes it
                     ->  committed tokens go to the client, new orders to the devices
 
 A device that is lost is taken away from the requests that have it, and given back when it can work
-again; every job can be sent to a freshly restarted device. Who may have a device that has died, and
-in which order, is said at the top of `actors.stations`. What goes wrong with one request ends that
-request.
+again; every job can be sent to a freshly restarted device. Which requests may have a device that
+has died, and in which order, is said at the top of `actors.stations`. What goes wrong with one
+request ends that request.
 
 May import: the standard library, decoding, actors.peers, actors.running, actors.stations,
 actors.wire.
@@ -45,7 +45,7 @@ class Dispatch:
 
     Args:
         devices: there can be jobs for these.
-        restarts: whether somebody restarts a device that died.
+        restarts: whether a device that died is restarted.
         changed: called when a device can work, or cannot start.
     """
 
@@ -117,7 +117,8 @@ class Dispatch:
         if running is None:
             return
         station = self.stations[device]
-        if (asked := running.answered(device, event.job)) is not None:
+        wanted = running.conversation.schedule.awaits(event)
+        if wanted and (asked := running.answered(device)) is not None:
             station.observe(asked, event.ended - event.began, time.monotonic())
         running.blame.pop(device, None)
         if station.suspects:
@@ -148,7 +149,7 @@ class Dispatch:
             self.fail(running, message)
 
     def forget(self, running: Running) -> None:
-        """Nobody wants a request any more."""
+        """A request is not wanted any more."""
         del self.running[running.number]
         for device in running.devices:
             station = self.stations[device]
@@ -159,7 +160,7 @@ class Dispatch:
     def _deliver(self, running: Running, event: Event) -> None:
         """An event goes in, tokens and orders come out; what fails is the request."""
         conversation, request = running.conversation, running.submit.request
-        # A suspect does nothing by itself, or nobody would know whose doing it was.
+        # A suspect begins no job by itself, or a loss could not be blamed on one request.
         conversation.foretells = not self.stations[TARGET].suspects
         try:
             tokens = conversation.hear(event, time.monotonic())
@@ -184,7 +185,7 @@ class Dispatch:
     def dialled_in(self, device: Device, peer: Peer, *, again: bool) -> None:
         """A device is there, for the first time or after a restart; it remembers nothing.
 
-        It is told of the requests under way, and sent jobs as soon as it says that it can work.
+        It gets the requests under way, and jobs as soon as it says that it can work.
 
         Args:
             again: its connection was cut, and it lives: no request has killed it.
@@ -248,7 +249,7 @@ class Dispatch:
             self._admit(device)
 
     def _accuse(self, device: Device) -> None:
-        """A device died: whoever had it alone is to blame, else all who had it are suspects."""
+        """A device died: a request that had it alone is to blame, else all are suspects."""
         station = self.stations[device]
         asked = [self.running[number] for number in station.asked if number in self.running]
         station.asked.clear()
@@ -299,7 +300,7 @@ class Dispatch:
                 self._deliver(running, DeviceBack(device=device))
 
     def _give(self, running: Running, device: Device) -> None:
-        """From now on the device is sent its jobs, of which it is told first."""
+        """Open the request on the device, and send its jobs there from now on."""
         running.has.add(device)
         peer = self.stations[device].peer
         if peer is not None and running.opened.get(device) is not peer:

@@ -62,7 +62,10 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A request that has ended; `finish_reason` is None when it was interrupted."""
+    """A request that has ended; `finish_reason` is None when it was interrupted.
+
+    `reach` is the most tokens after the prompt that the draft can hold; None: as many as asked.
+    """
 
     text: str
     token_ids: tuple[TokenId, ...]
@@ -70,6 +73,7 @@ class Result:
     prompt_tokens: int
     metrics: Metrics
     trace: tuple[Record, ...] = ()
+    reach: int | None = None
 
 
 @final
@@ -77,14 +81,19 @@ class Generation:
     """A request under way: iterate for the pieces, then ask for the `result`."""
 
     def __init__(
-        self, ticket: Ticket, prompt_tokens: int, detokenizer: Detokenizer, stop: tuple[str, ...]
+        self,
+        ticket: Ticket,
+        prompt_tokens: int,
+        reach: int | None,
+        detokenizer: Detokenizer,
+        stop: tuple[str, ...],
     ) -> None:
         self._ticket = ticket
-        self._prompt_tokens = prompt_tokens
+        self._prompt_tokens, self._reach = prompt_tokens, reach
         self._stream = TextStream(detokenizer, stop)
         self._tokens: list[TokenId] = []
         self._finished: Finished | None = None
-        # One that nobody holds any more is read by nobody.
+        # One without a reference is not read any more.
         weakref.finalize(self, ticket.abandon).atexit = False
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
@@ -102,7 +111,7 @@ class Generation:
                 else:
                     self._finished = packet
         finally:
-            if self._finished is None:  # whoever listened has left
+            if self._finished is None:  # the reader has left
                 self.abort()
         if rest := self._stream.finish():
             yield Piece(token_ids=(), text=rest)
@@ -134,6 +143,7 @@ class Generation:
             prompt_tokens=self._prompt_tokens,
             metrics=self._finished.metrics,
             trace=self._finished.trace,
+            reach=self._reach,
         )
 
 
@@ -160,7 +170,7 @@ class Engine:
 
     @classmethod
     async def start_pair(cls, pair: ModelPair) -> Engine:
-        """Start the devices of models that were checked, perhaps with a first prompt.
+        """Start the devices of models that were checked.
 
         Raises:
             PlacementError: the machine or the cluster lacks what is needed.
@@ -187,7 +197,7 @@ class Engine:
             ProtocolError: the engine is closed.
             PromptError: the prompt is neither, is empty or too long, or a token is none.
             SettingError: the settings do not fit the pair.
-            PeerError: the scheduler is gone; told when the generation is awaited.
+            PeerError: the scheduler is gone; raised when the generation is awaited.
         """
         self._check_open()
         settings = settings or Settings()
@@ -195,7 +205,7 @@ class Engine:
         held = self._pair.draft_positions
         reach = None if held is None else held - len(tokens)
         ticket = self._client.submit(tokens, settings, eos=self._pair.eos, trace=trace, reach=reach)
-        return Generation(ticket, len(tokens), self._pair.detokenizer, settings.stop)
+        return Generation(ticket, len(tokens), reach, self._pair.detokenizer, settings.stop)
 
     async def statistics(self) -> SchedulerStatistics:
         """How it is: requests, devices and their processes, losses.

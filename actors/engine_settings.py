@@ -73,7 +73,7 @@ class EngineSettings:
         plain = os.fspath(value) if isinstance(value, os.PathLike) else value
         fine = plain is None or (isinstance(plain, str) and "\0" not in plain)
         refuse_unless(self, name, "a name, or left out", fine=fine)
-        # An empty address is told by whoever looks for it.
+        # An empty address is refused where it is looked up.
         given = plain != "" or name == "ray_address"
         refuse_unless(self, name, "a name, not empty, or left out", fine=given)
         object.__setattr__(self, name, plain)

@@ -9,7 +9,7 @@ The kernel closes a pipe whatever ends a process, so a cluster never outlives it
 one that is killed. The guardian has a session of its own: Ctrl-C in a terminal reaches neither it
 nor the cluster, and the owner decides. Every process of the cluster carries the folder's name in
 its environment, and is found by it. The guardian holds a lock on the folder; a folder whose lock
-is free belongs to nobody, and the next guardian removes it, with what still runs of its cluster.
+is free has no owner, and the next guardian removes it, with what still runs of its cluster.
 
 May import: the standard library, psutil; both halves of this file do without Ray.
 """
@@ -133,7 +133,7 @@ def without_ray(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def admission(folder: str) -> dict[str, str]:
-    """The token is told as the name of a file: what a process is told can be looked up."""
+    """The token is passed as the name of a file: arguments and environment can be looked up."""
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{folder}/{TOKEN}"}
 
 
@@ -169,7 +169,7 @@ def _adopt_orphans() -> None:
 
 
 def _say(answer: dict[str, str]) -> None:
-    with contextlib.suppress(OSError):  # nobody listens any more
+    with contextlib.suppress(OSError):  # the owner is gone
         os.write(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")
 
 
@@ -258,7 +258,7 @@ def _is_ours(folder: pathlib.Path) -> bool:
 
 
 def _is_deserted(folder: pathlib.Path) -> bool:
-    """Whether its lock is free; a folder without token and lock is somebody else's."""
+    """Whether its lock is free; a folder without token and lock is not ours."""
     if not (folder / LOCK).exists():
         return False
     with (folder / LOCK).open("r") as lock:

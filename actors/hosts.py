@@ -4,8 +4,8 @@ A host takes packets (`take`) and works in turns (`turn`): the draft writes one 
 proposing request in one forward, the target judges every waiting window in one ragged forward.
 So requests that come and go share each pass: continuous batching falls out.
 
-Which job of a request counts is in `decoding.desks`; what each request has been told, and how much
-of it a turn reads, in `actors.transcripts`; that one request's failure is nobody else's, in
+Which job of a request counts is decided in `decoding.desks`; the text of each request, and how much
+of it a turn reads, in `actors.transcripts`; that one request's failure harms no other, in
 `actors.isolation`.
 
 May import: decoding, actors.isolation, actors.transcripts, actors.wire, actors.runners.interface.
@@ -100,7 +100,7 @@ class Host:
         return self._give_back(said)
 
     def forget(self) -> None:
-        """Forget every request: the scheduler will tell of those that are under way."""
+        """Forget every request: the scheduler will open those that are under way again."""
         self._work.forget()
         self._transcripts.close_all()
 
@@ -203,7 +203,7 @@ class Drafting:
         self._desk.forget()
 
     def _so_far(self, request: int, ended: Writing | None) -> list[JobDone]:
-        """What there is of a window, so that work in vain is counted too."""
+        """What there is of a window, so that wasted work is counted too."""
         if ended is None or not ended.written:
             return []
         return [JobDone(request=request, event=ended.answer(self._turn_ended))]

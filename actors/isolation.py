@@ -1,14 +1,13 @@
 """One request is one request: whatever goes wrong in a pass fails the one that caused it.
 
-Many requests share a pass, so an error in it does not say whose it is. Then each of them is worked
-on apart: those that fail alone are the guilty ones, and their requests end with the reason. What a
-row held when a pass over it failed is read again; until then, which may take some turns, its
-request stays apart.
+Many requests share a pass, so an error in it does not say which one caused it. Then each of them is
+worked on alone: those that fail alone end with the reason. What a row held when a pass over it
+failed is read again; until then, which may take some turns, its request stays apart.
 
 Some errors take the device with them (a kernel that ran outside its memory ends a GPU's context).
 So after a failure the model must still read one token; a device that cannot is raised as dead, to
-be started again, and the scheduler finds the guilty request by running those that were under way
-one by one (`actors.stations`).
+be started again, and the scheduler finds the request that killed it by running those that were
+under way one by one (`actors.stations`).
 
 May import: decoding, actors.wire, actors.runners.interface, actors.transcripts.
 Must never: know what the work is.

@@ -95,7 +95,7 @@ class LocalDeployment:
         while self._wanted() and not self._scheduler.has_given_up(device):
             try:
                 run_device(self._specs[device], self.address, self._wanted)
-            except BaseException as error:  # noqa: BLE001 - the scheduler has been told
+            except BaseException as error:  # noqa: BLE001 - the scheduler knows it
                 log.info("the %s failed, and is started again: %s", device, error)
                 self._closed.wait(PAUSE_S)
             else:

@@ -2,8 +2,8 @@
 
 A cluster that is already running is used where its address is given; otherwise a private one is
 started, which a guardian ends with this process (`actors.guardian`). A private cluster is private:
-it listens on loopback, asks for a token that only this user can read, and is as it is here said,
-whatever the environment tells Ray.
+it listens on loopback, asks for a token that only this user can read, and is configured here alone,
+whatever Ray's environment variables say.
 
     join -> connect   a first engine: start a private cluster, or dial one that runs
     join -> share     a further engine of this process
@@ -65,7 +65,7 @@ class GivenUp:
 
     @contextlib.contextmanager
     def ending(self, end: Callable[[], None]) -> Iterator[None]:
-        """Call `end` when somebody gives up in here, or has before."""
+        """Call `end` when this is given up in here, or was before."""
         with self._lock:
             self._end = end
             if self._said:
@@ -109,7 +109,7 @@ class Connection:
 
     @property
     def private(self) -> bool:
-        """Whether nobody else uses the cluster."""
+        """Whether no other program uses the cluster."""
         return self._guardian is not None
 
     def end(self) -> None:
@@ -270,7 +270,7 @@ def _knock(address: str) -> None:
     The head speaks HTTP/2, in which both sides greet each other at once.
 
     Raises:
-        OSError: nobody listens there, or somebody else does.
+        OSError: no cluster listens there, or another program does.
     """
     host, colon, port = address.rpartition(":")
     if not (colon and port.isdecimal()) or "://" in address:
@@ -320,7 +320,7 @@ def start_head(folder: str, cores: int) -> None:
     try:
         head = node.Node(asked, head=True, shutdown_at_exit=False, spawn_reaper=False)
         said = {"address": head.address}
-    except Exception as error:  # noqa: BLE001 - whatever it is, the owner is told
+    except Exception as error:  # noqa: BLE001 - whatever it is, the owner gets it
         said = {"error": first_line(error)}
     os.write(answer, json.dumps(said).encode() + b"\n")
     os._exit(0)  # nothing that was started is ended at exit

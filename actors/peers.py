@@ -1,7 +1,7 @@
 """The scheduler's ends of its connections: who is there, and what they may cost.
 
-A stranger has `HANDSHAKE_S` to say hello, and there can be `MOST_STRANGERS` at once. Whoever does
-not read what is sent is cut off before it fills the memory.
+A stranger (a connection without a hello yet) has `HANDSHAKE_S` for it, and there can be
+`MOST_STRANGERS` at once. A peer that does not read is cut off before it fills the memory.
 
 May import: the standard library, decoding.errors, actors.wire.
 Must never: decide anything about requests.
@@ -37,7 +37,7 @@ MOST_UNREAD: Final = 64 << 20
 
 
 class Listener(Protocol):
-    """Who is told of what happens on a connection."""
+    """What is called when something happens on a connection."""
 
     def dialled(self, peer: Peer) -> None:
         """It began."""
@@ -68,12 +68,12 @@ class Peer(asyncio.Protocol):
         """Of a device: whether its model was loaded. Until then it may have no time to say much."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Somebody dialled in."""
+        """A peer dialled in."""
         self._transport = cast("asyncio.Transport", transport)
         self._listener.dialled(self)
 
     def data_received(self, data: bytes) -> None:
-        """Something came; whoever does not speak the protocol is cut off."""
+        """Something came; a peer that does not speak the protocol is cut off."""
         self.heard = time.monotonic()
         try:
             for packet in self._unframer.feed(data):

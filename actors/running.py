@@ -52,7 +52,7 @@ class Running:
         self.unread: dict[Device, int] = {}  # of prompt and text, what a device has yet to read
         self.waiting: dict[Device, Asked] = {}  # jobs that are unanswered
         self.has: set[Device] = set()  # devices that are sent its jobs
-        self.opened: dict[Device, Peer] = {}  # connections on which a device was told of it
+        self.opened: dict[Device, Peer] = {}  # connections on which it was opened
         self.blame: dict[Device, int] = {}  # times one died of it, since its last answer
         wants_draft = submit.settings.widest > 0 and (submit.reach is None or submit.reach > 0)
         self.devices: tuple[Device, ...] = (TARGET, DRAFT) if wants_draft else (TARGET,)
@@ -79,9 +79,9 @@ class Running:
     def note(self, device: Device, order: Order, now: float) -> None:
         """An order leaves for a device: what it has to do is owed from now on."""
         match order.command:
-            case Propose(job=job, count=tokens):
+            case Propose(count=tokens):
                 pass
-            case Judge(job=job, pending=pending):
+            case Judge(pending=pending):
                 tokens = len(pending) + 1
             case Cancel():
                 self.waiting.pop(device, None)
@@ -89,19 +89,15 @@ class Running:
             case _:
                 return
         unread = self.unread[device] = self.unread[device] + len(order.fresh)
-        self.waiting[device] = Asked(now, unread + tokens, job)
+        self.waiting[device] = Asked(now, unread + tokens)
 
-    def answered(self, device: Device, job: int) -> Asked | None:
-        """A job was done; what it was, unless nobody waits for it any more."""
-        asked = self.waiting.get(device)
-        if asked is None or asked.job != job:
-            return None
+    def answered(self, device: Device) -> Asked | None:
+        """Its job was done; what it was, unless it is not waited for any more."""
         self.unread[device] = 0
-        del self.waiting[device]
-        return asked
+        return self.waiting.pop(device, None)
 
     def finished(self) -> Finished:
-        """What the client is told at the end."""
+        """What the client gets at the end."""
         return Finished(
             request=self.submit.request,
             reason=self.conversation.schedule.finish_reason,

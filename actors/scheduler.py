@@ -1,11 +1,10 @@
 """The scheduler: drives any number of requests over one draft and one target.
 
-It is the asyncio half of "one protocol, two clocks". This is its door: who is there, and what may
-be said. What is said goes to `actors.dispatch`, which drives the requests.
+It is the asyncio half of "one protocol, two clocks". This is its door: which peers are connected,
+and what each of them may send. Packets go on to `actors.dispatch`, which drives the requests.
 
 Devices and clients dial in (`actors.peers`). A connection that ends is a device that is lost; a
-device that dials in again is told everything it needs. Every wait has a deadline
-(`actors.deadlines`).
+device that dials in again gets everything it needs. Every wait has a deadline (`actors.deadlines`).
 
 May import: the standard library, decoding, actors.deadlines, actors.dispatch, actors.peers,
 actors.wire.
@@ -80,9 +79,9 @@ class Scheduler:
     Args:
         devices: the devices that will dial in; without a draft only `ar` can be asked for.
         load_text: gives the detokenizer, which is needed for stop strings only.
-        restarts: whether somebody restarts a device that died.
+        restarts: whether a device that died is restarted.
         patience: deadlines.
-        restart: ends and restarts a device that gives no sign of life, where somebody can.
+        restart: ends and restarts a silent device; None where that cannot be done.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class Scheduler:
             raise PeerError(message) from None
 
     async def close(self) -> None:
-        """Hang up on everybody, for good."""
+        """Hang up on all peers, for good."""
         if self._watchdog is not None:
             self._watchdog.cancel()
         if self._server is not None:
@@ -157,7 +156,7 @@ class Scheduler:
             peer.close()
 
     def has_given_up(self, device: Device) -> bool:
-        """Whether nobody waits for this device any more: it has failed to start again and again."""
+        """Whether this device has failed to start so often that it is not waited for any more."""
         return self._dispatch.stations[device].dead
 
     def statistics(self) -> SchedulerStatistics:
@@ -241,14 +240,13 @@ class Scheduler:
         if not isinstance(packet, Hello) or not self._admits(packet.secret):
             message = "a peer did not say hello with the right secret"
             raise PeerError(message)
-        peer.welcome(packet)
-        peer.send([Beat()])  # so that it knows that it was let in
-        if packet.device is None:
-            return
-        if packet.device not in self._dispatch.stations:
+        if packet.device is not None and packet.device not in self._dispatch.stations:
             message = f"a {packet.device} dialled in, and none is wanted"
             raise PeerError(message)
-        self._dispatch.dialled_in(packet.device, peer, again=packet.again)
+        peer.welcome(packet)
+        peer.send([Beat()])  # so that it knows that it was let in
+        if packet.device is not None:
+            self._dispatch.dialled_in(packet.device, peer, again=packet.again)
 
     def _admits(self, secret: str) -> bool:
         return hmac.compare_digest(secret.encode(), self._secret.encode())

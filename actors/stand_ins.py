@@ -41,7 +41,7 @@ class StandIn(Protocol):
     """The work of a device without a trained model; what it computes does not count."""
 
     takes: ClassVar[str]
-    """What the command line is told of it for both devices, such as `two numbers of ms`."""
+    """What the command line takes for both devices, such as `two numbers of ms`."""
 
     @classmethod
     def parse(cls, text: str) -> Self:

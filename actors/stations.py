@@ -5,12 +5,12 @@ Theory of operation.
   patience   A job may take `STALLED` times what was measured of jobs of its size: a long prompt is
              no stalled device. What was measured is a median, so that one stall does not make the
              next one wait longer. A process that is stopped, or behind a network that is gone, is
-             known sooner, by its silence (`actors.peers`).
-  blame      Who kills a device? The requests whose jobs were unanswered when it died are suspects.
-             When it is back, they have it one by one, until each has had an answer; all others wait
-             meanwhile, those that have had theirs too. A request that had the device alone when it
-             died is to blame, and whoever is to blame `MOST_LOSSES` times, without an answer
-             between, has it no more.
+             noticed sooner, by its silence (`actors.peers`).
+  blame      Which request killed a device? Those whose jobs were unanswered when it died are
+             suspects. When it is back, they have it one by one, until each has had an answer; all
+             other requests wait meanwhile. A request that had the device alone when it died is to
+             blame, and one that is to blame `MOST_LOSSES` times, without an answer between, does
+             not get it any more.
 
 May import: the standard library, actors.peers.
 Must never: send anything.
@@ -32,7 +32,7 @@ UNMEASURED_S: Final = 0.05
 SAMPLES: Final = 15
 MOST_LOSSES: Final = 3
 MOST_STARTS: Final = 3
-"""Failed starts, one after the other, before nobody waits for a device any more."""
+"""Failed starts in a row, after which a device is not waited for any more."""
 
 
 class Asked(NamedTuple):
@@ -41,8 +41,6 @@ class Asked(NamedTuple):
     since: float
     tokens: int
     """To be read or written for it."""
-    job: int = 0
-    """Its number."""
 
 
 @final
@@ -72,7 +70,7 @@ class Station:
 
     @property
     def dead(self) -> bool:
-        """Whether it has failed to start so often that waiting is in vain."""
+        """Whether it has failed to start so often that it is not waited for."""
         return not self.usable and self.failed_starts >= MOST_STARTS
 
     @property

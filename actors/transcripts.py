@@ -1,4 +1,4 @@
-"""What a device knows of its requests: their texts, and what its cache holds of each.
+"""The texts of a device's requests, and what its cache holds of each.
 
 A job says what it stands on. A transcript keeps the tokens that its cache row really holds, and
 reads only what differs: rolling back, catching up after a restart and answering the same job twice
@@ -181,7 +181,7 @@ class Transcripts:
 
 
 def _first(feed: Feed, tokens: int) -> Feed:
-    """The first tokens of a feed; before its end nobody asks for logits."""
+    """The first tokens of a feed; logits are wanted only of its end."""
     if tokens == len(feed.tokens):
         return feed
     return dataclasses.replace(feed, tokens=feed.tokens[:tokens], logits=0)

@@ -82,7 +82,7 @@ class Close(Packet, frozen=True):
 
 
 class Probe(Packet, frozen=True):
-    """Device: you were given up; say when you have caught up with all that was sent before this."""
+    """Device: you were given up; answer when you have caught up with all that was sent before."""
 
 
 class Leave(Packet, frozen=True):
@@ -176,10 +176,10 @@ FromClient: TypeAlias = Hello | Submit | Abort | Beat
 AnyPacket: TypeAlias = ToDevice | FromDevice | ToClient | FromClient
 
 BEAT_S: Final = 1.0
-MISSED_BEATS: Final = 5  # one after the other: whoever is silent for so long is not there
+MISSED_BEATS: Final = 5  # in a row: a peer that is silent for so long is gone
 LENGTH: Final = struct.Struct("<I")
 LARGEST_FRAME: Final = 1 << 30
-LARGEST_HELLO: Final = 1 << 10  # nobody makes us wait for more before we know them
+LARGEST_HELLO: Final = 1 << 10  # a peer that is not known yet cannot make us wait for more
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(AnyPacket)
 
@@ -194,7 +194,7 @@ class Unframer:
     """Cuts a stream into packets again, however it was chopped on its way.
 
     Args:
-        largest: bytes of a packet; whoever announces more does not speak this protocol.
+        largest: bytes of a packet; a peer that announces more does not speak this protocol.
     """
 
     def __init__(self, largest: int = LARGEST_FRAME) -> None:

@@ -8,7 +8,7 @@ prompts and easy ones weigh alike; of the prompts the median is reported, with a
 needs no assumption but that they were drawn independently. The ratio of totals stands beside it: it
 is what a whole batch of work would gain, and long and slow prompts count for more in it.
 
-Times are those of whoever asked: from asking to the last token, streamed.
+Times are those of the caller: from asking to the last token, streamed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class BenchmarkRun(msgspec.Struct, frozen=True, kw_only=True):
         tokens: what was written.
         arrivals: seconds since it was asked for, and how many tokens came then.
         metrics: what the scheduler measured; None where others decode.
-        memory_bytes: the most that its processes held meanwhile; None where nobody can tell.
+        memory_bytes: the most that its processes held meanwhile; None where it cannot be read.
         joules: what the machine took meanwhile; None as above.
     """
 
@@ -93,7 +93,7 @@ class Allowed(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         tokens_per_s: of the closed form, the median over prompts: texts without end, messages that
-            take no time, luck that does not come in bursts. None where nothing was compared.
+            take no time, agreement that does not come in bursts. None where nothing was compared.
         speed_over_ar: that over what the closed form allows AR; None without AR.
         efficiency: seconds that the jobs of these very rounds must take, over seconds taken
             (`analysis.traces.overlap_efficiency`).

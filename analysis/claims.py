@@ -141,8 +141,8 @@ def _tokens_in_bursts(found: Comparison, group: Group, assumed: Assumptions) -> 
         relation=Relation.EQUAL,
         stated=tokens / passes,
         measured=found.measured.tokens_per_target_pass,
-        needs="luck that is a chain of two states",
-        why="luck has a longer memory than one token",
+        needs="acceptance that is a chain of two states",
+        why="agreement depends on more than the token before",
     )
 
 

@@ -117,7 +117,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         speedup_over_ar: measured on the same prompts, where AR was run on them.
         simulated_over_ar: the same in the simulation.
         gap: parts of the logarithm of measured over theoretical speed; they sum to it. A part
-            that could not be told from the next one is counted there. Empty where requests ran
+            that could not be separated from the next one is counted there. Empty where requests ran
             at the same time.
     """
 

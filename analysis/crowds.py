@@ -1,10 +1,10 @@
 """Several requests at once: what a whole batch gains, and what its pass times allow it.
 
-A *crowd* is so many users that each ask for the next text when the last has ended, and its speed
-what was written while all of them had one. Theory has the same closed forms for a crowd as for one
-request, with passes and steps of as many rows. Requests that take turns with the draft leave the
-target to others meanwhile: so a crowd may also go in groups, and the best number of groups is what
-the pass times allow.
+A *crowd* is so many users at once: each asks for the next text when the last has ended. Its speed
+counts the time in which every user had a request under way. Theory has the same closed forms as for
+one request, with passes and steps of as many rows. Requests that take turns with the draft leave
+the target to others meanwhile: so a crowd may also go in groups, and what the pass times allow is
+that of the best number of groups.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PassTime: TypeAlias = Callable[[int, int], float]
 class BatchTimes(msgspec.Struct, frozen=True, kw_only=True):
     """How long passes take, as measured: of the draft, whose steps read one token, and the target.
 
-    Outside what was measured they go on straight.
+    Outside what was measured they continue as straight lines.
     """
 
     draft: PassTime

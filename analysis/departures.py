@@ -1,10 +1,10 @@
 """What theory says where its assumptions do not hold: unequal chances, bursts, prompts, ends.
 
     tokens_by_position    the chance to be kept depends on the place in the window
-    tokens_in_bursts      what agrees is followed by what agrees
+    tokens_in_bursts      agreement follows agreement
     mixed_prompts         prompts have rates of their own
     passes_of             texts end; exact, by dynamic programming
-    variance              even independent luck gives no two texts the same speed
+    variance              even where acceptance is independent, texts differ in speed
 
 Each is of an assumed schedule with its windows. Where chances are given apart, by position or by
 prompt, the assumed acceptance does not count; times count for none of them. Notation as in
@@ -68,12 +68,12 @@ def _kept_to(rates: Sequence[float], places: int) -> Array:
 
 
 def tokens_in_bursts(assumed: Assumptions, correlation: ArrayLike) -> Numbers:
-    """Tokens of a pass where luck is a two-state chain over the positions of the text.
+    """Tokens of a pass where agreement is a two-state chain over the positions of the text.
 
     A token agrees with chance b = a + r (1 - a) behind one that did, and a (1 - r) behind one that
     did not. PEARL has 1 / (1 - a) tokens in 1 + a (1 - r) b^k / (1 - b^g) passes. Speculative
     decoding has the passes of PEARL with k = g and a later window of g + 1: the place of a bonus
-    token has its luck as well; nobody compares it.
+    token agrees or not as well; it is never compared.
 
     Args:
         assumed: a schedule, its windows, and the long-run rate a.

@@ -40,7 +40,7 @@ COLUMNS: Final = ("draft", "target", "batch_size", "benchmark", "mode", "tokens"
 
 
 class PublishedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One measurement that somebody has published.
+    """One published measurement.
 
     Args:
         pair: which models; rows of one pair have one window.

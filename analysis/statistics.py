@@ -1,13 +1,13 @@
 """How often the draft agrees with the target, how sure that is, and whether it is independent.
 
-Everything here is computed from *luck*: one text a request, a character a position, `1` where the
-draft agreed with the target, `0` where it did not, `?` where nobody compared
+Everything here is computed from *luck*: for each request a text with a character a position, `1`
+where the draft agreed with the target, `0` where it did not, `?` where nothing was compared
 (`decoding.exchanges.agreement`, `analysis.traces.Request.luck`).
 
     acceptance(lucks)       the rate, for these tokens and for other prompts like these
     run_length(requests)    tokens from one rejection to the next, in the conventions about
     survival(lucks)         the share of runs that keep at least n tokens, beside the geometric law
-    independence(lucks)     whether luck is one coin tossed again and again, and if not, why
+    independence(lucks)     whether agreement is one coin tossed again and again; if not, why
 
 The end of a text cuts its last run short. To leave that run out, or to take it for a whole one,
 makes runs look shorter than they are; here it counts for what was seen of it, tokens kept and no
@@ -47,7 +47,7 @@ class AcceptanceRate(msgspec.Struct, frozen=True, kw_only=True):
         kept, rejections: tokens that agreed, and that did not; all others were never compared.
         independent: the rate, as sure as it is if each token had the same chance (Wilson).
         over_requests: the rate, as sure as it is for other requests like these: they may differ,
-            and luck may come in bursts. Without an interval where there is one request.
+            and agreement may come in bursts. Without an interval where there is one request.
     """
 
     kept: int
@@ -99,7 +99,7 @@ class RunEstimates(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_length(lucks: Sequence[str]) -> RunEstimates:
-    """The conventions, from the luck of each request.
+    """The conventions, from what was compared in each request.
 
     A place that was not compared (`?`) belongs to the run it stands in: the bonus token of
     speculative decoding. Those at the end of a text do not count: a limit leaves its last token
@@ -226,11 +226,11 @@ def _hazards(lucks: Iterable[str]) -> tuple[Counts, Counts]:
 
 
 class Significance(msgspec.Struct, frozen=True, kw_only=True):
-    """A test of one way in which luck may fail to be one coin.
+    """A test of one way in which agreement may fail to be one coin.
 
     Args:
         statistic: what was computed; with `degrees` of freedom where it is a chi-square.
-        p: the chance of one as extreme, if luck were independent; None where too little was
+        p: the chance of one as extreme, if agreement were independent; None where too little was
             compared to tell.
     """
 

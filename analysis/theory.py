@@ -5,7 +5,7 @@
     best_gamma(assumed), best_head_start(assumed)
 
 Each draft token is kept independently with the same chance, rounds have a barrier, and texts are
-without end; `analysis.departures` says what changes where luck is not like that, or texts end.
+without end; `analysis.departures` says what changes where that is not so.
 Numbers and arrays are taken alike and broadcast; the limits a = 0, a = 1 and g = 1 are exact.
 
 All schedules have the same forms. The draft writes b tokens before a pass that would judge nothing
@@ -24,8 +24,8 @@ Notation, in this file and its callers:
     a   acceptance rate of a draft token           g   gamma, the tokens of a window
     c   speed ratio, a target pass over a step     k   head start, tokens before the first pass
     l   overhead: control and communication of each round, in target passes, where every pass waits
-        for its command; of a target that goes on before it is told, rounds pay l only as far as
-        their windows are late, and that is not in a closed form (`simulator.leads` has the rule)
+        for its command; with foresight rounds pay l only as far as their windows are late, and
+        that is not in a closed form (`simulator.leads` has the rule)
     T(n) = 1 + growth (n - 1)   a pass over n tokens, in passes over one
     link     what each window of the draft waits for its messages, the target's for none; in passes
 
@@ -187,7 +187,7 @@ class Expected:
         """Share of draft tokens that are thrown away; nan where none are written.
 
         Speculative decoding: 1 - a (1 - a^g) / ((1 - a) g). PEARL: 1 - a tau / g without a head
-        start. Every window is written to its end (the barrier); whoever cancels writes less.
+        start. Every window is written to its end (the barrier); with cancelled windows it is less.
         """
         return (1 - _ratio(self.rounds.kept, self.rounds.steps, nothing=np.nan))[()]
 
@@ -204,7 +204,7 @@ class Expected:
         """The same with the replacement, and with bonus tokens; of PEARL 1 / (1 - a).
 
         Nano-PEARL counts so. A run of speculative decoding goes over windows that were fully kept;
-        who counts their bonus tokens, but not the replacement, has one less.
+        counting their bonus tokens, but not the replacement, gives one less.
         """
         return _ratio(self.rounds.tokens, self.rounds.rejections)[()]
 
@@ -245,7 +245,7 @@ class Expected:
 
     @property
     def draft_idle(self) -> Numbers:
-        """Share of the time in which the draft does nothing, useful or not.
+        """Share of the time in which the draft is idle.
 
         At l = k = 0, whatever a: c/(g + c) in speculative decoding, max(0, 1 - g/c) in PEARL.
         """

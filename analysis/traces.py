@@ -50,7 +50,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         name: what to call it: its file, and its number where the file has several.
         run: which requests share its clock; those of a file do.
         settings: what it was decoded with.
-        prompt: tokens of its prompt; None if nobody wrote it down.
+        prompt: tokens of its prompt; None if that was not written down.
         records: everything that was sent and received.
         simulated: whether it ran on a virtual clock.
         eos: tokens that end a text.
@@ -197,7 +197,7 @@ def shares(requests: Sequence[Request]) -> dict[str, dict[str, float]]:
 
     The parts have the names of `analysis.figures.waiting_bars`. A device waits for the other
     while that one works, and for messages (and the scheduler) while neither does. Of the draft's
-    work so much is wasted as of its tokens; a pass is wasted if nobody wanted its verdict.
+    work so much is wasted as of its tokens; a pass is wasted if its verdict was not wanted.
     """
     parts = {device: dict.fromkeys(PARTS, 0.0) for device in DEVICES}
     for request in requests:
@@ -259,7 +259,7 @@ def _idle(jobs: NDArray[np.float64], since: float, until: float) -> float:
 
 
 class _Seen(msgspec.Struct):
-    """How far into a request somebody has counted, and the window of all of it."""
+    """How far into a request was counted, and the window of all of it."""
 
     gamma: int
     kept: int = 0
@@ -292,7 +292,7 @@ def _measured(
     *,
     until: float | None = None,
 ) -> Metrics:
-    """What the meter says of some records, which begin where somebody had counted to."""
+    """What the meter says of some records, which begin where the counting had ended."""
     meter = Meter(since)
     rounds = tokens = without_draft = 0
     losses = dict.fromkeys(DEVICES, 0)

@@ -2,8 +2,8 @@
 
     python benchmarks/coverage.py --json > benchmarks/coverage.json    # half an hour
 
-Luck is drawn under a known law, decoded by arithmetic (`simulator.twin`), and handed to the very
-functions that give a user his figures. A cell is a law, a rate, and how much was seen of it; its
+Agreement is drawn under a known law, decoded by arithmetic (`simulator.twin`), and given to the
+very functions that make a user's figures. A cell is a law, a rate, and how much was seen of it; its
 coverage is the share of repetitions whose interval holds the truth.
 
     over requests    prompts drawn from a large population, whose own figures are the truth
@@ -71,7 +71,7 @@ SHOWN: Final = {"PEARL": (*SPEED, *IDLE, "wasted"), "SD": (*SPEED, "wasted")}
 
 
 class Law(msgspec.Struct, frozen=True):
-    """Of luck: how it clings together in a text, and how prompts differ.
+    """Of agreement: how it comes in bursts in a text, and how prompts differ.
 
     Args:
         correlation: of neighbouring tokens.

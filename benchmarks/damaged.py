@@ -2,7 +2,7 @@
 
     python -m benchmarks.damaged --count 500 --results damaged.jsonl
 
-Each folder is a whole tiny model with one thing done to it (`tests/actors/runners/damage.py`). What
+Each folder is a whole tiny model with one thing done to it (`tests/actors/runners/damage/`). What
 `pearl doctor` says of it must be what loading it and writing two tokens says, to the word, and
 never an error of a library. One line a folder; those that are in the file already are not done
 again. Each runs in a process of its own, with limits: a model may claim any size.
@@ -97,7 +97,7 @@ def _fault(line: dict[str, Any]) -> str:
 
 
 def _foreign(said: str) -> bool:
-    """Whether it is an error outside of the project's own, told with its type."""
+    """Whether it is an error outside of the project's own, reported with its type."""
     first = said.partition(": ")[0]
     return bool(said) and " " not in first and "/" not in first and "." in first
 

@@ -12,8 +12,8 @@ before the first fault. A fault is drawn from the seed and the number of the fau
 of the draft, the target or the scheduler; with `--cluster` also of Ray's own processes, the raylet
 and the GCS, after which nothing of the cluster can go on: then an engine is started anew. A request
 ends well with the same text, or with one clear error; the seconds from a fault until the next
-request ends, either way, are how long nobody knew. The output has a line for each fault and is
-continued where it ends. The exit code is 1 if a byte was changed or a request never ended.
+request ends, either way, are how long the fault was felt. The output has a line for each fault and
+is continued where it ends. The exit code is 1 if a byte was changed or a request never ended.
 """
 
 from __future__ import annotations

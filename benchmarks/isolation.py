@@ -5,7 +5,7 @@
 Every round puts each class of error at each step of a device's turn, for one of eight requests that
 share it. The seven others must write what they write alone, to the token, and the eighth must say
 what happened. Memory and the time of a round are compared between the first and the last rounds.
-The exit code is 1 if a token was changed, or an error was not told.
+The exit code is 1 if a token was changed, or an error was not reported.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ with the time at which it came, and carries to the devices what leaves:
     tokens = conversation.hear(event, now)      meanwhile carry(device, order) for all that follows
 
 The conversation keeps what is the same for all of them: the schedule, the figures, the trace, and
-what each device has been told.
+which committed tokens each device has seen.
 
 Rule: it never waits, and has no clock of its own.
 """
@@ -32,10 +32,10 @@ Carry: TypeAlias = Callable[[Device, Order], None]
 
 @final
 class Conversation:
-    """One request.
+    """One request, between its schedule and its devices.
 
     Args:
-        number: by which the driver and its devices call it.
+        number: the name that driver and devices have for it.
         settings, stop: what was asked for, and when it ends.
         carry: takes an order to a device.
         now: seconds, as in all that follows.
@@ -62,7 +62,7 @@ class Conversation:
         self.schedule: Schedule = settings.start(stop, measured, reach)
         self.records: list[Record] | None = [] if trace else None
         self.foretells = True
-        """Whether the target is told what is known of its next job."""
+        """Whether the target gets foresight: what is known of its next job."""
         self._settings = settings
         self._carry = carry
         self._label = number if label is None else label
@@ -87,16 +87,19 @@ class Conversation:
 
     def speak(self, now: float) -> None:
         """Carry what the schedule wants to the devices, and to the target what will follow."""
+        knows_all = not self.foretells
         for command in self.schedule.commands():
-            self._carry(command.device, self._order(command))
+            order = self._order(command)
+            knows_all = knows_all or order.foresight is not None
+            self._carry(command.device, order)
             if self.records is not None:
                 sent = Sent(at=now, request=self._label, command=without_laws(command))
                 self.records.append(sent)
-        if self.foretells:
+        if not knows_all:
             self._foretell()
 
     def restarted(self, device: Device) -> None:
-        """The device is told of the request anew, and knows none of its tokens."""
+        """The device begins with the request anew, and knows none of its tokens."""
         self._told[device] = 0
 
     def metrics(self) -> Metrics:
@@ -113,21 +116,21 @@ class Conversation:
         """A command as its device gets it: with the committed tokens that it has not seen."""
         if isinstance(command, Cancel):
             return Order(request=self.number, command=command)
-        start = min(self._told.get(command.device, 0), command.base)
-        self._told[command.device] = command.base
-        foresight = None
+        device, base, foresight = command.device, command.base, None
+        start = min(self._told.get(device, 0), base)
+        self._told[device] = base
         if self.foretells and isinstance(command, Judge):
             foresight = self._foreseen = self.schedule.foresight()
         return Order(
             request=self.number,
             command=command,
             start=start,
-            fresh=tuple(self.schedule.committed[start : command.base]),
+            fresh=tuple(self.schedule.committed[start:base]) if start < base else (),
             foresight=foresight,
         )
 
     def _foretell(self) -> None:
-        """What the target does not know yet of its next job."""
+        """Carry to the target what it does not know yet of its next job."""
         foresight = self.schedule.foresight()
         if foresight is not None and foresight != self._foreseen:
             self._foreseen = foresight

@@ -1,9 +1,10 @@
-"""The jobs that lie on the desk of a draft and of a target: one book for real and virtual hosts.
+"""Where a device keeps its jobs: a desk for the draft and one for the target.
 
-A newer job of a request replaces the older one; a cancellation ends the jobs of older epochs. The
-target's desk also goes on before it is told, where it knows what follows (`decoding.foresight`).
+Real hosts (`actors.hosts`) and virtual ones (`simulator.devices`) share them. A newer job of a
+request replaces the older one; a cancellation ends the jobs of older epochs. The target's desk also
+begins the next job by itself, where it knows it (`decoding.foresight`).
 
-What a job costs and what comes of it is the host's business.
+How a job is done and how long it takes is for the host to say.
 """
 
 from __future__ import annotations
@@ -65,34 +66,34 @@ class DraftDesk:
         self.writing: dict[int, Writing] = {}
 
     def begin(self, request: int, job: Propose, now: float) -> Writing | None:
-        """A new job; what it puts an end to."""
+        """Note a new job; return the window that it ends, if any."""
         older = self.writing.get(request)
         self.writing[request] = Writing(job, now)
         return older
 
     def cancel(self, request: int, epoch: int) -> Writing | None:
-        """Jobs of before this epoch are not wanted; what that puts an end to."""
+        """End a job of an earlier epoch than this; return its window, if any."""
         writing = self.writing.get(request)
         if writing is None or writing.job.epoch >= epoch:
             return None
         return self.writing.pop(request)
 
     def close(self, request: int) -> Writing | None:
-        """The request has ended; what that puts an end to."""
+        """The request has ended; return the window that it was writing, if any."""
         return self.writing.pop(request, None)
 
     def forget(self) -> None:
-        """Of all requests."""
+        """Drop the jobs of all requests."""
         self.writing.clear()
 
 
 @final
 class TargetDesk:
-    """Windows that wait to be judged, by request.
+    """Windows that wait for a pass, by request.
 
     Args:
-        may_go_on: whether a request may go on with a job that nobody has asked for yet, of which
-            these tokens are committed then. Where it may, it does.
+        may_go_on: whether a request may begin a job that no command has asked for yet, and for
+            which these tokens are committed. Where it may, it does.
     """
 
     def __init__(self, may_go_on: MayGoOn) -> None:
@@ -100,10 +101,10 @@ class TargetDesk:
         self._may_go_on = may_go_on
         self._done: dict[int, tuple[Judge, Judged]] = {}  # the last verdict, while nothing follows
         self._foresight: dict[int, Foresight] = {}
-        self._own: dict[int, Judge] = {}  # begun before it was told to
+        self._own: dict[int, Judge] = {}  # begun before the command
 
     def take(self, request: int, job: Judge, foresight: Foresight | None) -> None:
-        """A job is done once, also where it was begun before it was asked for."""
+        """Note a job that was commanded, unless it was begun already; a job is done once."""
         if self._own.pop(request, None) != job:
             self.waiting[request] = job
             self._done.pop(request, None)
@@ -111,7 +112,7 @@ class TargetDesk:
             self.foresee(request, foresight)
 
     def foresee(self, request: int, foresight: Foresight) -> None:
-        """More is known of what will follow."""
+        """Note what is known of the next job."""
         self._foresight[request] = foresight
         self.go_on(request)
 
@@ -122,7 +123,7 @@ class TargetDesk:
         self._done[request] = job, verdict
 
     def go_on(self, request: int) -> None:
-        """Begin what follows a verdict, where that is known."""
+        """Begin the job that follows a verdict, where it is known."""
         done, foresight = self._done.get(request), self._foresight.get(request)
         if done is None or foresight is None or request in self._own:
             return
@@ -130,7 +131,7 @@ class TargetDesk:
         following = onward(job, verdict, foresight)
         if following is None:
             return
-        assert verdict.token is not None  # of a row that is held nothing is foreseen
+        assert verdict.token is not None  # with a held row there is no foresight
         fresh = (*job.pending.tokens[: verdict.kept], verdict.token)
         if self._may_go_on(request, following, fresh):
             self.waiting[request] = self._own[request] = following
@@ -142,7 +143,7 @@ class TargetDesk:
             known.pop(request, None)
 
     def forget(self) -> None:
-        """Of all requests."""
+        """Drop the jobs of all requests."""
         for known in (self.waiting, self._done, self._foresight, self._own):
             known.clear()
 

@@ -1,7 +1,8 @@
-"""What was said in a recorded run: every job with its answer, and the luck that they show.
+"""The messages of a recorded run: every job with its answer, and where draft and target agreed.
 
 Nothing here trusts a schedule: whether the draft agreed with the target is read from what it wrote
-and from the text that was committed in the end.
+and from the text that was committed in the end. That text of `1`, `0` and `?`, one for each token,
+is called *luck* where it is stored or passed on.
 """
 
 from __future__ import annotations
@@ -63,11 +64,17 @@ def exchanges(records: Iterable[Record]) -> list[Exchange]:
                 if isinstance(command, Propose | Judge):
                     waiting[command.device, command.job].append(found[-1])
             case Received(at=at, event=Proposed() | Judged() as event):
-                if unanswered := waiting[event.device, event.job]:
+                unanswered = waiting[event.device, event.job]
+                if unanswered and _fits(event, unanswered[-1].command):
                     unanswered.pop().answer = Heard(index, at, event)
             case _:
                 pass  # a device that was lost, or is back
     return found
+
+
+def _fits(event: Proposed | Judged, command: Command) -> bool:
+    """Whether an event answers a command of its number."""
+    return not (isinstance(event, Judged) and isinstance(command, Judge)) or event.answers(command)
 
 
 def windows(records: Iterable[Record]) -> Iterator[tuple[Exchange, Propose, Proposed]]:
@@ -90,7 +97,7 @@ def agreement(records: Iterable[Record]) -> dict[int, str]:
     """Where the draft agreed with the target's text, request by request.
 
     A character a position of the committed text: `1` the draft wrote that token there, `0` it
-    wrote another one, `?` nobody knows. Every window that stands on the committed text counts,
+    wrote another one, `?` unknown. Every window that stands on the committed text counts,
     wanted or not, up to its first token that differs.
     """
     by_request: defaultdict[int, list[Record]] = defaultdict(list)
@@ -121,11 +128,11 @@ def comparisons(records: Sequence[Record]) -> Iterator[tuple[int, list[bool]]]:
 
 
 def correlation(texts: Iterable[str], *, around: float | None = None, lag: int = 1) -> float:
-    """Of the luck at positions `lag` apart, over all texts; 0 where nothing varies.
+    """Of the agreement at positions `lag` apart, over all texts; 0 where nothing varies.
 
     Args:
         texts: as `agreement` spells them.
-        around: the mean that luck is compared with; by default each text's own, so that what is
+        around: the mean that it is compared with; by default each text's own, so that what is
             left are bursts in a text and not texts that differ.
         lag: how far apart.
     """

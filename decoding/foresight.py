@@ -1,22 +1,22 @@
-"""What a target may go on with before it is told.
+"""Which job follows a verdict, so that the target begins it without waiting for the command.
 
 Theory of operation. Between two passes of the target lie a message to the scheduler, the schedule,
-and a message back, and all that time the target stands still. Yet what it will be told is mostly
-known beforehand: once a verdict is there, the next job follows from it by the rule of
-`decoding.verdicts`, and the target has all that the rule needs, but for the window that was
-written beside its pass. So the scheduler tells it in good time:
+and a message back, and meanwhile the target is idle. Yet the next command is mostly known before it
+is sent: once a verdict is there, the next job follows from it by the rule of `decoding.verdicts`,
+and the target has all that the rule needs except the window that was written beside its pass. So
+the scheduler sends in good time (`Foresight`):
 
     with a job          whether a pass with nothing pending will follow a rejection
     when the window     its tokens: if the verdict keeps everything and says the first of them, the
     has come            rest is judged next; otherwise that was a rejection too
 
-`onward` is the rule. The target that goes on by it has begun the very job that the scheduler is
-about to send; the command still comes, and finds it under way, as any job may come twice. Where a
-schedule decides otherwise (a text ended, a plan changed its mind), the command that comes is a
-different one, and replaces what was begun in vain. So foresight can cost a pass, and never a token.
+`onward` is the rule. A target that follows it has begun the very job that the scheduler is about
+to send; the command still arrives and finds it under way, as any job may come twice. Where the
+schedule decides otherwise (the text ended, the policy chose another window), a different command
+arrives and replaces the job that was begun. So foresight can cost a pass, and never a token.
 
-Only where the target's token at a position is the same whatever was pending there (greedy and
-coupled verification): what the target takes for committed is then committed, by whichever verdict.
+It is used only where the target's token at a position is the same whatever was pending there
+(greedy and coupled verification): then every token that the target takes for committed will be.
 
 Rule: nothing here is needed for the protocol to be right, only for it to be fast.
 """

@@ -62,7 +62,7 @@ class PassTimes:
         self._sums += (1, n, n * n, t, n * t, n / own)
 
     def fade(self) -> None:
-        """Passes of another kind were seen: who rests should not forget soon why."""
+        """Passes of another kind were seen: a policy at rest must not soon forget why it rests."""
         self._sums *= FADE
 
     @property
@@ -73,7 +73,7 @@ class PassTimes:
     def line(self) -> Callable[[Any], Any]:
         """Seconds by the tokens of one request: least squares, flat where all were of one size.
 
-        Of a crowd, all are taken to do as the one that asks: its next token is one for each.
+        Of several requests in a pass, all are taken to do as this one: a token more is one of each.
         """
         weight, n, nn, t, nt, crowd = self._sums.tolist()
         spread = weight * nn - n**2

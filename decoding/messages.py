@@ -56,11 +56,14 @@ DEVICES: Final = (DRAFT, TARGET)
 """The devices of an engine."""
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
-    """Base of everything that may cross a wire: immutable, compared by value, tagged by name."""
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True, gc=False):
+    """Base of everything that may cross a wire: immutable, compared by value, tagged by name.
+
+    They are made by the million, and none can be part of a cycle: the garbage collector is spared.
+    """
 
 
-class Drafted(Message, frozen=True):
+class Drafted(Message, frozen=True, gc=False):
     """Tokens a draft wrote, in order.
 
     `laws[i]` is the distribution `tokens[i]` was really drawn from (float32, little-endian bytes).
@@ -81,7 +84,7 @@ class Drafted(Message, frozen=True):
 NOTHING: Final = Drafted()
 
 
-class Propose(Message, frozen=True):
+class Propose(Message, frozen=True, gc=False):
     """Draft: write up to `count` tokens after `base` committed and the `pending` ones.
 
     `job` counts the jobs that a request had for this device, as in `Judge`; one that is sent again
@@ -101,7 +104,7 @@ class Propose(Message, frozen=True):
         return self.base + len(self.pending)
 
 
-class Judge(Message, frozen=True):
+class Judge(Message, frozen=True, gc=False):
     """Target: say how many of the pending tokens you agree with, and what comes next.
 
     With `hold`, a target that agrees with all of them does not choose the next token: it keeps
@@ -116,14 +119,14 @@ class Judge(Message, frozen=True):
     device: Device = TARGET
 
 
-class Cancel(Message, frozen=True):
+class Cancel(Message, frozen=True, gc=False):
     """Draft: stop writing for any epoch before this one."""
 
     epoch: int
     device: Device = DRAFT
 
 
-class Foresight(Message, frozen=True):
+class Foresight(Message, frozen=True, gc=False):
     """Target: what is known of the job that will follow job number `job` (`decoding.foresight`).
 
     `restarts`: whether a pass with nothing pending follows a rejection at once. `window` is what
@@ -136,7 +139,7 @@ class Foresight(Message, frozen=True):
     device: Device = TARGET
 
 
-class Proposed(Message, frozen=True):
+class Proposed(Message, frozen=True, gc=False):
     """The draft's answer: a window that may be shorter than asked.
 
     `complete` unless the job was cancelled half-way. `began` and `ended` are seconds on the
@@ -153,13 +156,13 @@ class Proposed(Message, frozen=True):
     device: Device = DRAFT
 
 
-class Judged(Message, frozen=True):
+class Judged(Message, frozen=True, gc=False):
     """The target's answer: the first `kept` of `judged` pending tokens stand.
 
     `token` is the target's own choice at the next position: the replacement after a rejection, or
     the one beyond the last kept token. It is None only when every pending token was kept and the
     job asked to `hold`. `passes` is the number of forward passes spent (0 when a held row
-    already decided), `read` the tokens of all requests that were read in it (0: nobody says).
+    already decided), `read` the tokens of all requests that were read in it (0: unknown).
     """
 
     job: int
@@ -174,24 +177,32 @@ class Judged(Message, frozen=True):
     read: int = 0
     device: Device = TARGET
 
+    def answers(self, job: Judge) -> bool:
+        """Whether it is the verdict on this job.
 
-class DeviceLost(Message, frozen=True):
+        The number alone does not say it: a target that went on by itself (`decoding.foresight`)
+        may have begun something else, where a policy has changed its mind meanwhile.
+        """
+        return self.job == job.job and self.judged == len(job.pending)
+
+
+class DeviceLost(Message, frozen=True, gc=False):
     """The device died, or stopped answering."""
 
     device: Device
 
 
-class DeviceBack(Message, frozen=True):
+class DeviceBack(Message, frozen=True, gc=False):
     """The device can be sent jobs again; it remembers nothing."""
 
     device: Device
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+class Order(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True, gc=False):
     """One command for one request, as it is carried to a device.
 
-    `fresh` are the committed tokens from position `start` on that the device has not been told of;
-    `foresight` is of the job that the command is.
+    `fresh` are the committed tokens from position `start` on, which the device has not seen yet;
+    `foresight` is what is known of the job after this one.
     """
 
     request: int

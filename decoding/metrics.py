@@ -1,6 +1,6 @@
 """Every figure of a run: one name, one definition, for real and simulated devices alike.
 
-A `Meter` is told of every answer and every commit of one request; `Metrics` is what it says at
+A `Meter` gets every answer and every commit of one request; `Metrics` is what it says at
 the end. Times are seconds on one clock; a job's own times are its device's.
 """
 
@@ -26,15 +26,15 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
             0 without a draft.
         tokens: generated tokens.
         target_passes: forward passes of the target.
-        draft_steps: tokens the draft wrote, also those nobody wanted any more.
+        draft_steps: tokens the draft wrote, also those that were not wanted any more.
         drafted: the same tokens, as far as a verdict could use them: written and not cancelled.
         kept, rejections: draft tokens of the text that agreed with the target, and that did not;
             tokens behind a rejection were not compared.
         rounds: passes whose verdict the schedule acted on.
         acceptance_rate: kept / (kept + rejections); None where nothing was compared.
         tokens_per_target_pass: tokens / target_passes.
-        draft_idle, target_idle: share of the time in which the device did nothing for this
-            request. Without a draft, draft_idle is 1.
+        draft_idle, target_idle: share of the time in which the device was idle: did nothing
+            for this request. Without a draft, draft_idle is 1.
         wasted: share of the draft's tokens that were not kept; 0 where none was written.
         control_us_per_round: median time between two passes in which neither device worked.
         draft_losses, target_losses: times a device was lost while the request ran.

@@ -26,12 +26,12 @@ Gamma: TypeAlias = int | str  # tokens of a window, or the name of a policy
 
 FIRST_GAMMA: Final = 4  # gamma auto before anything was measured
 WORTH: Final = 1.01  # times the speed: less is no reason to change
-LONG: Final = 32  # tokens: of longer runs so many are told at a time, lest a text ends before them
+LONG: Final = 32  # tokens: longer runs are learned in parts, or a text may end first
 REST: Final = 0  # gamma auto where the target alone is faster than waiting for the draft
 
 
 class Policy(Protocol):
-    """Two numbers, and ears for what might change them."""
+    """Two numbers, and what it needs to see to change them."""
 
     @property
     def before(self) -> int:
@@ -79,10 +79,10 @@ class FixedPolicy:
 class AutoPolicy:
     """The gamma that theory says is fastest, for what was measured so far.
 
-    A schedule that waits for its windows (speculative decoding) rests where the target alone is
-    faster: then one token is written beside each pass, which costs nothing and shows when the draft
-    is worth waiting for again. PEARL needs no rest, because with windows of one token it is as fast
-    as the target alone.
+    A schedule that waits for its windows (speculative decoding) *rests* where the target alone is
+    faster: then one token is written beside each pass, which costs nothing and shows when waiting
+    for the draft pays again. PEARL needs no rest: with windows of one token it is as fast as the
+    target alone.
 
     Args:
         kind: of the schedule.
@@ -106,7 +106,7 @@ class AutoPolicy:
         self._run = 0  # tokens kept since the last rejection
         self._shared = kind, head_start, barrier  # policies alike have one window
         if self._shared not in self._measured.in_use:
-            # Who may rest begins at rest: what the target takes alone is then known.
+            # One that may rest begins at rest: then the time of the target alone is known.
             self._use(REST if kind.waits else FIRST_GAMMA)
         if self._measured.ready:
             self._use(self._choose())
@@ -165,7 +165,7 @@ class AutoPolicy:
         if last is None:
             return None
         if _is_beside(window, last) and (self._barrier or last.kept == last.judged):
-            return Wait.BESIDE  # later than the verdict; after a rejection nobody waits for it
+            return Wait.BESIDE  # later than the verdict; after a rejection it is not waited for
         first = window.start == last.base + last.kept + 1
         return Wait.BEFORE if self.before > 0 and first else None
 

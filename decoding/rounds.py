@@ -55,7 +55,7 @@ class Rounds:
             before them, and all others.
         steps: tokens that the draft wrote, each window to its end.
         kept, rejections: of the draft's tokens that were compared.
-        doomed: 1 where the last window of a run is written in vain and nobody waits for it; None
+        doomed: 1 where the last window of a run is thrown away without being waited for; None
             where every round waits for its window (a barrier).
     """
 

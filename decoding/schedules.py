@@ -21,8 +21,8 @@ two phases of the paper need no state of their own. A verifier that must see W[0
 decides (rejection) asks the target to *hold* that row: then P is committed alone, P becomes all
 of W, and the next job begins by testing W[0] against the held row, without a pass.
 
-What a schedule does next depends on what it waits for (`State`) and on what has come (`News`):
-`TRANSITIONS` is the whole of it.
+What a schedule does next depends on what it waits for and on what has come; the table of both is
+`decoding.transitions`.
 
 Rule: whatever decides what is committed is in this file, in `verdicts` and in `stopping`.
 Rule: this file never waits, and knows neither clock nor randomness.
@@ -32,8 +32,7 @@ Rule: only committed tokens leave.
 from __future__ import annotations
 
 import dataclasses
-import enum
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Protocol, final
 
 from decoding.messages import (
     DRAFT,
@@ -53,101 +52,21 @@ from decoding.messages import (
     Proposed,
     TokenId,
 )
+from decoding.transitions import TRANSITIONS, News, Sign, State, Step
 from decoding.verdicts import Outcome, outcome, pending_after
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from decoding.policies import Policy
     from decoding.stopping import FinishReason, StopRules
-
-
-class State(enum.StrEnum):
-    """What a schedule waits for."""
-
-    WRITING = "a window, before the pass that judges it"
-    BOTH = "a verdict, and the window that is written beside its pass"
-    JUDGING = "a verdict; a window that was written beside its pass is there"
-    CATCHING_UP = "a window; the verdict on all before it is acted on"
-    AT_BARRIER = "a window; only then is the verdict acted on (strict)"
-    FINISHED = "nothing"
-
-    __hash__ = str.__hash__  # an enum's own is a function in Python
-
-
-class Sign(enum.StrEnum):
-    """News that are no outcome of a verdict."""
-
-    WINDOW = "the window is there"
-    EARLY = "a verdict is there before its window (strict)"
-    LOST = "the window will not come: the draft is gone"
-    ENDED = "the text is over"
-
-    __hash__ = str.__hash__
-
-
-News: TypeAlias = Outcome | Sign
-
-
-class Step(enum.StrEnum):
-    """What a schedule does."""
-
-    JUDGE = "the window becomes what is pending: a pass over it"
-    GO_ON = "the rest of the window becomes what is pending: a pass over it"
-    BEGIN = "nothing is pending: a head start if there is one, else a pass"
-    RESTART = "what the draft has written is thrown away, in a new epoch; then as `begin`"
-    KEEP = "the window is kept until the verdict is there"
-    ACT = "the verdict is acted on, with the window that is there now"
-    CATCH_UP = "the window is waited for"
-    HOLD_BACK = "the verdict is not acted on before the window is there"
-    STOP = "for good"
-
-    __hash__ = str.__hash__
-
-
-TRANSITIONS: Final[Mapping[State, Mapping[News, Step]]] = {
-    State.WRITING: {
-        Sign.WINDOW: Step.JUDGE,
-        Sign.LOST: Step.RESTART,
-    },
-    State.BOTH: {
-        Sign.WINDOW: Step.KEEP,
-        Sign.LOST: Step.KEEP,
-        Sign.EARLY: Step.HOLD_BACK,
-        Sign.ENDED: Step.STOP,
-        Outcome.UNSURE: Step.CATCH_UP,
-        Outcome.REFUSED: Step.RESTART,
-    },
-    State.JUDGING: {
-        Sign.ENDED: Step.STOP,
-        Outcome.CONFIRMED: Step.GO_ON,
-        Outcome.REFUSED: Step.RESTART,
-        Outcome.BARE: Step.BEGIN,
-    },
-    State.CATCHING_UP: {
-        Sign.LOST: Step.RESTART,
-        Outcome.CONFIRMED: Step.GO_ON,
-        Outcome.REFUSED: Step.RESTART,
-        Outcome.BARE: Step.BEGIN,
-    },
-    State.AT_BARRIER: {
-        Sign.WINDOW: Step.ACT,
-        Sign.LOST: Step.ACT,
-        Sign.ENDED: Step.STOP,
-        Outcome.CONFIRMED: Step.GO_ON,
-        Outcome.REFUSED: Step.RESTART,
-        Outcome.BARE: Step.BEGIN,
-    },
-    State.FINISHED: {},
-}
-"""What is done in each state with each piece of news; what is missing cannot come there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """What a schedule has seen so far.
 
-    A round is a pass of the target. Every draft token that was compared with the target's will
+    A round is a pass of the target. Every draft token that was compared with the target's choice
     is either `kept` or one of the `rejections`; tokens behind a rejection were never compared, and
     those behind the end of the text do not count.
     """
@@ -201,20 +120,20 @@ class TwoModelSchedule:
     """The rule at the top of this file; `decoding.kinds` has the numbers for each schedule.
 
     Args:
-        plan: how many tokens to write before and beside a pass.
+        policy: how many tokens to write before and beside a pass.
         stop: when to end, and how much of a verdict may still be committed.
         hold: the verifier must see the next window's first token before it decides there.
         strict: a round ends when both answers are in, as in the paper: no verdict is acted on
             while its window is still being written. (A verdict that took no pass belongs to the
             round before.)
-        reach: the most tokens after the prompt that the draft can hold; beyond them it rests, and
-            the target goes on alone. None: the draft holds as many as the target.
+        reach: the most tokens after the prompt that the draft can hold; beyond them it is not
+            asked, and the target goes on alone. None: the draft holds as many as the target.
         draft, target: the devices that work for this request.
     """
 
     def __init__(
         self,
-        plan: Policy,
+        policy: Policy,
         stop: StopRules,
         *,
         hold: bool = False,
@@ -223,7 +142,7 @@ class TwoModelSchedule:
         draft: Device = DRAFT,
         target: Device = TARGET,
     ) -> None:
-        self._plan = plan
+        self._policy = policy
         self._reach = stop.limit if reach is None else reach
         self._stop = stop
         self._hold = hold
@@ -251,14 +170,14 @@ class TwoModelSchedule:
         return self._committed
 
     @property
-    def plan(self) -> Policy:
+    def policy(self) -> Policy:
         """The two numbers it goes by."""
-        return self._plan
+        return self._policy
 
     @property
     def window(self) -> int:
         """Tokens that the draft is asked for now; 0 without one."""
-        return self._plan.beside or self._plan.before
+        return self._policy.beside or self._policy.before
 
     @property
     def epoch(self) -> int:
@@ -297,7 +216,7 @@ class TwoModelSchedule:
         if isinstance(answer, Proposed):
             asked = self._propose
             return asked is not None and answer.job == asked.job and answer.complete
-        return self._judge is not None and answer.job == self._judge.job
+        return self._judge is not None and answer.answers(self._judge)
 
     def foresight(self) -> Foresight | None:
         """What is known now of the target's next job."""
@@ -305,7 +224,7 @@ class TwoModelSchedule:
         if job is None or self._hold or (self._strict and asked):
             return None
         window = None if asked else self._window.tokens
-        restarts = self._plan.before == 0
+        restarts = self._policy.before == 0
         return Foresight(device=job.device, job=job.job, restarts=restarts, window=window)
 
     def receive(self, event: Event) -> tuple[TokenId, ...]:
@@ -333,14 +252,14 @@ class TwoModelSchedule:
             case DeviceBack(device=self._target):
                 self._target_is_there = True
                 self._send_again(self._judge)
-            case _:  # late, doubled, of an older epoch, or of somebody else's device
+            case _:  # late, doubled, of an older epoch, or of another device
                 pass
 
     # -- news ----------------------------------------------------------------------------------
 
     def _on_window(self, answer: Proposed) -> None:
         self._propose, self._window = None, answer.drafted
-        self._plan.observe_window(answer)
+        self._policy.observe_window(answer)
         if self._state is State.CATCHING_UP:
             self._join()
         else:
@@ -348,7 +267,7 @@ class TwoModelSchedule:
 
     def _on_verdict(self, answer: Judged) -> None:
         self._judge, self._verdict = None, answer
-        self._plan.observe_pass(answer)
+        self._policy.observe_pass(answer)
         if self._strict and answer.passes and self._propose is not None:
             self._do(Sign.EARLY)
         else:
@@ -363,7 +282,7 @@ class TwoModelSchedule:
             self._do(Sign.LOST)
 
     def _do(self, news: News) -> None:
-        """What the table says."""
+        """Take the step that the table names."""
         match TRANSITIONS[self._state][news]:
             case Step.JUDGE:
                 self._go_on_with(self._window)
@@ -408,7 +327,7 @@ class TwoModelSchedule:
             self._join()
 
     def _join(self) -> None:
-        """Decide what the window is worth, where all before it is decided."""
+        """Decide what becomes of the window, where all before it is decided."""
         verdict = self._verdict
         assert verdict is not None
         window = None if self._propose is not None else self._window.tokens
@@ -429,7 +348,7 @@ class TwoModelSchedule:
     def _compare(self, *, kept: int, rejected: bool) -> None:
         self._kept += kept
         self._rejections += rejected
-        self._plan.observe_comparison(kept=kept, rejected=rejected)
+        self._policy.observe_comparison(kept=kept, rejected=rejected)
 
     # -- jobs ----------------------------------------------------------------------------------
 
@@ -442,7 +361,7 @@ class TwoModelSchedule:
 
     def _begin(self) -> None:
         """Begin with nothing pending: a head start if there is one, else a pass at once."""
-        count = min(self._plan.before, self._room())
+        count = min(self._policy.before, self._room())
         if count > 0 and self._draft_is_there:
             self._send_propose(count)
             self._state = State.WRITING
@@ -452,7 +371,7 @@ class TwoModelSchedule:
     def _go_on_with(self, pending: Drafted) -> None:
         """A pass over these, and beside it a window."""
         self._pending, self._window = pending, NOTHING
-        count = min(self._plan.beside, self._room())
+        count = min(self._policy.beside, self._room())
         window_follows = count > 0 and self._draft_is_there
         self._send_judge(hold=self._hold and window_follows)
         if window_follows:

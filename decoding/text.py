@@ -9,8 +9,8 @@ A text is what its tokenizer makes of all its tokens. That is not the sum of wha
     a special token        is hidden, wherever it stands
 
 `GrowingText` follows all of it for a few microseconds a token. It decodes a window: the last tokens
-whose text is settled, for context, and those that have come since. Whoever looks for the end of a
-text and whoever shows it read it so, and see the same text.
+whose text is settled, for context, and those that have come since. The search for stop texts and
+what is shown both read it, so they see the same text.
 
 May import: decoding.messages.  Must never: know a tokenizer.
 """

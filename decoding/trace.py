@@ -118,7 +118,7 @@ def about(path: pathlib.Path, header: Header) -> About:
 def write(path: pathlib.Path, records: Iterable[Record], **about: Any) -> None:
     """Write a trace file of records `without_laws`; bars are in microseconds since the first.
 
-    A name that ends in .gz is written compressed, to a tenth; whoever opens traces opens those.
+    A name that ends in .gz is written compressed, to a tenth; viewers open those too.
     """
     with files.replacing(path) as raw, _packed(path, raw) as file:
         file.write(b"[\n")

@@ -1,8 +1,8 @@
 """How much a device reads for each request in one turn.
 
 Whatever is short is read in every turn. Longer reads, which are prompts, are taken in pieces and
-share a turn, so that nobody's prompt keeps the others waiting: the shortest goes first, and so many
-can go before another one that every prompt has its turn.
+share a turn, so that no prompt blocks the other requests: the shortest goes first, and only so many
+can go before another one, so every prompt has its turn.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a verdict makes of the window that was written beside its pass.
 
-One rule, for the schedule that acts on a verdict and for the target that goes on before it is told
-(`decoding.foresight`).
+One rule, for the schedule that acts on a verdict and for the target that begins its next job
+without waiting for the command (`decoding.foresight`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def outcome(verdict: Judged, window: Sequence[TokenId] | None) -> Outcome:
         return Outcome.REFUSED
     if window is None:
         return Outcome.UNSURE
-    if verdict.token is None:  # without a window nobody needs the row that is held
+    if verdict.token is None:  # without a window the row that is held is not needed
         return Outcome.CONFIRMED if window else Outcome.REFUSED
     if not window:
         return Outcome.BARE

@@ -75,9 +75,9 @@ for number, (pending, tokens) in enumerate(by_hand, start=1):
 #
 # ## The chain
 #
-# With independent luck the phase is all that a round remembers. Pre-verify goes on to post-verify
-# if its one token was right, with chance $a$; post-verify falls back unless all $g$ were right,
-# with chance $1 - a^g$. In the long run the share $s$ of post-verify rounds satisfies
+# With independent acceptance the phase is all that a round remembers. Pre-verify goes on to
+# post-verify if its one token was right, with chance $a$; post-verify falls back unless all $g$
+# were right, with chance $1 - a^g$. In the long run the share $s$ of post-verify rounds satisfies
 # $s\,(1 - a^g) = (1 - s)\,a$, and a round yields 1 token or
 # $1 + a + \dots + a^{g-1} = \frac{1 - a^g}{1 - a}$:
 #

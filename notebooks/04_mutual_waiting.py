@@ -49,9 +49,10 @@ def decode(settings, tokens, ratio=C):
 short = {name: decode(settings, tokens=28) for name, settings in SETTINGS.items()}
 
 # %% [markdown]
-# Luck belongs to the text, not to the run: with one seed all three meet the same easy and hard
+# Agreement belongs to the text, not to the run: with one seed all three meet the same easy and hard
 # places. Here is each place of the text as the traces tell it: 1 where the draft was right, 0 where
-# it was wrong, ? where nobody compared (a bonus token, the end of the text, or no draft at all).
+# it was wrong, ? where nothing was compared (a bonus token, the end of the text, or no draft at
+# all).
 
 # %%
 for name, request in short.items():

@@ -67,7 +67,7 @@ for a in RATES:
 #
 # $$S = \frac{1/(1-a)}{k/c + \max(g/c, 1)\left(1 + \dfrac{a^{k+1}}{1 - a^g}\right)}.$$
 #
-# The same luck without and with a head start; the numbers on the passes are the tokens that each
+# The same text without and with a head start; the numbers on the passes are the tokens that each
 # settled:
 
 # %%

@@ -2,7 +2,7 @@
 # # Beyond independence: bursts, mixtures, censoring, and Jensen's gap
 #
 # The closed forms assume that every draft token is kept with the same chance $a$, whatever came
-# before, in texts without end. Real luck comes in bursts, differs from place to place and from
+# before, in texts without end. Real agreement comes in bursts, differs from place to place and from
 # prompt to prompt, and texts end. This page takes the assumptions away one by one, says what each
 # does to the tokens of a pass, and shows which statistic notices.
 
@@ -29,9 +29,10 @@ from simulator import (
 )
 
 # %% [markdown]
-# As elsewhere $a$ is the acceptance rate and $g$ the window. Luck is spelled as a text of its own:
-# `1` where the draft agreed with the target, `0` where it did not, `?` where nobody compared. These
-# are the lucks that the simulator draws its requests from, 60 texts of 400 tokens.
+# As elsewhere $a$ is the acceptance rate and $g$ the window. Agreement is written as a text of its
+# own, which the code calls luck: `1` where the draft agreed with the target, `0` where it did not,
+# `?` where nothing was compared. These are 60 of 400 tokens, drawn as the simulator draws its
+# requests.
 
 # %%
 A, G, TOKENS = 0.8, 5, 400
@@ -69,8 +70,8 @@ print("rate", acceptance(coin).independent)
 # %% [markdown]
 # ## One coin
 #
-# A run goes from one rejection to the next. If luck is one coin, at least $n$ tokens of a run are
-# kept with chance $a^n$: a straight line where shares are drawn on a logarithmic scale.
+# A run goes from one rejection to the next. If agreement is one coin, at least $n$ tokens of a run
+# are kept with chance $a^n$: a straight line where shares are drawn on a logarithmic scale.
 
 # %%
 figures.picture(
@@ -78,10 +79,10 @@ figures.picture(
 )
 
 # %% [markdown]
-# Three tests look for three ways in which luck may be something else. `bursts` asks whether a text
-# has fewer and longer runs than the same tokens in any order would have. `lengths` asks whether a
-# token's chance depends on where in its run it stands. `requests` asks whether the texts have
-# one rate. A small p says that independent luck would seldom look like this.
+# Three tests look for three ways in which agreement may be something else. `bursts` asks whether a
+# text has fewer and longer runs than the same tokens in any order would have. `lengths` asks
+# whether a token's chance depends on where in its run it stands. `requests` asks whether the texts
+# have one rate. A small p says that independent agreement would seldom look like this.
 
 
 # %%
@@ -197,11 +198,11 @@ of_positions = show(list(agreement(records).values()))
 #
 # ## Prompts that differ, and Jensen's gap
 #
-# Some prompts are easy for the draft and some are hard. Within each luck is a coin, but not the
-# same coin. Say that both kinds write as many tokens; then what adds up are passes. The passes of a
-# token, $1/\tau(a)$, fall faster and faster as the rate grows: a concave curve. The mean over
-# prompts lies on its chord, below the curve, so the mean rate put into the formula says too many
-# passes and too few tokens of a pass (Jensen's inequality).
+# Some prompts are easy for the draft and some are hard. Within each of them agreement is a coin,
+# but not the same coin. Say that both kinds write as many tokens; then what adds up are passes. The
+# passes of a token, $1/\tau(a)$, fall faster and faster as the rate grows: a concave curve. The
+# mean over prompts lies on its chord, below the curve, so the mean rate put into the formula says
+# too many passes and too few tokens of a pass (Jensen's inequality).
 
 # %%
 EASY, HARD = 0.95, 0.5

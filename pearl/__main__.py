@@ -1,7 +1,7 @@
 """The `pearl` command: finds the verb, and turns errors into one line and an exit code.
 
 Exit codes: 0 done; 1 a device, the scheduler or the system failed; 2 what was asked for cannot be
-done; 130, 143 and 129 ended by a signal (`pearl.signals`). Where whoever read the output has left,
+done; 130, 143 and 129 ended by a signal (`pearl.signals`). Where the reader of the output has left,
 the program ends in silence, with 1. A bug is one line as well, and a traceback where the variable
 PEARL_TRACEBACK is set.
 """
@@ -107,7 +107,7 @@ def _where_to_look(error: click.ClickException) -> str:
 
 def _complain(message: str, code: int) -> int:
     """One line on standard error."""
-    with contextlib.suppress(OSError):  # nobody can be told that nobody can be told
+    with contextlib.suppress(OSError):  # there is nowhere left to say so
         if message:
             click.echo(f"pearl: {terminal.one_line(message)}", err=True)
     return code

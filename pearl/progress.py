@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def bar(total: int, what: str, *, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """On standard error where somebody is looking; called once a step, or with their number."""
+    """On standard error where that is a terminal; called once a step, or with their number."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 

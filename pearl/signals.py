@@ -1,4 +1,4 @@
-"""What Ctrl-C and its kin mean, for all verbs, in this one place.
+"""What Ctrl-C and the other signals that end a program mean, for all verbs.
 
     the first    the verb ends as it can: coroutines are cancelled, other code is interrupted, and a
                  verb that keeps what it has so far says so (`keeping`)
@@ -8,8 +8,8 @@ After the first the program has `GRACE_S` to end, whatever it is in the middle o
 after the second. Nothing is left behind in either case: whatever a verb starts (the guardian of a
 private cluster, worker processes) watches for this program's end and ends by itself.
 
-SIGTERM and SIGHUP mean the same as SIGINT; the exit code tells them apart. One that whoever
-started the program has switched off (`nohup`, `&` in a script) stays off.
+SIGTERM and SIGHUP mean the same as SIGINT; the exit code tells them apart. One that was switched
+off when the program was started (`nohup`, `&` in a script) stays off.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ async def _end_tasks() -> None:
 
 
 def guarded(command: Callable[[], int]) -> NoReturn:
-    """Run a command as a program, which ends when it is told to."""
+    """Run a command as a program, which ends when a signal asks it to."""
     _post_watchman()
     with heeded():
         code = command()

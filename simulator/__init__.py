@@ -12,15 +12,32 @@
 
 What a scenario is made of (each part can be swapped):
 
-    costs        how long a forward takes      acceptance   how often the draft agrees
-    links        what a message takes          workload     which requests come, and when
+    costs        how long a forward takes
+    acceptance   where the draft agrees with the target
+    links        how long a message takes
+    workload     which requests come, and when
     faults       what goes wrong
+    streams      random streams, one a purpose
 
 What is made of it:
 
-    world        one run, event by event       answers      many runs, figures with intervals
-    twin         the same in numpy             sweep, optimise    many scenarios
-    recording    a recorded run, once more     profiles, profiling, forecast    a measured pair
+    world        one run, event by event
+    devices      the draft and the target of a run
+    ledger       who worked and who was idle
+    answers      many runs: figures with intervals
+    twin         the same figures by arithmetic, for one request at a time
+    leads        what foresight saves, for the twin
+    sweep        a grid of scenarios
+    optimise     the best schedule, gamma and head start
+    parallel     many jobs on many processes
+
+What is made of recorded runs:
+
+    recording    a run once more, on a virtual clock
+    profiling    from runs to a profile
+    profiles     the file that holds one
+    forecast     a profile under settings that were not measured
+    attribution  where the time of a run went, step by step
 
 Rule: no second implementation of any schedule, and no chance but from `streams`.
 May import: decoding, simpy, numpy, scipy.  Must never: know torch, Ray, actors or analysis.

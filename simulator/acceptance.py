@@ -1,8 +1,8 @@
-"""Whether the draft agrees with the target: the luck of a request, position by position.
+"""Where the draft agrees with the target, position by position.
 
 A model without weights needs only this: at position p of the target's text, would the draft,
 standing on that text, write the target's token? A `Text` answers it. Its tokens are 1 where the
-draft agrees and 0 where it does not; the target always chooses 1. So the luck belongs to the
+draft agrees and 0 where it does not; the target always chooses 1. So agreement belongs to the
 text and not to the run: AR, SD and PEARL with any gamma meet the same hard and easy places.
 
 The vectorised twin asks for the same thing in another form: the lengths of the runs of agreement
@@ -43,7 +43,7 @@ class Text(Protocol):
 
 @final
 class Agreement:
-    """A text whose luck does not depend on who asks: a growing list of 0 and 1."""
+    """A text whose agreement depends on the position alone: a growing list of 0 and 1."""
 
     def __init__(self, draw: Callable[[], list[int]]) -> None:
         self._draw = draw
@@ -58,7 +58,7 @@ class Agreement:
 
 @final
 class ByPosition:
-    """A text whose luck depends on the position in the window, too."""
+    """A text whose agreement depends on the place in the window, too."""
 
     def __init__(self, rates: Sequence[float], rng: np.random.Generator) -> None:
         self._rates = rates
@@ -90,7 +90,7 @@ class Independent(msgspec.Struct, frozen=True, tag=True):
         return self.rate
 
     def text(self, rng: np.random.Generator, number: int = 0) -> Text:  # noqa: ARG002 - all alike
-        """A request's luck."""
+        """Where draft and target agree in one request."""
         return Agreement(lambda: (rng.random(CHUNK) < self.rate).astype(int).tolist())
 
     def runs(self, rng: np.random.Generator, count: int) -> Runs:
@@ -118,7 +118,7 @@ class Positions(msgspec.Struct, frozen=True, tag=True):
         return self.rates[0]
 
     def text(self, rng: np.random.Generator, number: int = 0) -> Text:  # noqa: ARG002 - all alike
-        """A request's luck."""
+        """Where draft and target agree in one request."""
         return ByPosition(self.rates, rng)
 
 
@@ -155,7 +155,7 @@ class Bursts(msgspec.Struct, frozen=True, tag=True):
         return self.rate * (1 - self.correlation) if self.rate < 1 else 1.0
 
     def text(self, rng: np.random.Generator, number: int = 0) -> Text:  # noqa: ARG002 - all alike
-        """A request's luck: runs of agreement, each with the miss that ends it."""
+        """A request: runs of agreement, each with the miss that ends it."""
         if self.rate in {0.0, 1.0}:
             return Agreement(lambda: [int(self.rate)] * CHUNK)
         # As many as make about a chunk of text: a run and its miss have 1 / (1 - a) positions.
@@ -197,7 +197,7 @@ class Mixture(msgspec.Struct, frozen=True, tag=True):
         return tuple(weight / sum(self.weights) for weight in self.weights)
 
     def text(self, rng: np.random.Generator, number: int = 0) -> Text:
-        """A request's luck, its rate drawn first."""
+        """A request, its rate drawn first."""
         rate = self.rates[int(rng.choice(len(self.rates), p=self.shares))]
         return Independent(rate).text(rng, number)
 

@@ -58,7 +58,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Requests(msgspec.Struct, frozen=True, kw_only=True):
-    """What those who asked have seen of it.
+    """How the requests were served.
 
     Args:
         served: requests in a replication.
@@ -85,9 +85,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         alpha: the mean acceptance rate that was asked for.
         speed_ratio: a target pass over a draft step, one token each.
         speedup_over_ar: how much sooner a request is done than with the target alone, in the
-            same scenario with the same luck.
-        draft_idle, target_idle: share of the run in which the device did nothing; without a
-            draft, draft_idle is 1.
+            same scenario with the same agreement.
+        draft_idle, target_idle: share of the run in which the device was idle; without a draft,
+            draft_idle is 1.
         wasted: share of the draft's tokens that were not kept.
         events: of the event simulations together.
         wall_s: what the simulation itself took, in real seconds.
@@ -148,7 +148,7 @@ def simulate(
     """Run a scenario so many times, and the target alone beside it.
 
     Args:
-        seed: of all luck; the same seed gives the same answer, whatever `workers` is.
+        seed: of all randomness; the same seed gives the same answer, whatever `workers` is.
         replications: independent repetitions; from two on there are intervals.
         workers: processes that share the replications.
         progress: called after each run.

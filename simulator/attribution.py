@@ -1,6 +1,6 @@
 """Where the time of recorded requests went: from a model of two numbers to the run, step by step.
 
-Every step simulates the same requests with the luck that was recorded, and lets in one thing
+Every step simulates the same requests with the agreement that was recorded, and lets in one thing
 more of what was measured. What a step changes is what that thing costs.
 
     constant    a draft step and a target pass take one time each; rounds have a barrier
@@ -14,7 +14,7 @@ more of what was measured. What a step changes is what that thing costs.
     measured    the run itself
 
 The step before the last reproduces the time wherever the schedule does on the virtual clock what it
-did on the real one; what is left behind it is not explained.
+did on the real one; what remains after it is not explained.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _simulated(
 
 
 def _plain(recordings: Sequence[Recording], settings: Settings, pair: Pair) -> Scenario:
-    """The requests with their luck and their lengths, one after the other, without prompts."""
+    """The requests with their agreement and their lengths, one after the other, without prompts."""
     return Scenario(
         settings=settings,
         pair=pair,
@@ -145,7 +145,7 @@ def _workload(recordings: Sequence[Recording], *, read: bool) -> Workload:
 def constants(*, drafted: Sequence[Recording], judged: Sequence[Recording]) -> Pair:
     """The two numbers: means of a draft step, and of the smallest passes of the target.
 
-    Where nothing was drafted a step counts as long as a pass; nobody asks for one then.
+    Where nothing was drafted a step counts as long as a pass; none is needed then.
 
     Raises:
         SettingError: the target did nothing but read prompts.

@@ -1,10 +1,10 @@
 """A draft and a target without models: the hosts' turns on a virtual clock.
 
-They keep the rules of `actors.hosts`, and the same desks (`decoding.desks`). An order is taken
+They keep the rules of `actors.hosts`, and the same desks (`decoding.desks`). Orders are taken
 between two turns. A turn of the draft writes one token for every open window; a turn of the target
-judges every window that waits, in one pass. What a device holds of a request's text is what it need
-not read again, so a first job reads the prompt and a restart reads everything, in pieces where that
-is long (`decoding.turns`).
+judges every waiting window in one pass. A device need not read again what it holds of a text, so a
+first job reads the prompt and a restart reads everything, in pieces where that is long
+(`decoding.turns`).
 
 Tokens are those of a `Text`: 1 where draft and target agree, 0 where they do not.
 """
@@ -12,7 +12,7 @@ Tokens are those of a `Text`: 1 where draft and target agree, 0 where they do no
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from simpy import Environment, Interrupt
@@ -49,8 +49,8 @@ class VirtualHost(Protocol):
         """Which of the two it is."""
 
     @property
-    def busy(self) -> bool:
-        """Whether a turn would do something."""
+    def jobs(self) -> Mapping[int, Any]:
+        """What is to be done in the next turn, by request; always the same object."""
 
     def open(self, request: int, prompt: int, text: Text, limit: int) -> None:
         """A request that jobs will come for, until its text has so many tokens."""
@@ -75,7 +75,7 @@ class VirtualHost(Protocol):
 class VirtualRow:
     """One request on one device."""
 
-    __slots__ = ("cached", "held", "limit", "missed", "prompt", "text")
+    __slots__ = ("cached", "end", "held", "limit", "missed", "prompt", "text")
 
     def __init__(self, prompt: int, text: Text, limit: int) -> None:
         self.prompt = prompt
@@ -86,6 +86,7 @@ class VirtualRow:
     def forget(self) -> None:
         """As after a restart."""
         self.cached = 0  # positions that need not be read again
+        self.end = 0  # of the text with what is written of a window
         self.missed: int | None = None  # where the draft first wrote what is not the text
         self.held: int | None = None  # where the row of a verdict that was left open predicts
 
@@ -96,6 +97,7 @@ class VirtualRow:
             end = self.missed
         self.missed = job.base + pending.index(DIFFERS) if DIFFERS in pending else None
         self.cached = min(self.cached, self.prompt + end)
+        self.end = self.prompt + job.start
 
     def unread(self, job: Judge) -> int:
         """Tokens that a pass must read: at least those whose logits it wants."""
@@ -118,14 +120,9 @@ class VirtualDraft:
         self._reply = reply
         self._rows: dict[int, VirtualRow] = {}
         self._desk = DraftDesk()
-        self._writing = self._desk.writing
+        self.jobs: Mapping[int, Writing] = self._desk.writing
         self._portions: dict[int, int] = {}  # of this turn, where one reads but a part
         self._turn_ended = 0.0
-
-    @property
-    def busy(self) -> bool:
-        """Whether a window is being written."""
-        return bool(self._writing)
 
     def open(self, request: int, prompt: int, text: Text, limit: int) -> None:
         """A request that jobs will come for, until its text has so many tokens."""
@@ -157,46 +154,44 @@ class VirtualDraft:
     def begin(self, now: float) -> float:  # noqa: ARG002 - a turn takes as long at any time
         """One forward for all windows."""
         unread, context, rows = 1, 0, self._rows
-        for request, writing in self._writing.items():
+        for request, writing in self.jobs.items():
             row = rows[request]
             if not writing.written:
                 row.cut_back(writing.job)
-            end = row.prompt + writing.job.start + writing.written
-            unread = max(unread, end - row.cached)
-            context = max(context, end)
+            context = max(context, row.end)
+            unread = max(unread, row.end - row.cached)
         self._portions = {}
         if unread <= SHORT:
-            return self._clock(unread, len(self._writing), context)
-        ends = {r: rows[r].prompt + w.job.start + w.written for r, w in self._writing.items()}
-        self._portions = portions({r: end - rows[r].cached for r, end in ends.items()})
-        return self._clock(*_pass(self._portions, {r: rows[r].cached for r in ends}))
+            return self._clock(unread, len(self.jobs), context)
+        self._portions = portions({r: rows[r].end - rows[r].cached for r in self.jobs})
+        return self._clock(*_pass(self._portions, {r: rows[r].cached for r in self.jobs}))
 
     def end(self, now: float) -> None:
         """Every window is one token longer, but for those whose text is not read yet."""
         self._turn_ended = now
-        whole = []
-        for request, writing in self._writing.items():
-            row = self._rows[request]
-            end = row.prompt + writing.job.start + writing.written
-            if self._is_partial(request, row, end):
+        whole, rows, parts = [], self._rows, self._portions
+        for request, writing in self.jobs.items():
+            row = rows[request]
+            if parts and self._is_partial(request, row):
                 continue
-            row.cached = end  # what is written now has not been read yet
+            row.cached = row.end  # what is written now has not been read yet
+            row.end += 1
             writing.written += 1
             if writing.whole:
                 whole.append(request)
         for request in whole:
             self._cut_short(request, self._desk.close(request))
 
-    def _is_partial(self, request: int, row: VirtualRow, end: int) -> bool:
-        """Whether this turn has read but a part of what its text has; that is noted."""
-        read = self._portions.get(request)
-        if read is None or read == end - row.cached:
+    def _is_partial(self, request: int, row: VirtualRow) -> bool:
+        """Whether this turn has read only a part of what its text has; that is noted."""
+        read = self._portions[request]
+        if read == row.end - row.cached:
             return False
         row.cached += read
         return True
 
     def _cut_short(self, request: int, writing: Writing | None) -> None:
-        """Answer with what there is, so that work in vain is counted too."""
+        """Answer with what there is, so that wasted work is counted too."""
         if writing is None or not writing.written:
             return
         row, start = self._rows[request], writing.job.start
@@ -208,7 +203,7 @@ class VirtualDraft:
 
 @final
 class VirtualTarget:
-    """Judges windows, all that wait in one pass."""
+    """Judges windows, all waiting ones in one pass."""
 
     device = TARGET
 
@@ -217,16 +212,12 @@ class VirtualTarget:
         self._reply = reply
         self._rows: dict[int, VirtualRow] = {}
         self._desk = TargetDesk(self._may_go_on)
+        self.jobs: Mapping[int, Judge] = self._desk.waiting
         self._judging: dict[int, Judge] = {}
         self._began = 0.0
         self._first: dict[int, float] = {}  # when the first piece of a long read was begun
         self._portions: dict[int, int] = {}  # of this turn, where one reads but a part
         self._read = 0  # tokens of the pass under way, of all requests
-
-    @property
-    def busy(self) -> bool:
-        """Whether a window waits to be judged."""
-        return bool(self._desk.waiting)
 
     def open(self, request: int, prompt: int, text: Text, limit: int) -> None:
         """A request that jobs will come for, until its text has so many tokens."""
@@ -278,7 +269,7 @@ class VirtualTarget:
         return self._begin_pieces()
 
     def _begin_pieces(self) -> float:
-        """The same where somebody's text is long."""
+        """The same where a text to be read is long."""
         jobs = {r: (self._rows[r], job) for r, job in self._judging.items()}
         asked = {r: row.unread(job) for r, (row, job) in jobs.items() if not _decided(row, job)}
         self._portions = portions(asked)
@@ -400,7 +391,7 @@ class Worker:
 
     def _serve(self) -> Process:
         """The loop of `actors.device.serve`."""
-        env, host, orders = self._env, self.host, self._orders
+        env, host, orders, jobs = self._env, self.host, self._orders, self.host.jobs
         works, working, ready = WORKS[host.device], False, 0.0
         while True:
             while orders:
@@ -409,23 +400,24 @@ class Worker:
                     host.close(request)
                 else:
                     host.take(request, order, env.now)
-            if host.busy and env.now >= ready:
+            now = env.now
+            if jobs and now >= ready:
                 if not working:
                     self._ledger.set(works)
                     working = True
-                self._turn_began = env.now
-                yield env.timeout(self.slowness * host.begin(env.now))
+                self._turn_began = now
+                yield env.timeout(self.slowness * host.begin(now))
                 while self._owed:
                     owed, self._owed = self._owed, 0.0
                     yield env.timeout(owed)
-                self._turn_began = None
-                host.end(env.now)
-                ready = env.now + self._onward_s
+                self._turn_began, now = None, env.now
+                host.end(now)
+                ready = now + self._onward_s
                 continue
             self._ledger.clear(works)
             working = False
-            if host.busy:
-                yield env.timeout(ready - env.now)
+            if jobs:
+                yield env.timeout(ready - now)
                 ready = env.now
             else:
                 self._awake = env.event()

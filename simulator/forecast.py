@@ -5,7 +5,7 @@
 
 The same figures can be made of a real run's metrics (`over_requests`), so that a forecast and a
 run are compared name by name; and where they differ, `explain` says how much of the difference is
-luck, times of the jobs, and ways of the messages.
+acceptance, times of the jobs, and times of the messages.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         error: all of it; the parts sum to it nearly (they are logarithms).
-        acceptance: what the run's own luck changes.
+        acceptance: what the run's own agreement changes.
         times: what its own times of jobs change, on top.
         ways: what its own times of messages change, on top.
         rest: what remains.

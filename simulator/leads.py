@@ -1,21 +1,21 @@
-"""How much sooner the rounds of PEARL end where the target goes on before it is told.
+"""How much sooner the rounds of PEARL end where the target has foresight.
 
-A round begins when its commands leave. Its window is back after W, its verdict after J, if the
-pass waits for its command: the pass, and the exchange of messages around it. A target that knows
-what follows (`decoding.foresight`) has begun sooner, by its lead l, and with a barrier
+A round begins when its commands leave. If the pass waits for its command, the window is back after
+W and the verdict after J (the pass, and the exchange of messages around it). A target with
+foresight (`decoding.foresight`) has begun its pass earlier, by the *lead* l; and with a barrier
 
     a round takes           R = max(W, J - l)
     the next one's lead     l' = min(R - W, most)
 
-because what follows is known when the window has come and was passed on: R - W before the round
+because the next job is known once the window has come and was passed on: R - W before the round
 ends. No pass begins before the one before it has ended, so the most that can be won is the
-exchange of messages, less what the target takes to go on by itself; one that waits for every
-command never wins anything.
+exchange of messages, less what the target takes to begin a job by itself; a target that waits for
+every command wins nothing.
 
-So a round lasts as long as its longer half, and only where the two are nearly equal, by less than
-an exchange, does a lead wander: two rounds in turn then take W + J together, whatever the lead was.
-That is why the rounds of a run are known when its first, its second, and two more are; and as a
-lead goes on from run to run, the run begins with what the runs before it leave on average.
+So a round lasts as long as its longer half, and only where the two differ by less than an exchange
+does the lead change from round to round: two rounds in turn then take W + J together, whatever the
+lead was. So the rounds of a run are known when its first, its second, and two more are. A run
+begins with the lead that the run before it left; what that is on average is computed here.
 
 Rule: nothing here is simulated; tests hold it against the event simulation.
 """
@@ -54,7 +54,7 @@ class Paces:
 
 
 def told(times: RoundTimes, most: float) -> Paces:
-    """The rounds of runs that begin without a lead: a window was waited for (a head start).
+    """The rounds of runs that begin without a lead: the target waits for a head start.
 
     Args:
         times: of all rounds.

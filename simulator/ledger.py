@@ -1,7 +1,7 @@
-"""Who worked and who waited for whom: the account that makes mutual waiting visible.
+"""Which device worked and which was idle: the account that makes mutual waiting visible.
 
 At every moment the pair is in one joint state (draft at work or not, target at work or not,
-devices down or not, anybody being served or not). The ledger adds up the time in each of them, so
+devices down or not, a request being served or not). The ledger adds up the time in each of them, so
 the accounts of a device sum to the length of the run by construction.
 """
 

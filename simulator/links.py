@@ -64,11 +64,11 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         draft, target: the links.
         control_s: seconds the scheduler takes from an answer to each order that follows.
-        foresight: whether the target goes on before it is told, where it was told what follows
+        foresight: whether the target begins a job that it knows without waiting for the command
             (`decoding.foresight`), as the real one does; otherwise it waits for every command,
             as the closed forms presume.
         onward_s: seconds it then takes at least from one pass to the next: the answer is sent,
-            and what has come is read. (Who waits for a command does that meanwhile.)
+            and what has come is read. (A target that waits for a command does that meanwhile.)
     """
 
     draft: Link = Link()

@@ -235,7 +235,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     """What there is to run on.
 
     Args:
-        devices: all of them; None where nobody counts.
+        devices: all of them; None where they are not limited.
         target_devices, draft_devices: what each model needs. A schedule whose windows are written
             beside the passes (PEARL) needs both; all others run on the target's, with the draft
             beside the target.
@@ -249,7 +249,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
     draft_price: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what nobody has."""
+        """Refuse what no machine has."""
         for name in ("devices", "target_devices", "draft_devices"):
             count = getattr(self, name)
             fine = count is None or 1 <= count <= MOST_DEVICES

@@ -54,7 +54,7 @@ def spread(
         raise PeerError(message) from None
     finally:
         for worker in set(multiprocessing.active_children()) - others:
-            worker.terminate()  # a job that nobody waits for any more is not done to its end
+            worker.terminate()  # a job that is not waited for any more is not done to its end
         executor.shutdown(cancel_futures=True)
 
 
@@ -76,10 +76,10 @@ def _ordered(
 
 @contextlib.contextmanager
 def _while_starting() -> Iterator[None]:
-    """Signals wait until a process that is started in here has been told what it is to do.
+    """Hold signals back until a process that is started in here knows what it is to do.
 
-    And it never hears of Ctrl-C or of a terminal that closes: these are for this process to
-    handle. Python's own helper, which the first pool starts, is one that must not hear of them.
+    It never gets Ctrl-C or the closing of a terminal: this process handles both. Python's own
+    helper, which the first pool starts, must not get them either.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -96,7 +96,7 @@ def _while_starting() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before.items():
             signal.signal(number, handler)
-        for late in heard[:1]:  # not raised again: whoever counts signals would count two
+        for late in heard[:1]:  # not raised again: it would count as two signals
             before[signal.Signals(late)](late, None)
 
 

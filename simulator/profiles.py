@@ -25,7 +25,7 @@ PROFILE_VERSION: Final = 2
 
 
 class Luck(msgspec.Struct, frozen=True, kw_only=True):
-    """How often, and how, draft and target agreed.
+    """Where draft and target agreed, as a profile stores it.
 
     Args:
         rate: agreed of compared.
@@ -59,10 +59,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         settings: what ran while acceptance was measured.
         pair: seconds of a draft step, and of a target pass while the draft rests.
         beside: of a target pass while the draft writes, ascending by window. Two busy models
-            share caches, memory and whoever else needs the processors, so a pass takes longer,
-            and how much longer depends on how long the draft is busy.
+            share caches, memory and processors, so a pass takes longer, and how much longer depends
+            on how long the draft is busy.
         network: control and links.
-        luck: acceptance.
+        luck: where draft and target agreed.
         prompts, outputs: tokens of each request.
     """
 

@@ -384,7 +384,7 @@ def network(recordings: Sequence[Recording]) -> Network:
 
 
 def _onward(records: Sequence[Record], out_s: float) -> Iterator[float]:
-    """Seconds from a verdict to the job behind it, where the target had been told of that before.
+    """Seconds from a verdict to the job behind it, where the target had foresight of it.
 
     Only of jobs that it began by itself.
     """
@@ -400,7 +400,7 @@ def _onward(records: Sequence[Record], out_s: float) -> Iterator[float]:
 
 
 def _known(records: Iterable[Record]) -> Iterator[float]:
-    """Of each command, when the last thing that foretells it was said: a job, or its window."""
+    """Of each command, when the last thing that it follows from was sent: a job, or its window."""
     known = -math.inf
     for record in records:
         if isinstance(record, Sent):

@@ -6,8 +6,8 @@
 
 With the delays of each job the replay must be the recorded run: the same commands, commits and
 epochs, in the same time. With the mean delays of each device it shows how well one number
-describes the links; what the devices took stays as it was, one job after the other. (A target that
-goes on before it is told has begun before `Sent.at`.)
+describes the links; what the devices took stays as it was, one job after the other. (A target
+with foresight has begun before `Sent.at`.)
 
 An answer carries its own times, so that `gamma="auto"` decides as it did, provided that it had
 learned nothing before: of the requests of an engine, the first with `auto` can be replayed.
@@ -90,7 +90,7 @@ def replay_file(path: pathlib.Path, *, delays: Delays = "exact") -> Replayed:
         message = f"{path} was ended by a stop string, which takes a tokenizer; record without stop"
         raise SettingError(message)
     stop = StopRules(limit=about.settings.max_new_tokens, eos=frozenset(about.eos))
-    return replay(records, about.settings, stop, whole=whole, delays=delays)
+    return replay(records, about.settings, stop, reach=about.reach, whole=whole, delays=delays)
 
 
 def replay(
@@ -98,6 +98,7 @@ def replay(
     settings: Settings,
     stop: StopRules,
     *,
+    reach: int | None = None,
     whole: bool = True,
     delays: Delays = "exact",
 ) -> Replayed:
@@ -105,7 +106,7 @@ def replay(
 
     Args:
         records: of one request.
-        settings, stop: those of the recorded run.
+        settings, stop, reach: those of the recorded run.
         whole: False if the records may end before the run did.
         delays: of each message as it was, the mean of those of its device, or none. Only with
             exact ones must the commands be the same: `gamma="auto"` decides by what it hears
@@ -116,7 +117,7 @@ def replay(
         SettingError: with `gamma="auto"`, earlier requests had already taught the plan.
     """
     _check(records)
-    again = _Run(records, settings, stop, delays).records()
+    again = _Run(records, settings, stop, reach, delays).records()
     if settings.adapts:
         _check_unlearned(records, again)
     length = None if whole else len(_commands(records))  # what followed the last event is cut off
@@ -182,11 +183,22 @@ class _Run:
     """
 
     def __init__(
-        self, records: Sequence[Record], settings: Settings, stop: StopRules, delays: Delays
+        self,
+        records: Sequence[Record],
+        settings: Settings,
+        stop: StopRules,
+        reach: int | None,
+        delays: Delays,
     ) -> None:
         self._recorded = records
         self._conversation = Conversation(
-            records[0].request, settings, stop, self._carry, now=records[0].at, trace=True
+            records[0].request,
+            settings,
+            stop,
+            self._carry,
+            now=records[0].at,
+            reach=reach,
+            trace=True,
         )
         self._conversation.foretells = False  # whatever that was good for shows in the times
         jobs = exchanges(records)
@@ -198,7 +210,7 @@ class _Run:
         self._env = simpy.Environment(_ticks(records[0].at) * len(records))
 
     def records(self) -> tuple[Record, ...]:
-        """Run to the end, or until nobody has anything more to say."""
+        """Run to the end, or until no message is left."""
         for index, record in enumerate(self._recorded):
             if isinstance(record, Received) and index not in self._answers:  # the driver's news
                 self._deliver_at(_ticks(record.at), Heard(index, record.at, record.event))

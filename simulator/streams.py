@@ -1,4 +1,4 @@
-"""Random streams, one a purpose, so that two variants of a what-if see the same luck.
+"""Random streams, one a purpose, so that two variants of a what-if meet the same randomness.
 
 Whatever changes between two runs (the schedule, gamma, a link), the k-th draw for "the text of
 request 3 in replication 5" stays the same, because no stream is shared with anything else.

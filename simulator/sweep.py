@@ -5,8 +5,8 @@
         print(row.point.schedule, row.point.alpha, row.point.speedup_over_ar)
 
 A *place* is a combination of everything but the schedule and its numbers. All schemes of a place
-are answered together, with the same luck; places are answered in chunks, in a fixed order, so
-that neither the number of processes nor an interruption changes a digit of the result.
+are answered together, on the same runs of agreement; places are answered in chunks, in a fixed
+order, so that neither the number of processes nor an interruption changes a digit of the result.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
         speed_ratios, growths: of a target whose pass takes `target_ms` and, for every further
             token, the share `growth` of it more.
         links_ms, controls_ms: latency of every message, and what the scheduler takes.
-        foresight: whether the target may go on before it is told.
+        foresight: whether the target may begin a job without waiting for the command.
         pair, network: measured ones, in place of the lines above; with the `context` behind the
             tokens.
         schedules: all there are, by default. AR has no gamma, and only PEARL has a head start.

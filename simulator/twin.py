@@ -6,10 +6,10 @@ then one where it does not. What a schedule makes of a run depends on its length
 decoding that is fully kept also skips a position, the bonus token. Whether that token would have
 been agreed with does not matter: if it ends the run, the next one begins behind it.)
 
-It holds where times are certain (constant or by tokens), rounds have a barrier, and luck belongs
-to the text; for jitter, loads, faults and cancelled windows ask `simulate`. A target that goes on
-before it is told takes one thing from run to run, its lead (`simulator.leads`); that is reckoned
-with on average, as if any run could follow any other.
+It holds where times are certain (constant or by tokens), rounds have a barrier, and acceptance
+belongs to the text; for jitter, loads, faults and cancelled windows ask `simulate`. A target with
+foresight carries one thing from run to run, its lead (`simulator.leads`); the mean lead is used, as
+if any run could follow any other.
 """
 
 from __future__ import annotations
@@ -104,14 +104,14 @@ class PairTimes:
         self.to_draft, self.to_target = (network.control_s + 2 * link.latency_s for link in links)
         self._foresight, self._onward_s = network.foresight, network.onward_s
         won = self.to_target - self._onward_s if network.foresight else 0.0
-        self.most_lead = max(0.0, won)  # going on takes no longer than being told
+        self.most_lead = max(0.0, won)  # beginning by itself takes no longer than a command
 
     @property
     def alone(self) -> float:
         """A token of the target alone.
 
-        One that goes on before it is told knows with each command what follows it; so two passes
-        take no longer than one that waits for its command, unless they themselves do.
+        With foresight it knows with each command what follows it; so two passes take no longer
+        than one that waits for its command, unless they themselves do.
         """
         if not self._foresight:
             return self.judge(1)
@@ -175,7 +175,7 @@ def _drawn(acceptance: Acceptance, scheme: Scheme, seed: int, runs: int) -> Weig
 def drawn(
     acceptance: Acceptance, scheme: Scheme, rng: np.random.Generator, count: int
 ) -> WeightedRuns:
-    """So many runs, drawn; the same stream gives every scheme and rate the same luck."""
+    """So many runs, drawn; the same stream gives every scheme and rate the same agreement."""
     match acceptance:
         case Independent() | Bursts():
             return WeightedRuns(acceptance.runs(rng, count), np.ones(count))
@@ -288,7 +288,7 @@ def _seconds(made: Rounds, scheme: Scheme, times: PairTimes, weights: Array) -> 
     own = times.rounds(before, beside)
     if not (beside and times.most_lead):
         return np.asarray(made.seconds(own) + _catching_up(made, scheme, times))
-    # A pass that has to wait for a head start is begun when the target is told.
+    # A pass that has to wait for a head start begins when its command arrives.
     most = times.most_lead
     paces = leads.told(own, most) if before else leads.carried(own, most, made.later, weights)
     return np.asarray(own.before + paces.seconds(made.later))
@@ -340,7 +340,7 @@ def answer(
 
 
 def figures(luck: WeightedRuns, scheme: Scheme, times: PairTimes, *, alpha: float) -> Point:
-    """The figures of one scheme under given luck; without intervals where that is exact."""
+    """The figures of one scheme on given runs; without intervals where those are exact."""
     found = decode(luck.runs, scheme, times, luck.weights)
     made, total = found.rounds, functools.partial(_by_group, luck)
     tokens, seconds, rejections = total(made.tokens), total(found.seconds), total(made.rejections)

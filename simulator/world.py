@@ -153,7 +153,7 @@ class Mailbox:
         self._wanted: simpy.Event | None = None
 
     def put(self, event: Event) -> None:
-        """Somebody has news."""
+        """Something has come."""
         if self._wanted is None:
             self._letters.append(event)
         else:
@@ -217,6 +217,7 @@ class World:
         self._served: list[Served] = []
         self._open: dict[int, Decoding] = {}
         self._usable = set(DEVICES)
+        self._control_s = scenario.network.control_s
         draft, target = self._hosts()
         onward_s = scenario.network.onward_s if scenario.network.foresight else 0.0
         self._workers = {
@@ -278,7 +279,7 @@ class World:
             case Times(seconds=seconds):
                 self.env.process(self._arrive(coming, seconds))
         for device in DEVICES:
-            self.env.process(self._suffer([f for f in self.scenario.faults if f.device is device]))
+            self.env.process(self._suffer([f for f in self.scenario.faults if f.device == device]))
 
     def _arrive(self, coming: deque[Process], times: Sequence[float]) -> Process:
         for request, at in zip(coming, times, strict=False):
@@ -342,8 +343,7 @@ class World:
         """An order leaves for a device; one that is down never gets it."""
         worker = self._workers[device]
         if not worker.down:
-            control = self.scenario.network.control_s
-            self._out[device].carry(order.request, order, worker.take, control)
+            self._out[device].carry(order.request, order, worker.take, self._control_s)
 
     def _answer(self, number: int, event: Proposed | Judged) -> None:
         """A device has an answer; it travels back."""

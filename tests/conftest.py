@@ -13,6 +13,9 @@ settings.register_profile("local", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
+# Tiny models are slower on two threads than on one, and far slower beside a busy core. Torch reads
+# this when it is loaded, here and in every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A bug that a command tells in one line is to fail a test with all of its traceback.
 os.environ.setdefault("PEARL_TRACEBACK", "1")

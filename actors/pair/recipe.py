@@ -1,4 +1,4 @@
-"""The sizes and budgets of the pair: every number somebody might want to change, in one place.
+"""The sizes and budgets of the pair: every number that one might want to change, in one place.
 
 `FULL` is what the shipped pair was trained with; `SMALL` goes through the same stages in seconds.
 """

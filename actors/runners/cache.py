@@ -144,7 +144,7 @@ class RowLayer(CacheLayerMixin):
         return self._passage.used, 0
 
     def get_seq_length(self) -> int:
-        """Positions before the new tokens; the model derives from it what it is not told."""
+        """Positions before the new tokens; the model derives from it what it is not given."""
         return self._passage.start
 
     def get_max_length(self) -> int:

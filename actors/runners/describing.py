@@ -7,7 +7,7 @@ It reads the small files and the headers of the large ones, and loads the model 
 (`rehearsal`).
 
 May import: torch, transformers.
-Must never: read weights, print, or run a model's own code unless told to.
+Must never: read weights, print, or run a model's own code unless allowed to.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class ModelFolder:
 
     @property
     def options(self) -> dict[str, str]:
-        """What the library is to be told beside the folder."""
+        """What the library needs beside the folder."""
         return {} if self.gguf is None else {"gguf_file": self.gguf}
 
 
@@ -197,7 +197,7 @@ def _complete(folder: Path) -> bool:
 
 
 def _ask_the_hub(name: str, *, weights: bool) -> None:
-    """One request, so that a wrong name or a missing network is told at once."""
+    """One request, so that a wrong name or a missing network is noticed at once."""
     try:
         found = huggingface_hub.HfApi().model_info(name, timeout=HUB_DEADLINE_S)
     except hub.GatedRepoError:

@@ -172,7 +172,7 @@ class RecordedPasses:
             RuntimeError: it cannot be recorded.
         """
         if self._device.type == "cuda":
-            # What is pinned is used again only when the copy is over: nobody has to wait for it.
+            # What is pinned is used again only when the copy is over: no wait is needed.
             inputs = inputs.pin_memory()
         known = self._recorded.pop(shape, None)
         if known is None:

@@ -7,7 +7,7 @@ Theory of operation. Every call of `forward` becomes one pass of the model where
               several need a slice of a mask made once.
   many rows   Rows are read as one contiguous range of the cache. Shorter feeds are padded on the
               left, so that the last positions, whose logits are wanted, stand together; padding,
-              and rows of the range that nobody feeds, write beyond the end of their row, where
+              and rows of the range that are not fed, write beyond the end of their row, where
               the mask hides it until it is overwritten.
   few shapes  Where short passes are recorded (`graphs`), as on a GPU, each of them goes the way of
               many rows, rounded up to one of a few shapes.
@@ -17,7 +17,7 @@ Theory of operation. Every call of `forward` becomes one pass of the model where
 Rows have a place of their own in the cache and take memory as they are written (`shelves`).
 
 Feeds of very different length go in passes of their own (`passes`), and so do the rows of a model
-whose attention cannot be told which row stands where (position biases made from the shape alone).
+whose attention takes no positions of rows (position biases made from the shape alone).
 Whether it can is not looked up in a list of architectures but tried: a new runner reads a few
 tokens in each of the ways above, and compares with the plain forward. A model that cannot even be
 rolled back is refused.
@@ -389,7 +389,7 @@ class HuggingFaceRunner:
         self._network, self._shelves.store = network, network.store
 
     def forget(self) -> None:
-        """Let nobody have a row, hold no memory, and count from 0."""
+        """Free all rows, hold no memory, and count from 0."""
         self._shelves.forget()
         self._places = self._places[:, :0]
         if self._lengths:

@@ -86,7 +86,7 @@ class Runner(Protocol):
         ...
 
     def release(self, row: int) -> None:
-        """Give a row back: its memory is free, and whoever has it next finds nothing in it.
+        """Give a row back: its memory is free, and its next user finds nothing in it.
 
         Raises:
             ProtocolError: the row is not in use.

@@ -1,6 +1,6 @@
 """Models whose rotation depends on how long the text is: each text is read as the model reads it.
 
-LongRoPE (Phi-3 and its kin) turns queries and keys by one set of frequencies while a text is no
+LongRoPE (of Phi-3, say) turns queries and keys by one set of frequencies while a text is no
 longer than the model was first trained for, and by another when it is longer; and then *all* of its
 positions, the early ones too. The library decides that once a pass, by the largest position in it.
 So a neighbour in the batch, a window that crosses the border, or keys that were cached on the other
@@ -19,7 +19,7 @@ What follows from it:
   crossing reads again  Keys in the cache are of one side. When a text crosses, or is rolled back,
                         it is read again from its beginning; a prompt beyond the border is read
                         once. A runner remembers the tokens of its rows for that.
-  the pass is told      One more position goes into each rotation, the first beyond the border
+  one position more     One more position goes into each rotation, the first beyond the border
                         below, and its result is thrown away.
 
 Where the borders are is not looked up but found: by asking the rotations, which is cheap.
@@ -89,7 +89,7 @@ class LengthBorders:
     def tell(self, side: int) -> None:
         """The passes that follow are on that side.
 
-        The number is written where the rotations read it, so recorded passes are told too.
+        The number is written where the rotations read it, so recorded passes get it too.
         """
         if side != self._told:
             self._beyond.fill_(self.borders[side - 1] if side else 0)

@@ -22,7 +22,7 @@ class LibraryForward:
     """A model's passes; `store` has the keys and values of its rows.
 
     `passage`: where the next pass reads and writes.
-    `takes_positions`: whether it can be told where each token stands; otherwise it counts itself.
+    `takes_positions`: whether it takes the position of each token; otherwise it counts itself.
     """
 
     def __init__(self, model: Any, layers: Iterable[Any | None]) -> None:

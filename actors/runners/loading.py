@@ -1,12 +1,12 @@
 """From names to models: every complaint, in one line, before the weights are read.
 
-Whoever starts an engine calls, in this order, `describe` for both models, `check_pair`,
+The start of an engine calls, in this order, `describe` for both models, `check_pair`,
 `check_room` for a request and `check_memory` for a device; all of it reads some kilobytes.
 `load_runner` comes last, asks `describe` again, and can fail only where a number in the weights is
 at fault.
 
 May import: torch, transformers.
-Must never: print, retry, or run a model's own code unless told to.
+Must never: print, retry, or run a model's own code unless allowed to.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def load_runner(
 
 
 def _give_back() -> None:
-    """Return to the system what loading left behind: a third of the weights, which nobody uses."""
+    """Return to the system what loading left behind: a third of the weights, unused."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -193,7 +193,7 @@ def own_stream(device: str) -> AbstractContextManager[Any]:
     """On a GPU, have the calling thread's work queued apart from that of other threads.
 
     Two models in one process overlap on one GPU only so. Whatever reads their results belongs into
-    the context too: nobody waits for another's queue.
+    the context too: no request waits in another's queue.
 
     Raises:
         PlacementError, SettingError: as `choose_device`.

@@ -48,7 +48,7 @@ def passes(
 ) -> list[list[Feed]]:
     """Which feeds share a pass; `place` is where in the cache the row of one lies.
 
-    Padding a window to the length of somebody's prompt would cost every request the time of that
+    Padding a window to the length of another's prompt would cost every request the time of that
     prompt, so feeds are taken from short to long, and a pass is closed before one that has more
     than twice the tokens of its shortest, plus what is cheap. A pass is also closed at a wide gap
     between rows, since the rows of a gap are read as well.

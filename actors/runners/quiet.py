@@ -23,7 +23,7 @@ from decoding.errors import ModelError, PearlError
 hub_utils: Any = hub_utils_module
 
 LONGEST: Final = 160
-"""Characters of somebody else's message."""
+"""Characters of a library's message."""
 
 
 @contextlib.contextmanager

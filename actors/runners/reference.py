@@ -1,6 +1,6 @@
 """Hugging Face `generate` on the same pair, plain and assisted: what an engine is compared with.
 
-The library decodes as it does for anybody: its own cache, its own attention, both models in turns.
+The library decodes as it always does: its own cache, its own attention, both models in turns.
 Its settings are ours: the same tokens end a text, the same filters make the law. What a model's
 folder says about sampling is left out, as our own schedules leave it out.
 

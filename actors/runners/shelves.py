@@ -110,7 +110,7 @@ class Shelf:
 
     @property
     def empty(self) -> bool:
-        """Whether nobody has a row here."""
+        """Whether no row here is taken."""
         return not any(self.users)
 
     def free_slot(self) -> int | None:
@@ -118,13 +118,13 @@ class Shelf:
         return next((slot for slot, user in enumerate(self.users) if user is None), None)
 
     def touch(self, first: int, rows: int) -> None:
-        """Rows in a range that nobody has are written at their beginning."""
+        """Free rows in a range are written at their beginning."""
         for slot in range(first, first + rows):
             if not self.granted[slot]:
                 self.granted[slot] = BLOCK
 
     def left_over(self) -> Iterator[int]:
-        """Rows that nobody has and that are not clean."""
+        """Free rows that are not clean."""
         return (i for i, user in enumerate(self.users) if user is None and self.granted[i])
 
 

@@ -1,8 +1,8 @@
 """What a new runner is tried with: a few tokens, in every way that it may read them.
 
 No list of architectures says which models can be rolled back, read in rows of different length,
-recorded, written out, or told how long a text is. So each of it is done with some tokens and
-compared with what the model gives to anybody who reads them at once.
+recorded, written out, or given the length of a text. So each of these is done with some tokens and
+compared with the model's plain forward over them.
 
 May import: torch, actors.runners.
 Must never: change what a runner does; it is left without rows.
@@ -37,11 +37,11 @@ class NewRunner(Runner, Protocol):
 
     @property
     def takes_positions(self) -> bool:
-        """Whether its model can be told where each token stands."""
+        """Whether its model takes the position of each token."""
         ...
 
     def forget(self) -> None:
-        """Let nobody have a row, hold no memory, and count from 0."""
+        """Free all rows, hold no memory, and count from 0."""
         ...
 
 
@@ -60,7 +60,7 @@ class RunnerTrial:
         self._tokens, self._expected = self._tokens[:length], None
 
     def forward(self) -> Tensor:
-        """Logits (tokens, vocab) as the model gives them to anybody."""
+        """Logits (tokens, vocab) of the model's plain forward."""
         return self._plain(self._tokens)
 
     def agrees(self, *, together: bool = False, replays: bool = False) -> bool:

@@ -1,6 +1,6 @@
 """Several processes that compute one gradient.
 
-One thread each, and whoever is free takes the next part of the step. On a machine whose cores are
+One thread each, and a free one takes the next part of the step. On a machine whose cores are
 shared with other work this is much faster than threads, which wait for the slowest after every
 operation. Weights and gradients lie in shared memory; only step numbers are exchanged. With a
 single member (on a GPU, or in a test) no process is started.

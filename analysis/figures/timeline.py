@@ -59,7 +59,7 @@ def timeline(
 
     On a pass stands how many tokens were committed because of it. A window's bar is divided as
     its tokens are, as if each had taken the same time. Below each row: the share of the time
-    shown in which no job ran that came to its end; the device waited then, or was down.
+    shown in which no job ran that came to its end; the device was idle then, or down.
 
     Args:
         axes: where to draw.

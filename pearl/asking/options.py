@@ -118,7 +118,7 @@ def as_typed(text: str) -> str:
     """In UTF-8, also where the locale says that there is nothing but ASCII."""
     with contextlib.suppress(UnicodeError):
         return os.fsencode(text).decode()
-    return text  # whoever encodes it refuses it
+    return text  # it is refused where it is encoded
 
 
 def engine_settings(given: dict[str, Any]) -> EngineSettings:

@@ -40,8 +40,8 @@ SCHEDULE = [
 
 TOLD = [
     click.option("--told", is_flag=True,
-                 help="The target waits for every command; by default it goes on where it knows "
-                 "what follows, as the real one does."),
+                 help="The target waits for every command; by default it begins a job that it "
+                 "knows without waiting, as the real one does."),
 ]  # fmt: skip
 
 CERTAIN = [
@@ -82,7 +82,7 @@ REPLICATIONS = [
     click.option("--replications", type=int, default=5, show_default=True, metavar="N",
                  help="Independent repetitions; intervals are over them."),
     click.option("--seed", type=int, default=0, show_default=True,
-                 help="Of all luck; the same seed gives the same answer."),
+                 help="Of all randomness; the same seed gives the same answer."),
 ]  # fmt: skip
 
 
@@ -264,7 +264,7 @@ def _mixture(text: str) -> Acceptance:
 
 
 def _replay(file: str) -> Acceptance:
-    """The luck of a recorded run; of a file that was cut off, what can be read."""
+    """Where draft and target agreed in a recorded run; of a file cut off, what can be read."""
     from decoding import trace
     from decoding.exchanges import agreement
     from simulator.acceptance import Replay

@@ -1,1 +1,1 @@
-"""Runs on real devices that are compared: a pair that is ready, turns that rotate, meters."""
+"""Runs on real devices that are compared: a pair that is ready, an order that rotates, meters."""

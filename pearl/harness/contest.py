@@ -7,7 +7,7 @@
     tracing     ours once more, with their records
 
 Candidates of ours and of the library are looked at equally often. The speed of the one that is
-chosen is measured anew, so a candidate that was lucky when it was chosen gains nothing.
+chosen is measured anew, so one that was fast by chance when it was chosen gains nothing.
 """
 
 from __future__ import annotations

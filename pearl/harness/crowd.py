@@ -1,8 +1,8 @@
 """Several requests at once, for `pearl bench --in-flight`: the same crowds by every system.
 
-A crowd is so many users; each asks for the next prompt as soon as its last text has ended. Speed is
-what was written while all of them had something to ask: texts are of different speed, and the last
-ones alone would say nothing of a crowd. Prompts come in a fixed cycle, the same for all systems.
+What a crowd is, says `analysis.crowds`. Only the time in which all users have a request under way
+counts, because texts end at different times, and the last ones run with fewer beside them. Prompts
+come in a fixed cycle, the same for all systems.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a machine says while something runs on it: memory, energy, and who else computes.
 
-A meter that this machine does not have says None, and whoever asks leaves the figure out.
+A meter that this machine does not have says None, and the figure is left out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PeakMemory:
             self._folders = []
 
     def bytes(self) -> int | None:
-        """The sum over the processes; None where nobody can tell."""
+        """The sum over the processes; None where it cannot be read."""
         try:
             found = [_peak(folder) for folder in self._folders]
         except (OSError, StopIteration):

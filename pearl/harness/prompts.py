@@ -1,4 +1,4 @@
-"""Prompts: those of a file, or our own for whoever names none.
+"""Prompts: those of a file, or our own where none is named.
 
 Our own are beginnings of Python files, which the embedded pair can go on. Files are JSON lines as
 HumanEval, GSM8K, MGSM and MT-bench are published: the field is found by itself.

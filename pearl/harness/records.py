@@ -81,5 +81,6 @@ def write_trace(
         eos=eos,
         finish_reason=result.finish_reason,
         prompts=(result.prompt_tokens,),
+        reach=result.reach,
     )
     trace.write(path, result.trace, **msgspec.to_builtins(about))

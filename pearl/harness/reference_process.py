@@ -67,7 +67,7 @@ class ReferenceProcess:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """End the process; what it is writing nobody waits for when all ends early."""
+        """End the process; what it is writing is not waited for when all ends early."""
         if exc[0] is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process, signal.SIGKILL)

@@ -51,7 +51,7 @@ class Stage:
         engine: Engine,
         reference: ReferenceProcess | None = None,
     ) -> Stage:
-        """Find out which processes compute; those of somebody's cluster may be elsewhere."""
+        """Find out which processes compute; those of a running cluster may be elsewhere."""
         elsewhere = pair.settings.ray_address is not None
         processes = {} if elsewhere else (await engine.statistics()).processes
         return cls(contest, pair, engine, reference, processes)
@@ -98,7 +98,7 @@ class Stage:
         )
 
     def _computing(self, each: Competitor) -> list[int]:
-        """The processes that hold its models; none where a GPU does, whose memory nobody asks."""
+        """The processes that hold its models; none where a GPU does, whose memory is not read."""
         if self._on_gpu:
             return []
         if not isinstance(each.way, Settings):

@@ -36,7 +36,7 @@ def turns(
 def rotated(systems: Sequence[Whoever], by: int) -> list[Whoever]:
     """The same in another order for each `by`: others begin, and others stand behind each other.
 
-    Whoever comes after a system that left the caches cold must not always be the same. So the
+    The system that runs after one that left the caches cold must not always be the same. So the
     order goes around in steps that change too.
     """
     count = len(systems)

@@ -75,7 +75,7 @@ def _pair(requests: dict[str, list[Request]], recorded: dict[str, list[Recording
 def _best_window(
     groups: Sequence[Group], recorded: dict[str, list[Recording]], constants: Constants
 ) -> BestWindow | None:
-    """What every window would give, with the luck and times of the first run of PEARL."""
+    """What every window would give, with the agreement and times of the first run of PEARL."""
     from analysis import theory, traces, validation
     from analysis.parameters import assumptions, rate_of, window
     from simulator import attribution

@@ -98,7 +98,7 @@ def _verdict(best: Placement, means: Means) -> str:
 
 
 def _others(found: PairAdvice) -> Iterator[str]:
-    """Whoever is ahead by another measure."""
+    """The winners by other measures."""
     measures: dict[str, Callable[[Placement], float]] = {
         "fastest per device": lambda p: p.speedup_per_device,
         "most tokens from all devices": lambda p: p.total_tokens_per_s or 0.0,

@@ -1,7 +1,7 @@
 """What the command says, on whatever terminal: nothing that it says can make it fail.
 
-What a terminal's encoding lacks is replaced, JSON is ASCII everywhere, and where nobody can be
-told anything any more (a full disk behind standard output), that is told once.
+What a terminal's encoding lacks is replaced, JSON is ASCII everywhere, and where nothing can be
+written any more (a full disk behind standard output), one line says so, once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def spoken() -> Iterator[None]:
     """Standard streams that take whatever text comes, and that have said all of it at the end.
 
     Raises:
-        BrokenPipeError: whoever read standard output has left.
+        BrokenPipeError: the reader of standard output has left.
         StorageError: it is closed, or cannot be written.
     """
     _prepare()
@@ -64,7 +64,7 @@ def _fill_what_is_closed() -> None:
 
 
 def _flush() -> None:
-    """While there is somebody who can report that it fails."""
+    """While there is a caller that can report that it fails."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -113,7 +113,7 @@ def said(value: Any, show: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     except StorageError:
-        # The file matters more than whoever has left; rich ends the program for that.
+        # The file matters more than a reader that has left; rich ends the program for that.
         with contextlib.suppress(BrokenPipeError, SystemExit):
             say()
         raise
@@ -148,7 +148,7 @@ def one_line(message: str) -> str:
 def words(error: Exception) -> str:
     """What went wrong outside this project, in one line; of a bug also where it is.
 
-    Nothing where whoever read the output has left: nobody is to be told.
+    Nothing where the reader of the output has left.
     """
     match error:
         case BrokenPipeError():

@@ -102,7 +102,7 @@ async def _generate(
     from actors.engine import Engine
 
     fitted = await asyncio.to_thread(CheckedPair, engine_settings)
-    # What cannot be done is told before anything is started.
+    # What cannot be done is refused before anything is started.
     tokens = fitted.encode(prompt, settings)
     async with await Engine.start_pair(fitted) as engine:
         generation = engine.generate(tokens, settings, trace=trace_file is not None)

@@ -126,7 +126,7 @@ def _title(scenario: Scenario) -> str:
 
 
 def _show(answer: Answer) -> None:
-    """Two tables: the figures with their intervals, and who waited for whom."""
+    """Two tables: the figures with their intervals, and what each device waited for."""
     console = Console()
     console.print(
         f"{title(answer.schedule, answer.gamma, answer.head_start)}: alpha {answer.alpha:.4g}, "

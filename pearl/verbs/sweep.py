@@ -60,7 +60,7 @@ GRID = [
                  help="Runs of agreement drawn for each point; 0 takes their law itself, and "
                  "there are no intervals then. [default: 4096]"),
     click.option("--seed", type=int, default=0, show_default=True,
-                 help="Of all luck; the same seed gives the same table."),
+                 help="Of all randomness; the same seed gives the same table."),
 ]  # fmt: skip
 
 

@@ -27,11 +27,12 @@ from actors.deadlines import Patience
 from actors.engine import Engine, Generation
 from actors.engine_settings import EngineSettings
 from actors.guardian import marked
-from actors.membership import Connection, Membership
+from actors.membership import Membership
 from actors.wire import Finished
 from decoding.errors import PeerError, PlacementError, ProtocolError
 from decoding.messages import DEVICES, DRAFT, TARGET, Device, Role, TokenId
 from decoding.settings import Settings
+from tests.actors.family import connection, mentions
 from tests.actors.pairs import SavedPair
 from tests.actors.requests import AR, PROMPTS, VARIANTS, all_at_once, sampled
 
@@ -105,7 +106,7 @@ async def test_a_placement_that_cannot_be_had_says_what_is_missing(text_pair: Sa
     with pytest.raises(PlacementError, match=r"7 GPU wanted, 0 free of 0"):
         await RayDeployment.start(pair)
     children = psutil.Process().children(recursive=True)
-    assert not [child for child in children if _mentions(child, "/tmp/pearl-")]  # noqa: S108
+    assert not [child for child in children if mentions(child, "/tmp/pearl-")]  # noqa: S108
 
 
 def _no_text() -> Detokenizer:
@@ -221,14 +222,8 @@ async def test_deaths_are_counted_and_not_printed(
     assert printed.out == printed.err == ""
 
 
-def _connection(engine: Engine) -> Connection:
-    deployment = engine._deployment
-    assert isinstance(deployment, RayDeployment)
-    return deployment.membership.connection
-
-
 def _family(engine: Engine) -> list[psutil.Process]:
-    return marked(cast("str", _connection(engine).folder))
+    return marked(cast("str", connection(engine).folder))
 
 
 def _listening(process: psutil.Process) -> set[str]:
@@ -249,7 +244,7 @@ async def test_a_private_cluster_listens_on_loopback_only(engine: Engine) -> Non
 
 
 async def test_nobody_else_can_look_into_the_folder_of_a_private_cluster(engine: Engine) -> None:
-    folder = Path(cast("str", _connection(engine).folder))
+    folder = Path(cast("str", connection(engine).folder))
 
     # Ray opens them whenever one of its processes starts, and the guardian shuts them again.
     async with asyncio.timeout(RESTART_S):
@@ -266,10 +261,10 @@ def _modes(folder: Path) -> set[int]:
 
 async def test_the_token_stands_on_no_command_line(engine: Engine) -> None:
     """Everybody may read those, unlike the file and the environment."""
-    token = (Path(cast("str", _connection(engine).folder)) / "token").read_text()
+    token = (Path(cast("str", connection(engine).folder)) / "token").read_text()
 
     assert token
-    assert not [process for process in _family(engine) if _mentions(process, token)]
+    assert not [process for process in _family(engine) if mentions(process, token)]
 
 
 @pytest.mark.parametrize("token", [None, "guessed" * 8])
@@ -309,7 +304,7 @@ async def test_two_engines_of_a_program_live_and_die_apart(
 
     assert ours.token_ids == theirs.token_ids
     assert (await engine.generate(PROMPT, AR).wait()).token_ids == ours.token_ids
-    assert _connection(engine) is _connection(other)
+    assert connection(engine) is connection(other)
     assert threads
     assert threading.get_ident() not in threads
     with pytest.raises(ProtocolError, match="the engine is closed"):
@@ -347,16 +342,16 @@ async def test_who_gives_up_a_start_leaves_nothing_behind(
 ) -> None:
     await _until_whole(engine)
     settings = EngineSettings(target=str(text_pair.target), gpus=0)
-    before = _connection(engine).members
+    before = connection(engine).members
     starting = asyncio.create_task(Engine.start(settings))
-    while _connection(engine).members == before and not starting.done():  # noqa: ASYNC110
+    while connection(engine).members == before and not starting.done():  # noqa: ASYNC110
         await asyncio.sleep(0)
     starting.cancel()
 
     await asyncio.wait([starting])
 
     assert starting.cancelled()
-    assert _connection(engine).members == before
+    assert connection(engine).members == before
 
 
 async def test_a_killed_scheduler_comes_back_where_it_was(engine: Engine) -> None:
@@ -386,28 +381,6 @@ async def _is_whole(engine: Engine) -> bool:
     return False
 
 
-async def test_after_closing_nothing_is_left(engine: Engine) -> None:
-    """No process, no file, no socket, no shared memory. The last test of this engine."""
-    folder = Path(cast("str", _connection(engine).folder))
-    port = engine._deployment.address.port
-    generation = engine.generate(PROMPT, Settings(schedule="ar", max_new_tokens=LONG))
-    ours = [process for process in psutil.process_iter() if _mentions(process, str(folder))]
-    children = psutil.Process().children(recursive=True)
-    # Python's own helper, which a test of another module may have started, stays to the end.
-    ours += [child for child in children if not _mentions(child, "multiprocessing")]
-    await engine.close()
-
-    _, alive = psutil.wait_procs(set(ours), timeout=30)
-    assert ours
-    assert not alive
-    assert not folder.exists()  # noqa: ASYNC240 - there is nothing else to do meanwhile
-    with pytest.raises(PeerError, match="start the engine again"):
-        await generation.wait()
-    await engine.close()  # twice is once
-    connections = psutil.Process().net_connections()
-    assert not [c for c in connections if c.raddr and c.raddr.port == port]
-
-
 async def _kill_at(engine: Engine, generation: Generation, device: Device, *, tokens: int) -> None:
     """Run to the end; the device's process is killed after so many tokens."""
     processes = (await engine.statistics()).processes
@@ -427,10 +400,3 @@ async def _until_whole(engine: Engine, losses: int = 0) -> None:
             statistics = await engine.statistics()
             if set(statistics.devices) == set(DEVICES) and statistics.losses["draft"] >= losses:
                 return
-
-
-def _mentions(process: psutil.Process, folder: str) -> bool:
-    try:
-        return any(folder in word for word in process.cmdline())
-    except psutil.Error:
-        return False

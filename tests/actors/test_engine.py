@@ -80,6 +80,7 @@ async def test_greedy_is_what_the_library_itself_generates(
         assert result.finish_reason is FinishReason.LENGTH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", range(1, 17))
 async def test_greedy_is_the_same_at_every_gamma(engine: Engine, gamma: int) -> None:
     alone = await _tokens(engine, AR)
@@ -89,6 +90,7 @@ async def test_greedy_is_the_same_at_every_gamma(engine: Engine, gamma: int) -> 
         assert await _tokens(engine, settings) == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", list(VARIANTS))
 async def test_coupled_gives_a_seed_the_same_tokens_on_every_schedule(
     engine: Engine, variant: str
@@ -99,6 +101,7 @@ async def test_coupled_gives_a_seed_the_same_tokens_on_every_schedule(
         assert await _tokens(engine, sampled(VARIANTS[variant], temperature, seed)) == alone
 
 
+@pytest.mark.slow
 async def test_filters_leave_the_schedules_alike(engine: Engine) -> None:
     sampling = Sampling(temperature=0.9, top_k=40, top_p=0.9, min_p=0.02)
     alone = await _tokens(engine, msgspec.structs.replace(AR, sampling=sampling))
@@ -146,6 +149,7 @@ async def letters(letter_pair: SavedPair) -> AsyncIterator[Engine]:
         yield engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -205,6 +209,7 @@ def _law(pair: SavedPair, prompt: Tokens, sampling: Sampling) -> dict[Tokens, fl
 # -- ends ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_the_limit_is_met_exactly(engine: Engine) -> None:
     alone = await _tokens(engine, AR)
 
@@ -360,6 +365,7 @@ async def test_a_trace_that_was_cut_off_is_read_as_far_as_it_goes(
     assert tuple(records) == result.trace[: len(records)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", [16, 24, 40])
 async def test_a_draft_of_a_shorter_context_does_not_limit_the_target(
     engine: Engine, text_pair: SavedPair, tmp_path: Path, positions: int

@@ -8,7 +8,6 @@ dies, loads, or is given up. Then the same where packets also come twice, late, 
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import enum
 import itertools
@@ -38,7 +37,6 @@ from actors.wire import (
     Submit,
     ToDevice,
     Tokens,
-    Unframer,
     frame,
 )
 from decoding.desks import TargetDesk
@@ -60,6 +58,7 @@ from decoding.settings import Settings
 from decoding.stopping import FinishReason, StopRules
 from decoding.text import Detokenizer
 from decoding.verification import VERIFIERS, make_verifier
+from tests.actors.connections import Wire
 from tests.actors.toys import ToyRunner
 from tests.decoding.toys import Logits, Model, Prefix, autoregressive, blend, only, table
 
@@ -80,29 +79,6 @@ def spelled(tokens: Sequence[TokenId]) -> str:
 
 
 # -- the world -------------------------------------------------------------------------------------
-
-
-@final
-class Wire(asyncio.Transport):
-    """A connection's way from the scheduler: its bytes, cut into packets again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.packets: deque[AnyPacket] = deque()
-        self._unframer = Unframer()
-        self._closed = False
-
-    def write(self, data: object) -> None:
-        self.packets.extend(self._unframer.feed(cast("bytes", data)))
-
-    def is_closing(self) -> bool:
-        return self._closed
-
-    def close(self) -> None:
-        self._closed = True
-
-    def abort(self) -> None:
-        self._closed = True
 
 
 class Move(enum.Enum):
@@ -527,6 +503,7 @@ def _check(case: Case) -> World:
 # -- claims ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(case=cases(ORDERLY))
 def test_in_any_order_the_text_is_the_targets_own_and_nobody_waits_for_ever(case: Case) -> None:
@@ -542,6 +519,7 @@ def test_in_any_order_the_text_is_the_targets_own_and_nobody_waits_for_ever(case
             assert [desk._done, desk._foresight, desk._own, work._held] == [{}] * 4
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(case=cases(ORDERLY), role=st.sampled_from(DEVICES), length=st.integers(0, 12))
 def test_a_request_that_cannot_be_read_fails_alone(case: Case, role: Device, length: int) -> None:
@@ -561,6 +539,7 @@ def test_such_a_request_does_fail() -> None:
     assert [list(world.failed) for world in worlds] == [[0], [0]]
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(case=cases(tuple(Trouble)))
 def test_what_comes_twice_or_late_or_never_misleads_nobody(case: Case) -> None:
@@ -581,6 +560,7 @@ def _fickle(case: Case) -> World:
         return _check(case)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(case=cases(ORDERLY))
 def test_a_plan_that_changes_its_mind_leaves_nobody_waiting(case: Case) -> None:

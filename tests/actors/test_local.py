@@ -84,6 +84,7 @@ async def test_a_device_that_lives_dials_again_when_its_connection_is_cut(
         assert sorted(loads) == sorted(Role)
 
 
+@pytest.mark.slow
 async def test_a_connection_that_is_cut_again_and_again_costs_no_request() -> None:
     """No request is blamed for what the network does."""
     async with _engine() as (engine, scheduler):

@@ -335,12 +335,16 @@ async def test_a_peer_that_talks_nonsense_is_cut_off_and_harms_nobody(name: str)
 
 
 async def test_a_device_that_is_not_wanted_is_hung_up_on() -> None:
+    failures: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
     async with _world(roles=(TARGET,)) as world:
         device = await _toy(DRAFT).dial(world.address)
 
         await device.wait_ended()
+        await until(lambda: len(world.scheduler._peers) == 2)
 
         assert world.scheduler.statistics().devices == (TARGET,)
+        assert not failures
 
 
 async def test_a_device_that_dials_in_twice_is_heard_on_its_newer_connection() -> None:
@@ -761,6 +765,7 @@ async def test_strangers_have_a_deadline_and_are_not_many() -> None:
             each.close()
 
 
+@pytest.mark.slow
 async def test_a_client_that_does_not_read_is_cut_off_before_it_fills_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

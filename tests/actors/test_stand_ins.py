@@ -221,6 +221,7 @@ async def test_an_engine_counts_the_luck_that_was_asked_for(acceptance: float) -
             assert result.metrics.acceptance_rate == acceptance
 
 
+@pytest.mark.slow
 async def test_an_engine_counts_the_luck_of_the_script() -> None:
     """Of the positions that were compared: with a window before each pass, up to each refusal."""
     script, length = Script(acceptance=0.8, seed=5), 2000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from decoding.sampling import Sampling
 from decoding.settings import Settings
 from tests.actors.pairs import SavedPair, save_letter_pair
 from tests.actors.requests import AR, PROMPTS, VARIANTS, all_at_once, sampled
+from tests.actors.swapped import swap
 from tests.decoding.certainty import chi_square_limit
 
 LETTERS: Final = "abcdefghijklmnopqrst"
@@ -33,17 +33,6 @@ def settings(pair: SavedPair) -> EngineSettings:
     return EngineSettings(
         target=str(pair.target), draft=str(pair.draft), devices=Devices.LOCAL, gpus=0
     )
-
-
-def swap(draft: Path, *pairs: tuple[int, int]) -> None:
-    """Give tokens each other's ids, in the tokenizer alone: the weights know nothing of it."""
-    path = draft / "tokenizer.json"
-    read = json.loads(path.read_text())
-    vocab = read["model"]["vocab"]
-    names = {number: token for token, number in vocab.items()}
-    for left, right in pairs:
-        vocab |= {names[left]: right, names[right]: left}
-    path.write_text(json.dumps(read))
 
 
 def narrow(draft: Path, rows: int) -> None:
@@ -77,6 +66,7 @@ async def written(pair: SavedPair, asked: list[tuple[str, Settings]]) -> list[Re
         return await all_at_once(engine, asked)
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio
 @pytest.mark.parametrize("what", OTHERS)
 async def test_the_target_writes_what_it_writes_alone(
@@ -101,6 +91,7 @@ async def test_the_target_writes_what_it_writes_alone(
     assert sum(result.metrics.kept for result in found) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio
 async def test_rejection_still_draws_from_the_law_of_the_target(tmp_path: Path) -> None:
     """The second token of a text, enumerated; the draft takes two letters for each other."""

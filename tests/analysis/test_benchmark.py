@@ -23,17 +23,14 @@ from analysis.benchmark import (
 )
 from analysis.parameters import own_constants
 from analysis.statistics import acceptance
-from analysis.traces import Request
 from decoding.estimates import Estimate, of_median, of_ratio
 from decoding.settings import Settings
-from simulator.acceptance import Independent
-from simulator.answers import run as simulated
 from simulator.costs import Affine
 from simulator.links import Network
-from simulator.workload import ClosedLoop, Fixed, Workload
-from simulator.world import Pair, Scenario
+from simulator.world import Pair
+from tests.analysis.decoded import decoded
 from tests.analysis.forms import pearl
-from tests.decoding.test_summaries import LONG, SHORT
+from tests.decoding.two_requests import LONG, SHORT
 from tests.simulator.measuring import PASS_S
 
 AR: Final = System(name="AR", settings=Settings(schedule="ar"), devices=1)
@@ -219,32 +216,6 @@ def test_texts_part_where_one_ends() -> None:
 
 
 # -- theory at a run's own values ------------------------------------------------------------------
-
-
-def decoded(
-    settings: Settings, *, network: Network | None = None, pair: Pair | None = None, prompt: int = 1
-) -> list[Request]:
-    """Requests on virtual devices: a pass takes five steps, and messages no time."""
-    scenario = Scenario(
-        settings=settings,
-        acceptance=Independent(0.8),
-        pair=pair or Pair.of(speed_ratio=5),
-        network=network or Network(),
-        workload=Workload(
-            requests=6, arrivals=ClosedLoop(1), prompt=Fixed(prompt), output=Fixed(200)
-        ),
-    )
-    records = simulated(scenario, seed=3, trace=True).records
-    return [
-        Request(
-            name="",
-            settings=settings,
-            prompt=prompt,
-            records=tuple(record for record in records if record.request == number),
-            simulated=True,
-        )
-        for number in range(6)
-    ]
 
 
 @pytest.mark.parametrize(

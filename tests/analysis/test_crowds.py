@@ -16,8 +16,8 @@ from simulator.answers import run
 from simulator.costs import Affine
 from simulator.workload import ClosedLoop, Fixed, Workload
 from simulator.world import Pair, Scenario
+from tests.analysis.decoded import decoded
 from tests.analysis.forms import pearl, sd
-from tests.analysis.test_benchmark import decoded
 
 AR: Final = Settings(schedule="ar")
 SD: Final = Settings(schedule="sd", gamma=4)

@@ -96,6 +96,7 @@ def test_each_pair_has_a_window_of_its_own() -> None:
     assert fit(rows).gammas == {"x": 3, "y": 8}
 
 
+@pytest.mark.slow
 def test_runs_of_the_real_schedule_give_their_window_back() -> None:
     rows = []
     for rate in RATES:

@@ -32,7 +32,7 @@ from simulator.workload import Fixed, Workload
 from simulator.world import Pair, Scenario
 from tests.analysis.forms import pearl, sd
 from tests.decoding.certainty import ALPHA, Z
-from tests.decoding.test_estimates import ends, holds
+from tests.decoding.intervals import ends, holds
 
 ALPHAS: Final = (0.3, 0.5, 0.8, 0.9, 0.96)
 NOTHING_COMPARED: Final[tuple[list[str], ...]] = ([], [""], ["?????"], ["", "?"])
@@ -50,12 +50,12 @@ def texts(rng: np.random.Generator, a: float, count: int, tokens: int, r: float 
 
 
 def held(settings: Settings, law: Independent | Positions) -> list[str]:
-    """The luck that a schedule leaves in its trace, of 32 requests of 400 tokens."""
+    """The luck that a schedule leaves in its trace, of 32 requests of 200 tokens."""
     scenario = Scenario(
         settings=settings,
         pair=Pair.of(speed_ratio=5),
         acceptance=law,
-        workload=Workload(requests=32, output=Fixed(400)),
+        workload=Workload(requests=32, output=Fixed(200)),
     )
     return list(agreement(run(scenario, trace=True).records).values())
 
@@ -261,6 +261,7 @@ def test_a_run_that_is_cut_short_counts_as_far_as_it_was_seen() -> None:
     assert [share.value for share in shares] == pytest.approx([1, 3 / 4, 3 / 4 * 2 / 3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "tokens", "more"), [(1, 600, 0.0), (6, 100, 0.03), (24, 100, 0.02)]
 )
@@ -301,6 +302,7 @@ def test_where_no_run_ended_all_survive_without_an_interval() -> None:
 TESTS: Final = ("bursts", "lengths", "requests")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "tokens", "a"),
     [(1, 256, 0.8), (3, 128, 0.5), (6, 128, 0.8), (6, 128, 0.95), (24, 64, 0.95), (24, 128, 0.99)],
@@ -321,6 +323,7 @@ def test_independent_luck_is_accused_as_seldom_as_it_says(
     assert false <= 1 - LEVEL + Z * math.sqrt(LEVEL * (1 - LEVEL) / tries)
 
 
+@pytest.mark.slow
 def test_of_enough_luck_the_chances_are_spread_evenly() -> None:
     rng, tries = np.random.default_rng(8), 800
     found = [independence(texts(rng, 0.8, 12, 128)) for _ in range(tries)]
@@ -366,6 +369,7 @@ def test_luck_that_takes_turns_is_no_burst_and_not_independent() -> None:
     assert found.correlation < 0
 
 
+@pytest.mark.slow
 def test_prompts_that_differ_are_found_and_not_taken_for_bursts() -> None:
     """All bursts there are lie between the texts; in each, luck is a coin."""
     rng, tries, blamed = np.random.default_rng(10), 400, 0

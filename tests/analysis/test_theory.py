@@ -489,6 +489,7 @@ def near(found: Any, expected: float) -> bool:
 RATES: Final = (0.9, 0.7, 0.5)
 
 
+@pytest.mark.slow
 def test_rates_by_position_give_what_the_simulation_gives() -> None:
     for g in (2, 5):
         parallel = simulated("pearl", g, Positions(RATES)).tokens_per_target_pass

@@ -191,6 +191,7 @@ def test_passes_of_several_texts_are_those_of_each() -> None:
     assert in_turns.tolist() == [departures.passes_of(sd_at(0.8, 5), n) for n in lengths]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["sd", "pearl"])
 def test_texts_that_end_by_chance_take_the_passes_of_the_simulation(schedule: str) -> None:
     """Texts of 20 tokens on average: each token ends one with chance e = .05."""

@@ -87,6 +87,7 @@ THEOREM, BOUND = "theorem 2, 1/(1 - a) + 1", "theorem 2 as a bound"
 # -- independent acceptance, and nothing else: all that theory assumes ---------------------------
 
 
+@pytest.mark.slow
 def test_where_its_assumptions_hold_theory_describes_the_run() -> None:
     found = compared(Independent(0.8), AR, SD, PEARL)
 
@@ -98,6 +99,7 @@ def test_where_its_assumptions_hold_theory_describes_the_run() -> None:
         )
 
 
+@pytest.mark.slow
 def test_theory_is_asked_at_what_was_measured() -> None:
     found = compared(Independent(0.8), AR, SD, PEARL)
     system = only(found, "PEARL 5")
@@ -109,6 +111,7 @@ def test_theory_is_asked_at_what_was_measured() -> None:
     assert system.theory.run_length == pytest.approx((run - 1, run, run + 1))
 
 
+@pytest.mark.slow
 def test_speed_over_ar_is_that_of_the_same_prompts() -> None:
     found = compared(Independent(0.8), AR, SD, PEARL)
     alone, pearl = only(found, "AR"), only(found, "PEARL 5")
@@ -120,6 +123,7 @@ def test_speed_over_ar_is_that_of_the_same_prompts() -> None:
     assert pearl.simulated_over_ar == pytest.approx(float(pearl.speedup_over_ar), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_without_ar_there_is_no_speed_over_it_and_nothing_to_be_lossless_against() -> None:
     system = only(compared(Independent(0.8), PEARL), "PEARL 5")
 
@@ -129,6 +133,7 @@ def test_without_ar_there_is_no_speed_over_it_and_nothing_to_be_lossless_against
     )
 
 
+@pytest.mark.slow
 def test_a_schedule_that_is_added_is_held_against_theory_like_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -150,6 +155,7 @@ def test_a_schedule_that_is_added_is_held_against_theory_like_the_others(
 LUCK: Final = (Independent(0.8), Bursts(0.8, 0.4), Mixture((0.5, 0.9), (1, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acceptance", LUCK)
 def test_the_parts_add_up_to_the_gap_and_explain_it(acceptance: Acceptance) -> None:
     for system in compared(acceptance, AR, SD, PEARL, real=True).systems:
@@ -162,6 +168,7 @@ def test_the_parts_add_up_to_the_gap_and_explain_it(acceptance: Acceptance) -> N
         assert set(few) == set(PARTS_OF)
 
 
+@pytest.mark.slow
 def test_bursts_are_found_in_the_part_of_bursts() -> None:
     """Nothing else was put in, so nothing else is found."""
     gap = only(compared(Bursts(0.8, 0.4), AR, PEARL), "PEARL 5").gap
@@ -170,6 +177,7 @@ def test_bursts_are_found_in_the_part_of_bursts() -> None:
     assert all(abs(share) < 0.02 for part, share in gap.items() if part is not Part.BURSTS)
 
 
+@pytest.mark.slow
 def test_prompts_that_differ_are_found_in_theirs() -> None:
     gap = only(compared(Mixture((0.3, 0.95), (1, 1)), AR, PEARL), "PEARL 5").gap
 
@@ -177,6 +185,7 @@ def test_prompts_that_differ_are_found_in_theirs() -> None:
     assert abs(gap[Part.BURSTS]) < 0.02
 
 
+@pytest.mark.slow
 def test_growing_passes_prompts_and_messages_are_found_in_theirs() -> None:
     gap = only(compared(Independent(0.8), AR, PEARL, real=True), "PEARL 5").gap
 
@@ -215,6 +224,7 @@ def test_bursts_explain_what_independence_does_not() -> None:
     assert claim(system, "tokens per target pass, bursts included").holds
 
 
+@pytest.mark.slow
 def test_tokens_that_are_easier_behind_a_rejection_violate_the_bound() -> None:
     """The first of each window is nearly always kept, the others are not: runs are shorter."""
     found = compared(Positions((0.95, 0.5)), PEARL)
@@ -222,6 +232,7 @@ def test_tokens_that_are_easier_behind_a_rejection_violate_the_bound() -> None:
     assert [(name, claim.name) for name, claim in found.violated] == [("PEARL 5", BOUND)]
 
 
+@pytest.mark.slow
 def test_other_tokens_than_those_of_ar_violate_the_first_promise() -> None:
     alone, parallel = requests(AR, Independent(0.8)), requests(PEARL, Independent(0.8))
     spoilt = [replace(parallel[0], records=_with_another_token(parallel[0].records)), *parallel[1:]]
@@ -241,6 +252,7 @@ def _with_another_token(records: tuple[Record, ...]) -> tuple[Record, ...]:
     return (*records[:last], other, *records[last + 1 :])
 
 
+@pytest.mark.slow
 def test_a_pass_that_settles_more_than_it_judges_is_a_violation() -> None:
     """Windows of 5 that are passed off as windows of 2."""
     honest = requests(PEARL, Independent(0.95))
@@ -276,6 +288,7 @@ def test_the_interval_decides(
 # -- theorem 1 -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_best_window_is_the_speed_ratio_where_nothing_else_counts() -> None:
     best = compared(Independent(0.8), AR, PEARL).best_window
     assert best is not None
@@ -322,6 +335,7 @@ def test_prompts_alone_cannot_be_validated() -> None:
         validate({"AR": [short]})
 
 
+@pytest.mark.slow
 def test_where_the_draft_is_never_right_theory_still_has_an_answer() -> None:
     found = compared(Independent(0.0), AR, SD, PEARL)
 
@@ -329,6 +343,7 @@ def test_where_the_draft_is_never_right_theory_still_has_an_answer() -> None:
     assert only(found, "PEARL 5").theory.tokens_per_target_pass == 1
 
 
+@pytest.mark.slow
 def test_where_the_draft_is_always_right_runs_have_no_end() -> None:
     found = compared(Independent(1.0), AR, SD, PEARL)
 
@@ -375,6 +390,7 @@ def test_a_request_without_a_comparison_leaves_the_luck_of_the_others_alone() ->
     )
 
 
+@pytest.mark.slow
 def test_requests_whose_prompts_are_unknown_are_not_paired() -> None:
     unknown = {
         name: [replace(request, prompt=None) for request in found]

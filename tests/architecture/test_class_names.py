@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from pathlib import Path
 from typing import Final
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.architecture.sources import ROOT
+
 FOLDERS: Final = (
     "actors", "analysis", "benchmarks", "decoding", "docs", "notebooks", "pearl", "simulator",
     "tools",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 import pearl
 from pearl.__main__ import VERBS
+from tests.architecture.sources import ROOT, imported
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("actors", "analysis", "decoding", "pearl", "simulator")
 
 
@@ -86,12 +83,3 @@ def drawn(page: str) -> list[str]:
         elif match and match[1] == "  ":
             found.append(package + match[2])
     return found
-
-
-def imported(script: Path) -> Iterator[str]:
-    """The modules that a script imports from."""
-    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            yield node.module or ""
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)

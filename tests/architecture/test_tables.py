@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -12,8 +11,8 @@ import pytest
 from decoding.kinds import SCHEDULES
 from decoding.policies import POLICIES
 from decoding.verification import VERIFIERS
+from tests.architecture.sources import ROOT
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 CODE: Final = ("actors", "analysis", "benchmarks", "decoding", "docs", "notebooks", "pearl",
                "simulator", "tools")  # fmt: skip
 HOMES: Final = {"decoding/kinds.py", "decoding/policies.py", "decoding/verification.py"}

@@ -210,7 +210,7 @@ class Network:
         job, foresight = self.schedule._judge, self.schedule.foresight()
         if not isinstance(event, Judged) or job is None or foresight is None:
             return None
-        if isinstance(self.schedule.plan, AutoPolicy):  # the verdict itself may change its mind
+        if isinstance(self.schedule.policy, AutoPolicy):  # the verdict itself may change its mind
             return None
         return onward(job, event, foresight) if self.schedule.awaits(event) else None
 

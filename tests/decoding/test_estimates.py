@@ -21,21 +21,11 @@ from decoding.estimates import (
     shifted,
 )
 from tests.decoding.certainty import Z
+from tests.decoding.intervals import ends, holds
 
 TRIES: Final = 4000
 CHANCE: Final = Z * math.sqrt(LEVEL * (1 - LEVEL) / TRIES)
 """How far from its level a correct interval's coverage may be found."""
-
-
-def ends(found: Estimate) -> tuple[float, float]:
-    """Its interval, which it has."""
-    assert found.interval is not None
-    return found.interval
-
-
-def holds(found: Estimate, truth: float) -> bool:
-    low, high = ends(found)
-    return low <= truth <= high
 
 
 @pytest.mark.parametrize("count", [2, 5, 30])

@@ -22,9 +22,10 @@ from decoding.coins import Array, Coins, CounterCoins, Purpose
 from decoding.errors import ImpossibleDraftError
 from decoding.messages import Command, Drafted, Judge, Judged, Propose, Proposed, TokenId
 from decoding.sampling import Sampling
-from decoding.schedules import Sign, TwoModelSchedule
+from decoding.schedules import TwoModelSchedule
 from decoding.settings import Settings
 from decoding.stopping import FinishReason, StopRules
+from decoding.transitions import Sign
 from decoding.verdicts import Outcome
 from decoding.verification import Coupled, Rejection, Verdict, Verifier
 from tests.decoding.enumeration import (

@@ -1,100 +1,24 @@
-"""`gamma="auto"` finds the window that theory says, from what it sees.
+"""`gamma="auto"` chooses its window from what it sees.
 
-Notation of the theory: a acceptance rate, g gamma, c draft steps that fit in a pass.
+Whether that window is the one that theory says is a matter of both clocks: tests/agreement.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
 
 import msgspec
-import numpy as np
 import pytest
 
-from analysis import theory
 from decoding.errors import SettingError
 from decoding.kinds import SCHEDULES, ScheduleKind
-from decoding.measured import WIDEST, Measurements, Wait
+from decoding.measured import Measurements, Wait
 from decoding.messages import Drafted, Judged, Proposed
 from decoding.policies import FIRST_GAMMA, AutoPolicy, FixedPolicy
-from simulator.costs import Constant
-from simulator.twin import PairTimes, Scheme, decode
-from simulator.world import Pair
-from tests.analysis.forms import pearl, pearl_at, sd, sd_at
+from tests.decoding.learning import flat, learn, timed, windows
 
 SD, PEARL = SCHEDULES["sd"], SCHEDULES["pearl"]
-CLOSE = 0.985  # of the best speed: a hundredth is not worth a change, and a is an estimate
-
-
-def flat(seconds: float) -> Callable[[float], float]:
-    return lambda tokens: seconds + 0 * tokens
-
-
-def learn(
-    policy: AutoPolicy,
-    a: float,
-    pass_seconds: Callable[[float], float],
-    *,
-    rounds: int = 2000,
-    first: float = 1.0,
-) -> Iterator[int]:
-    """The gamma after each round of a draft that needs one second a token.
-
-    Args:
-        first: how much longer the first job of each device takes, for it reads the prompt.
-    """
-    dice = random.Random(1)
-    for index in range(rounds):
-        gamma = policy.before or policy.beside
-        kept = next((i for i in range(gamma) if dice.random() >= a), gamma)
-        late = first if index == 0 else 1.0
-        window, spent = gamma * late, pass_seconds(gamma + 1) * late
-        drafted = Drafted(tokens=(0,) * gamma)
-        policy.observe_window(Proposed(job=1, epoch=0, start=0, drafted=drafted, ended=window))
-        policy.observe_pass(
-            Judged(job=1, epoch=0, base=0, judged=gamma, kept=kept, token=0, ended=spent)
-        )
-        policy.observe_comparison(kept=kept, rejected=kept < gamma)
-        yield policy.before or policy.beside
-
-
-def windows(policy: AutoPolicy, a: float, seconds: float) -> list[int]:
-    return list(learn(policy, a, flat(seconds)))
-
-
-@pytest.mark.parametrize("c", [2, 5, 10, 20])
-@pytest.mark.parametrize("a", [0.6, 0.8, 0.9])
-def test_parallel_decoding_settles_near_the_speed_ratio(a: float, c: int) -> None:
-    """Theorem 1 of the paper: at a flat pass time and a whole c, the best window is c."""
-    found = windows(AutoPolicy(PEARL), a, c)[-1]
-
-    assert theory.best_gamma(pearl_at(a, c=c)) == c
-    assert pearl(a, found, c).speedup > CLOSE * pearl(a, c, c).speedup
-
-
-@pytest.mark.parametrize(
-    ("a", "c", "best"), [(0.5, 5, 1), (0.5, 10, 2), (0.8, 5, 4), (0.9, 5, 7), (0.9, 10, 10)]
-)
-def test_speculative_decoding_settles_near_its_published_optimum(
-    a: float, c: int, best: int
-) -> None:
-    """The optima of the table in the theory (at a = .5, c = 5, windows of 1 and 2 are equal)."""
-    found = windows(AutoPolicy(SD), a, c)[-1]
-
-    assert theory.best_gamma(sd_at(a, c=c)) == best
-    assert sd(a, found, c).speedup > CLOSE * sd(a, best, c).speedup
-
-
-def test_pass_times_that_grow_with_the_window_shorten_it() -> None:
-    """A line is fitted through the passes, so their growth counts."""
-    growing = list(learn(AutoPolicy(PEARL), 0.8, lambda tokens: 4 + 1.5 * tokens))
-
-    growth = 1.5 / 5.5  # of a pass over one token
-    best = theory.best_gamma(pearl_at(0.8, c=5.5, growth=growth))
-    found, most = pearl(0.8, [growing[-1], best], 5.5, growth=growth).speedup
-    assert found > CLOSE * most
 
 
 def test_the_first_jobs_are_not_counted() -> None:
@@ -133,14 +57,6 @@ def test_a_clock_that_stands_still_teaches_nothing() -> None:
     assert policy.beside == FIRST_GAMMA
 
 
-def timed(step: float = 1.0, judge: float = 4.0) -> Measurements:
-    """Who has seen times, and no runs yet."""
-    measured = Measurements()
-    measured.add_window(1, step)
-    measured.add_pass(1, judge)
-    return measured
-
-
 def test_passes_that_compare_nothing_teach_nothing_about_acceptance() -> None:
     """A thousand passes without a draft leave what was seen of it as it was."""
     measured = timed()
@@ -151,23 +67,6 @@ def test_passes_that_compare_nothing_teach_nothing_about_acceptance() -> None:
         policy.observe_comparison(kept=0, rejected=False)
 
     assert measured.speeds(PEARL).tolist() == before.tolist()
-
-
-@pytest.mark.parametrize("k", [0, 2])
-def test_speeds_are_those_of_the_runs_that_were_seen(k: int) -> None:
-    """The twin makes the same of each run; a pass takes as long as four draft steps."""
-    runs = [0, 0, 3, 7, 1, 30, 2, 9] * 8  # as many as are remembered
-    measured = timed()
-    for run in runs:
-        measured.add_run(run)
-    times = PairTimes(Pair(draft=Constant(1.0), target=Constant(4.0)))
-
-    found = measured.speeds(PEARL, head_start=k)
-
-    for gamma in range(1, WIDEST + 1):
-        decoded = decode(np.array(runs), Scheme("pearl", gamma, k), times)
-        tokens = decoded.rounds.tokens.sum()
-        assert found[gamma] == pytest.approx(tokens / decoded.seconds.sum())
 
 
 def test_speculative_decoding_has_a_bonus_token_for_each_window_that_is_kept() -> None:
@@ -182,20 +81,6 @@ def test_speculative_decoding_has_a_bonus_token_for_each_window_that_is_kept() -
     assert found[5] == pytest.approx(7 / (2 * (5 + 4)))
     assert found[6] == pytest.approx(6 / (6 + 4))
     assert found[0] == pytest.approx(1 / 4)  # the target alone
-
-
-def test_runs_that_come_in_bursts_have_the_window_that_is_best_for_them() -> None:
-    """Half of the runs are empty, the others long: by their one rate a window of 6 was best."""
-    measured = timed(judge=6.0)
-    for _ in range(Measurements.RUNS // 2):
-        measured.add_run(0)
-        measured.add_run(13)
-
-    found = measured.speeds(PEARL)
-
-    assert theory.best_gamma(pearl_at(13 / 15, c=6)) == 6
-    assert int(found[1:].argmax()) + 1 == 7
-    assert found[7] > 1.05 * found[6]
 
 
 def test_a_draft_that_is_always_right_is_given_a_longer_window() -> None:

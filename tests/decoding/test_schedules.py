@@ -322,6 +322,19 @@ def test_a_window_that_was_cut_off_is_not_taken() -> None:
     assert not schedule.awaits(msgspec.structs.replace(cut, job=1))
 
 
+def test_a_verdict_on_other_tokens_is_no_answer_even_if_its_number_fits() -> None:
+    """A target that went on by itself had begun what the policy has changed its mind about."""
+    schedule = start(speculative(2))
+    schedule.commands()
+    tell(schedule, proposed(0, 0, 7, 8))
+    own = msgspec.structs.replace(judged(0, 0, 0, 0, 5), job=1)
+
+    assert asked(schedule) == (judge(0, 0, 7, 8),)
+    assert not schedule.awaits(own)
+    assert schedule.receive(own) == ()
+    assert schedule.counts.rejections == 0
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("plan", [speculative(3), pearl(3), pearl(3, 2)], ids=["SD", "P", "P2"])
 def test_nothing_is_written_that_the_limit_forbids(plan: FixedPolicy, limit: int) -> None:

@@ -28,3 +28,10 @@ def test_the_picture_commits_as_many_tokens_as_the_rules_say() -> None:
         "speculative": [5, 5, 2],
         "parallel": [1, 4, 4, 3, 1, 4],
     }
+
+
+def test_the_table_of_states_in_the_documentation_is_the_one_in_the_code() -> None:
+    script = runpy.run_path(str(FIGURES / "transitions.py"))
+    page = script["PAGE"].read_text(encoding="utf-8")
+
+    assert f"{script['BEGIN']}{script['draw']()}{script['END']}" in page

@@ -36,6 +36,7 @@ def notebook(request: pytest.FixtureRequest) -> Pair:
     return Pair(fresh=notebooks.execute(source), stored=stored)
 
 
+@pytest.mark.slow
 def test_what_is_stored_is_made_of_its_source(notebook: Pair) -> None:
     """And of nothing else: no time, no version, no path of a machine."""
 
@@ -46,6 +47,7 @@ def test_what_is_stored_is_made_of_its_source(notebook: Pair) -> None:
     assert without_outputs(notebook.stored) == without_outputs(notebook.fresh), REMEDY
 
 
+@pytest.mark.slow
 def test_the_text_that_is_stored_is_printed_now(notebook: Pair) -> None:
     """A figure has to be there; its strokes may differ from machine to machine."""
 
@@ -62,6 +64,7 @@ def text_of(output: Notebook) -> str:
     return "a figure" if FIGURE in data else output.get("text", data.get("text/plain"))
 
 
+@pytest.mark.slow
 def test_a_notebook_ends_with_what_it_claims(notebook: Pair) -> None:
     last = [cell.source for cell in notebook.fresh.cells if cell.cell_type == "code"][-1]
 
@@ -74,6 +77,7 @@ def test_every_source_is_stored_and_nothing_else() -> None:
     assert stored == {source.stem for source in notebooks.sources()}, REMEDY
 
 
+@pytest.mark.slow
 def test_a_claim_that_does_not_hold_is_an_error(tmp_path: Path) -> None:
     """Or a notebook could claim anything."""
     source = tmp_path / "wrong.py"
@@ -83,6 +87,7 @@ def test_a_claim_that_does_not_hold_is_an_error(tmp_path: Path) -> None:
         notebooks.execute(source)
 
 
+@pytest.mark.slow
 def test_a_notebook_that_goes_on_too_long_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +99,7 @@ def test_a_notebook_that_goes_on_too_long_is_ended(
         notebooks.execute(source)
 
 
+@pytest.mark.slow
 def test_the_same_source_is_stored_in_the_same_bytes(tmp_path: Path) -> None:
     """Figures, too, and wherever it is run: else every `make notebooks` would be a change."""
     text = f"# %%\n{FIGURE_CELL}\n# %%\nprint(1)\n"

@@ -11,7 +11,7 @@ import pytest
 
 from pearl.__main__ import run
 from tests.actors.pairs import SavedPair
-from tests.actors.test_vocabularies import swap
+from tests.actors.swapped import swap
 
 METHODS = ["gptq", "awq", "compressed-tensors", "bitsandbytes", "hqq", "aqlm", "quanto"]
 

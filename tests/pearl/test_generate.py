@@ -211,6 +211,7 @@ def _family(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "devices", [LOCAL, pytest.param(["--gpus", "0"], marks=pytest.mark.ray)], ids=["local", "ray"]
 )
@@ -254,6 +255,7 @@ def test_ctrl_c_leaves_a_whole_json_object(
     assert 0 < len(found["token_ids"]) == found["metrics"]["tokens"] < 4000
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_the_run_in_silence(text_pair: SavedPair) -> None:
     """As in `pearl generate ... | head`."""
     with _started(_command(text_pair)) as process:

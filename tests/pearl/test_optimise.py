@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pearl.__main__ import run
-from tests.pearl.test_sweep import saved_profile
+from tests.pearl.profiled import saved_profile
 
 
 def answered(arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

@@ -172,6 +172,7 @@ def generate(pair: SavedPair, *more: str) -> list[str]:
     return ["-m", "pearl", "generate", "the quick brown fox", *models, *length, *more]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "devices", [LOCAL, pytest.param(ON_RAY, marks=pytest.mark.ray)], ids=["local", "ray"]
 )

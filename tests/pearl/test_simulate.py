@@ -14,7 +14,7 @@ import pytest
 from decoding import trace
 from pearl.__main__ import run
 from simulator import profiles
-from tests.simulator.test_profiling import measured_profile
+from tests.simulator.profiled import measured_profile
 
 QUICK = ["--tokens", "500", "--replications", "3"]
 KEYS = {

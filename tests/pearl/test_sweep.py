@@ -14,17 +14,13 @@ import pytest
 from pyarrow import parquet
 
 import simulator.sweep
-from decoding.settings import Settings
 from pearl.__main__ import run
 from pearl.asking.values import numbers
-from simulator import profiles
 from simulator.acceptance import Independent
-from simulator.costs import Constant
-from simulator.links import Network
-from simulator.profiles import Luck, Profile
 from simulator.sweep import COLUMNS, GridPoint, Job, Value, compute
 from simulator.twin import PairTimes, Scheme, answer
 from simulator.world import Pair
+from tests.pearl.profiled import saved_profile
 
 AXES = "--alpha 0.5:0.9:0.1 --speed-ratio 2:20:0.5 --gamma 3,5"
 GRID = ["sweep", *AXES.split(), "--runs", "64", "--seed", "3"]
@@ -69,28 +65,6 @@ def test_auto_is_written_as_the_gamma_it_was(capsys: pytest.CaptureFixture[str])
 
     rows = csv.DictReader(capsys.readouterr().out.splitlines())
     assert [(row["gamma"], row["gamma_auto"]) for row in rows] == [("5", "true"), ("10", "true")]
-
-
-def saved_profile(path: Path) -> Path:
-    """A pair as `pearl profile` would have found it: 20 ms a pass, 4 ms a step, a ms a message."""
-    measured = Profile(
-        machine={},
-        models={},
-        settings=Settings(),
-        pair=Pair(draft=Constant(0.004), target=Constant(0.02)),
-        network=Network(control_s=0.001),
-        luck=Luck(
-            rate=0.8,
-            by_position=(0.8,),
-            correlation=0.0,
-            correlation_within=0.0,
-            texts=("1101111101", "1110111111"),
-        ),
-        prompts=(10, 20),
-        outputs=(100, 200),
-    )
-    profiles.write(path, measured)
-    return path
 
 
 def test_a_profile_gives_what_is_not_asked_for(

@@ -169,6 +169,7 @@ def test_the_page_needs_no_network_and_is_whole(folder: Path, tmp_path: Path) ->
     assert "No bound of theory is violated." in text
 
 
+@pytest.mark.slow
 def test_the_page_says_what_is_violated(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "page.html"
 

@@ -111,7 +111,7 @@ def runs_of(
     *,
     speed_ratio: float,
     overhead: float = 0.0,
-    tokens: int = 10_000,
+    tokens: int = 5_000,
 ) -> Runs:
     """One long request, simulated event by event and cut into runs."""
     scenario = Scenario(
@@ -158,7 +158,7 @@ def wider(estimate: Estimate, replications: int | None = None) -> float:
 
 
 def require_equal(found: Estimate, expected: float, slack: float = 0.0) -> None:
-    """An estimate from thousands of values is what it should be, within chance."""
+    """An estimate from hundreds of values is what it should be, within chance."""
     assert abs(float(found) - expected) <= wider(found) + slack
 
 

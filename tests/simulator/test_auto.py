@@ -51,6 +51,7 @@ def test_while_it_rests_one_token_is_written_beside_each_pass() -> None:
     assert all(not command.pending.tokens for command in asked if isinstance(command, Judge))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latency_s", [0.0001, 0.0004])
 @pytest.mark.parametrize(("a", "c"), [(0.6, 5.0), (0.72, 4.3), (0.85, 7.0)])
 @pytest.mark.parametrize(

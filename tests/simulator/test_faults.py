@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Final
 
 import msgspec
@@ -244,6 +245,15 @@ def test_a_pass_that_a_crash_cut_short_is_made_again_and_counts_as_wasted() -> N
     assert played.seconds == (TOKENS + 0.5 + 4) * PASS_S
     assert played.target.wasted == 0.5 * PASS_S
     assert played.served[0].metrics.target_passes == TOKENS
+
+
+@pytest.mark.parametrize("device", list(DEVICES))
+def test_what_goes_wrong_goes_wrong_also_where_a_scenario_was_copied(device: Device) -> None:
+    """As it is for a worker of its own, to which it is pickled."""
+    crash = Fault(device=device, kind=FaultKind.CRASH, at=1.0, seconds=0.5)
+    scenario = Scenario(workload=one(200), faults=(crash,))
+
+    assert run(pickle.loads(pickle.dumps(scenario))) == run(scenario)  # noqa: S301 - our own
 
 
 @pytest.mark.parametrize("device", list(DEVICES))

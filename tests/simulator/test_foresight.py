@@ -38,9 +38,9 @@ from simulator.faults import Fault, FaultKind
 from simulator.links import Link, Network
 from simulator.workload import ClosedLoop, Fixed, Geometric, Poisson, Recorded, Times, Workload
 from simulator.world import Pair, Run, Scenario
-from tests.actors.test_foresight_hosts import Wire
+from tests.actors.connections import Wire
 from tests.simulator.measuring import AR, PASS_S, committed, one, pearl, sd, several
-from tests.simulator.test_devices import FakeClock, Luck, TimedRunner, says_one
+from tests.simulator.timed import FakeClock, Luck, TimedRunner, says_one
 
 TOKENS: Final = 200
 AUTO: Final = Settings(gamma="auto")

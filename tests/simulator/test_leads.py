@@ -147,6 +147,7 @@ def test_a_long_text_takes_what_the_mean_says(
     assert abs(away.mean()) <= margin(away.tolist()) + 1e-5 * most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("link", LINKS)

@@ -45,11 +45,13 @@ def require_mean_wait(output: Lengths, load: float, mean: float, square: float) 
     assert abs(float(found) - expected) <= wider(found, REPLICATIONS) + edge
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [0.3, 0.6])
 def test_requests_of_one_length_wait_as_in_an_m_d_1_queue(load: float) -> None:
     require_mean_wait(Fixed(3), load, 3, 9)
 
 
+@pytest.mark.slow
 def test_requests_of_random_length_wait_as_in_an_m_g_1_queue() -> None:
     """Geometric lengths of mean m have the mean square m (2 m - 1)."""
     require_mean_wait(Geometric(4), 0.5, 4, 4 * 7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +10,8 @@ import msgspec
 import pytest
 
 from decoding import trace
+from decoding.conversation import Conversation
+from decoding.desks import Writing, judged
 from decoding.errors import MalformedTraceError, SettingError
 from decoding.exchanges import agreement
 from decoding.messages import (
@@ -21,6 +24,7 @@ from decoding.messages import (
     Event,
     Judge,
     Judged,
+    Order,
     Propose,
     Proposed,
 )
@@ -294,6 +298,36 @@ def test_a_trace_by_hand_is_replayed() -> None:
     assert found.commands == 7
     assert found.recorded_s == found.simulated_s == pytest.approx(1.6)
     assert found.records == BY_HAND
+
+
+def test_a_draft_that_rested_beyond_its_context_rests_again() -> None:
+    settings, stop = Settings(gamma=3), StopRules(limit=20)
+    records = _recorded_with_reach(settings, stop, reach=6)
+
+    assert _is_the_same(replay(records, settings, stop, reach=6))
+    assert not replay(records, settings, stop).same_commands
+
+
+def _recorded_with_reach(settings: Settings, stop: StopRules, reach: int) -> list[Record]:
+    """Of devices that agree and answer one after the other, a second each."""
+    orders: list[Order] = []
+    conversation = Conversation(
+        7, settings, stop, lambda _, order: orders.append(order), now=0.0, reach=reach, trace=True
+    )
+    conversation.speak(0.0)
+    for at in itertools.count(1):
+        if not orders:
+            break
+        match orders.pop(0).command:
+            case Propose() as job:
+                window = Writing(job, at - 0.5, job.count, (1,) * job.count)
+                conversation.hear(window.answer(at - 0.25), at)
+            case Judge() as job:
+                times = at - 0.5, at - 0.25
+                conversation.hear(judged(job, len(job.pending), 1, times, read=1), at)
+            case _:
+                pass
+    return conversation.records or []
 
 
 def test_the_luck_of_a_trace_by_hand_is_read_off() -> None:

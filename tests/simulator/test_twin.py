@@ -59,6 +59,7 @@ SHARED: Final = (
 REPLICATIONS: Final = 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [FAR, TOLD], ids=["foresight", "told"])
 @pytest.mark.parametrize("acceptance", KINDS, ids=lambda kind: type(kind).__name__)
 @pytest.mark.parametrize(("settings", "scheme"), SCHEMES, ids=["AR", "SD", "PEARL", "head start"])

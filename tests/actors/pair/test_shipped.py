@@ -64,6 +64,7 @@ def test_the_pair_is_small_enough_to_be_part_of_a_package() -> None:
     assert sum(file.stat().st_size for file in files) < 32e6
 
 
+@pytest.mark.slow
 def test_the_target_keeps_most_of_what_the_draft_proposes() -> None:
     """The examples, the demo and the benchmarks rest on this; the bounds leave room for luck."""
     tokenizer = AutoTokenizer.from_pretrained(TARGET, local_files_only=True)

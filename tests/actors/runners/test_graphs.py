@@ -65,15 +65,6 @@ def _plain_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "can_map", lambda _device: False)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two threads beside a busy core are many times slower than one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def _taped(architecture: str, **options: Any) -> tuple[HuggingFaceRunner, Tape]:
     """A runner that has tried its recordings, and a tape that counts from now on."""
     tape = Tape()
@@ -147,6 +138,7 @@ def test_rows_read_together_have_the_plain_logits(architecture: str) -> None:
     close(runner.forward([feed(rows[1], 12, idle[12:])])[0], plain(model, idle)[12:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "mistral-sliding", "gpt2", "bloom"])
 @settings(max_examples=12)
 @given(data=st.data())

@@ -6,7 +6,7 @@ cache. A runner must give the same in every batch, window, piece, and after ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
@@ -95,15 +95,6 @@ ALIKE: Final[dict[str, Callable[[], Any]]] = {
 """The rotation is the same at all lengths that the model has; of a dynamic one it is as well."""
 
 every_one = pytest.mark.parametrize("name", BY_LENGTH)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two threads beside a busy core are many times slower than one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _made(name: str) -> Any:
@@ -254,6 +245,7 @@ def test_a_restarted_device_reads_all_at_once_and_goes_on_alike(name: str) -> No
         close(torch.cat(found), expected[died - 1 :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["phi3", "gemma3"])
 @pytest.mark.parametrize("taped", [False, True], ids=["", "recorded"])
 @settings(max_examples=8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
@@ -92,15 +92,6 @@ UNKNOWN: Final[dict[str, Callable[[], Any]]] = {
 }
 
 every_known = pytest.mark.parametrize("name", KNOWN)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two threads beside a busy core are many times slower than one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _model(config: Any) -> Any:
@@ -310,6 +301,7 @@ def test_growing_keeps_what_the_rows_hold(name: str) -> None:
     close(torch.cat([kept, longer]), plain(_known(name), tokens)[8:], TOLERANCE)
 
 
+@pytest.mark.slow
 @every_known
 @settings(max_examples=10)
 @given(data=st.data())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, Final
 
 import psutil
@@ -38,15 +37,6 @@ POSITION: Final = 2 * 2 * 2 * 8 * 4
 """Bytes of the small llama: layers, keys and values, heads, width, number."""
 
 mapped_only = pytest.mark.skipif(not memory.can_map(CPU), reason="addresses cannot be mapped here")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two threads beside a busy core are many times slower than one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=["mapped", "plain"])

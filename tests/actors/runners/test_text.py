@@ -115,6 +115,7 @@ def stops(draw: st.DrawFn, text: str) -> tuple[str, ...]:
     return tuple(draw(st.lists(usable, min_size=1, max_size=2)))
 
 
+@pytest.mark.slow
 @kinds
 @settings(max_examples=40)
 @given(data=st.data())
