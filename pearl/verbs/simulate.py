@@ -64,26 +64,20 @@ def command(
 def _answer(scenario: Scenario, given: dict[str, Any]) -> Answer:
     """The answer, with the time it took and a bar while it takes it."""
     from simulator.answers import runs_of, simulate
+    from simulator.parallel import cores
 
     began = time.perf_counter()
     replications = given["replications"]
+    tokens = scenario.workload.requests * scenario.workload.output.expected * replications
     with bar(runs_of(scenario, replications), "replications") as advance:
         answer = simulate(
             scenario,
             seed=given["seed"],
             replications=replications,
-            workers=_workers(scenario, replications),
+            workers=cores() if tokens > WORTH_SPREADING else 1,  # more to do than to start them
             progress=advance,
         )
     return msgspec.structs.replace(answer, wall_s=time.perf_counter() - began)
-
-
-def _workers(scenario: Scenario, replications: int) -> int:
-    """All cores, where there is more to do than to start them."""
-    from simulator.parallel import cores
-
-    tokens = scenario.workload.requests * scenario.workload.output.expected
-    return cores() if tokens * replications > WORTH_SPREADING else 1
 
 
 def _write_trace(path: pathlib.Path, scenario: Scenario, seed: int) -> None:
