@@ -166,18 +166,10 @@ def _name_sides(axes: Axes, border: Border, others: Sequence[Border]) -> None:
     if not UPRIGHT - 180 < across <= UPRIGHT:
         names, angle = (border.other, border.one), across - float(np.copysign(180, across))
     x, y = points[place]
-    axes.text(
-        x,
-        y,
-        " | ".join(style.in_words(name) for name in names),
-        transform=axes.transAxes,
-        rotation=angle,
-        ha="center",
-        va="center",
-        color=style.INK,
-        fontsize=style.SMALL,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
-    )
+    words = " | ".join(map(style.in_words, names))
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
+    look: dict[str, Any] = {"transform": axes.transAxes, "rotation": angle, "bbox": box}
+    style.write(axes, x, y, words, color=style.INK, **look)
 
 
 def _roomiest(points: Numbers, others: Sequence[Numbers]) -> int:

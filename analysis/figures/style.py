@@ -105,6 +105,12 @@ def draw_bars(
             )
 
 
+def write(axes: Axes, x: float, y: float, words: str, **look: Any) -> None:
+    """Small words around a place."""
+    usual: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALL}
+    axes.text(x, y, words, **(usual | look))
+
+
 def draw_marks(axes: Axes, values: Sequence[float | None], words: str, **look: Any) -> None:
     """One mark a line, where there is a value; what is drawn later lies above."""
     known = [(value, line) for line, value in enumerate(values) if value is not None]

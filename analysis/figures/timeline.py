@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.axes import Axes
 
@@ -72,9 +72,8 @@ def timeline(
     axes.set_title(title, loc="left", color=style.INK)
     if not any(job.ended > job.began for job in passes):
         axes.set_axis_off()
-        axes.text(
-            0.5, 0.5, "no timed pass of the target in this trace", ha="center", color=style.SOFT
-        )
+        words = "no timed pass of the target in this trace"
+        axes.text(0.5, 0.5, words, ha="center", color=style.SOFT)
         return
     first = SKIP if len(passes) >= SKIP + rounds else 0
     view = _view(passes, windows, first, rounds)
@@ -172,15 +171,8 @@ def _gaps(jobs: Sequence[BusySpan], view: View) -> Iterator[tuple[float, float]]
 
 def _write_counts(axes: Axes, view: View, shown: Sequence[BusySpan]) -> None:
     room = style.width_in_points(axes) / len(shown) / 2  # half of a round may be waiting
+    size = min(style.SMALL, max(5.0, room / 1.6))
+    look: dict[str, Any] = {"color": style.TARGET.ink, "fontsize": size, "clip_on": True}
     for job in filter(view.shows, shown):
         bar = view.bar(1, job.began, job.ended)
-        axes.text(
-            bar.left + bar.width / 2,
-            bar.row,
-            job.words,
-            ha="center",
-            va="center",
-            color=style.TARGET.ink,
-            fontsize=min(style.SMALL, max(5.0, room / 1.6)),
-            clip_on=True,
-        )
+        style.write(axes, bar.left + bar.width / 2, bar.row, job.words, **look)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
@@ -51,14 +51,8 @@ def waiting_bars(
     ticks: dict[int, str] = {}
     for number, (schedule, devices) in enumerate(shares.items()):
         # Three lines a schedule: its name, then its two devices.
-        axes.text(
-            0,
-            3 * number + 0.3,
-            style.in_words(schedule),
-            weight="bold",
-            color=style.INK,
-            va="center",
-        )
+        name = style.in_words(schedule)
+        axes.text(0, 3 * number + 0.3, name, weight="bold", color=style.INK, va="center")
         for line, device in enumerate(Role, start=3 * number + 1):
             ticks[line] = device
             for words, bar in _parts(line, device, devices.get(device, {})):
@@ -95,14 +89,6 @@ def _write_shares(axes: Axes, bars: Mapping[str, Sequence[style.Bar]]) -> None:
         for bar in found:
             if bar.width * room > WORD:
                 middle, share = bar.left + bar.width / 2, f"{100 * bar.width:.0f} %"
-                color, box = SHARES[words].ink, {"facecolor": SHARES[words].face, "pad": 1.0}
-                axes.text(
-                    middle,
-                    bar.row,
-                    share,
-                    color=color,
-                    fontsize=style.SMALL,
-                    ha="center",
-                    va="center_baseline",
-                    bbox=box | {"edgecolor": "none"},
-                )
+                box = {"facecolor": SHARES[words].face, "pad": 1.0, "edgecolor": "none"}
+                look: dict[str, Any] = {"color": SHARES[words].ink, "va": "center_baseline"}
+                style.write(axes, middle, bar.row, share, bbox=box, **look)
