@@ -100,16 +100,8 @@ def gap_bars(axes: Axes, gaps: Mapping[str, Mapping[Any, float]], *, title: str 
             linewidth=0.6,
         )
     sums = [sum(gap.values()) for gap in gaps.values()]
-    axes.plot(
-        sums,
-        range(len(gaps)),
-        marker="D",
-        markersize=6,
-        color=style.INK,
-        markeredgecolor="white",
-        linestyle="none",
-        label="all",
-    )
+    look = {"marker": "D", "markersize": 6, "markeredgecolor": "white"}
+    style.draw_marks(axes, sums, "all", color=style.INK, **look)
     axes.axvline(0, color=style.INK, linewidth=1)
     style.name_lines(axes, list(gaps), across="of the speed that theory says", title=title)
     axes.xaxis.set_major_formatter(PercentFormatter(1, None, " %"))
@@ -142,13 +134,16 @@ def speeds(axes: Axes, rows: Sequence[Speed], *, title: str = "") -> None:
         title: which run this is.
     """
     owners = (True, "this project", style.TARGET.face), (False, "Hugging Face", style.SOFT)
-    for ours, words, face in owners:
+    for ours, owner, face in owners:
         lines = [line for line, row in enumerate(rows) if row.ours is ours]
         values = [rows[line].measured.value or 0.0 for line in lines]
         if lines:
-            axes.barh(lines, values, height=0.56, color=face, label=words, zorder=1)
+            axes.barh(lines, values, height=0.56, color=face, label=owner, zorder=1)
+    words: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+    words |= {"color": "white", "fontsize": style.SMALL, "zorder": 5}
     for line, row in enumerate(rows):
-        _draw_words(axes, line, row)
+        if row.measured.value is not None:  # inside the bar at its beginning
+            axes.annotate(f"{row.measured.value:.2f}", (0, line), **words)
     known = [(row.measured.interval, line) for line, row in enumerate(rows)]
     for number, (ends, line) in enumerate((e, n) for e, n in known if e is not None):
         label = "" if number else "95 % interval over prompts"
@@ -163,19 +158,3 @@ def speeds(axes: Axes, rows: Sequence[Speed], *, title: str = "") -> None:
     axes.grid(axis="x", color=style.WAITING.face, linewidth=0.8)
     axes.set_axisbelow(True)
     style.legend_below(axes, entry=150)
-
-
-def _draw_words(axes: Axes, line: int, row: Speed) -> None:
-    """The value, inside the bar at its beginning."""
-    if row.measured.value is not None:
-        words = f"{row.measured.value:.2f}"
-        axes.annotate(
-            words,
-            (0, line),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            color="white",
-            fontsize=style.SMALL,
-            zorder=5,
-        )
