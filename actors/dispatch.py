@@ -251,7 +251,7 @@ class Dispatch:
     def _accuse(self, device: Device) -> None:
         """A device died: a request that had it alone is to blame, else all are suspects."""
         station = self.stations[device]
-        asked = [self.running[number] for number in station.asked if number in self.running]
+        asked = [running for running in self.using(device) if running.number in station.asked]
         station.asked.clear()
         if len(asked) == 1:
             asked[0].blame[device] = asked[0].blame.get(device, 0) + 1

@@ -37,15 +37,13 @@ def onward(job: Judge, verdict: Judged, foresight: Foresight) -> Judge | None:
     if foresight.job != job.job or verdict.token is None:
         return None
     pending, epoch = NOTHING, job.epoch
-    match outcome(verdict, foresight.window):
-        case Outcome.CONFIRMED:
-            assert foresight.window is not None
-            pending = Drafted(tokens=foresight.window[1:])
-        case Outcome.REFUSED if foresight.restarts:
-            epoch += 1
-        case Outcome.BARE if foresight.restarts:
-            pass
-        case _:
-            return None
+    found = outcome(verdict, foresight.window)
+    if found is Outcome.CONFIRMED:
+        assert foresight.window is not None
+        pending = Drafted(tokens=foresight.window[1:])
+    elif found is Outcome.UNSURE or not foresight.restarts:
+        return None
+    else:
+        epoch += found is Outcome.REFUSED
     base = job.base + verdict.kept + 1
     return Judge(device=job.device, job=job.job + 1, epoch=epoch, base=base, pending=pending)

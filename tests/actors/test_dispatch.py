@@ -1,4 +1,4 @@
-"""What is owed by whom: deadlines go by it."""
+"""What devices owe, by which deadlines go, and whom their deaths are blamed on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from actors.dispatch import Dispatch
 from actors.peers import Peer
 from actors.scheduler import Scheduler
-from actors.wire import JobDone, Submit
+from actors.wire import JobDone, Spoilt, Submit
 from decoding.messages import DEVICES, DRAFT, TARGET, Drafted, Judged, Proposed
 from decoding.settings import Settings
 from decoding.stopping import StopRules
@@ -55,3 +55,19 @@ def test_a_verdict_that_nobody_asked_for_leaves_the_deadline_of_the_job_that_is_
     dispatch.answer(_verdict(judged=0), TARGET)
 
     assert dispatch.running[0].waiting == {TARGET: owed}
+
+
+def test_a_request_that_works_without_a_draft_is_not_suspected_when_the_draft_dies(
+    dispatch: Dispatch,
+) -> None:
+    """It had a job there when the draft stalled, and was refused before the draft died."""
+    dispatch.answer(_verdict(judged=GAMMA), TARGET)
+    station = dispatch.stations[DRAFT]
+    dispatch.lose(DRAFT, "it stalled")
+    dispatch.spoilt(Spoilt(request=0, message="no room", crowded=True), DRAFT)
+    assert station.peer is not None
+    station.peer.has_worked = True
+
+    dispatch.gone(DRAFT, station.peer)
+
+    assert station.suspects == []

@@ -95,6 +95,7 @@ async def test_a_token_that_the_models_have_no_row_for_is_refused(
 # -- texts and their ends --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", ["bytes as in Llama", "bytes, cleaned", "spaces, always", "pieces, cleaned twice"]
 )

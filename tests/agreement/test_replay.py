@@ -86,6 +86,7 @@ async def test_a_real_run_with_the_rejection_verifier_comes_out_the_same(
     _assert_same(_replay(result, settings), result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", AUTO)
 async def test_gamma_auto_decides_again_as_it_did(text_pair: SavedPair, name: str) -> None:
     """The first request of an engine: later ones begin with what was learned."""
@@ -120,6 +121,7 @@ async def test_a_run_that_was_interrupted_comes_out_the_same(engine: Engine) -> 
 # -- the luck --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 async def test_every_schedule_meets_the_same_luck(engine: Engine, temperature: float) -> None:
     """Agreement belongs to the text: where two schedules looked, they saw the same."""

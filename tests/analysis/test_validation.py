@@ -194,6 +194,7 @@ def test_growing_passes_prompts_and_messages_are_found_in_theirs() -> None:
     assert gap[Part.MESSAGES] < -0.01
 
 
+@pytest.mark.slow
 def test_the_simulation_that_knows_the_luck_makes_the_same_passes() -> None:
     """Exact for greedy and coupled runs: verdicts do not depend on times."""
     for system in compared(Bursts(0.8, 0.4), AR, SD, PEARL, real=True).systems:
@@ -206,6 +207,7 @@ def test_the_simulation_that_knows_the_luck_makes_the_same_passes() -> None:
 # -- what theory states ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bursts_break_theorem_2_and_keep_it_as_a_bound() -> None:
     found = compared(Bursts(0.8, 0.4), AR, PEARL)
     system = only(found, "PEARL 5")

@@ -120,6 +120,7 @@ def test_no_run_of_ours_is_faster_than_its_own_jobs_allow(everybody: Said) -> No
     assert all(system["overlap_efficiency"] is system["theory"] is None for system in theirs)
 
 
+@pytest.mark.slow
 def test_the_table_says_what_was_chosen_and_that_texts_are_the_same(
     text_pair: SavedPair, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,6 +135,7 @@ def test_the_table_says_what_was_chosen_and_that_texts_are_the_same(
     assert "Every text that must be AR's is AR's, token for token." in said
 
 
+@pytest.mark.slow
 def test_several_at_once_write_the_same_texts(
     text_pair: SavedPair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -233,6 +233,7 @@ def test_ctrl_c_ends_a_run_with_what_was_committed(
     assert not alive
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_whole_json_object(
     text_pair: SavedPair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

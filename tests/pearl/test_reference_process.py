@@ -21,6 +21,7 @@ ASKED: Final = ReferenceRequest(
 )
 
 
+@pytest.mark.slow
 async def test_a_process_of_its_own_writes_the_same() -> None:
     async with await ReferenceProcess.start(SPEC) as process:
         there = await process.generate(ASKED)
@@ -28,6 +29,7 @@ async def test_a_process_of_its_own_writes_the_same() -> None:
     assert there.tokens == Reference(SPEC).generate(ASKED).tokens
 
 
+@pytest.mark.slow
 async def test_what_cannot_be_loaded_is_told_by_the_process() -> None:
     spec = ReferenceSpec(target="/no/such/model", draft="/no/such/model")
 
@@ -35,6 +37,7 @@ async def test_what_cannot_be_loaded_is_told_by_the_process() -> None:
         await ReferenceProcess.start(spec)
 
 
+@pytest.mark.slow
 async def test_a_process_that_ends_is_an_error_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import accumulate
 from pathlib import Path
 
+import pytest
+
 from actors.checking import CheckedPair
 from actors.engine import Engine
 from actors.engine_settings import Devices, EngineSettings
@@ -58,6 +60,7 @@ def _asked(
     )
 
 
+@pytest.mark.slow
 async def test_greedy_it_writes_what_our_target_writes_alone(text_pair: SavedPair) -> None:
     prompts = PROMPTS[:3]
     ours = await _ours(text_pair, prompts)

@@ -291,6 +291,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelves, "FIRST_PLAIN", 16)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kind", "_small")
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2", "bloom"])
 @settings(max_examples=10)
