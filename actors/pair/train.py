@@ -83,7 +83,9 @@ class Workshop:
         # A third of the corpus gives the same merges as all of it, in a third of the time.
         bpe = tokenizer.learned((document.text for document in train[::3]), self.recipe.vocabulary)
         bpe.save(str(self.folder / "tokenizer.json"))
-        np.save(self.folder / "line_ends.npy", _line_ends(bpe))
+        texts = (bpe.decode([i], skip_special_tokens=False) for i in range(bpe.get_vocab_size()))
+        line_ends = np.array([text.endswith("\n") for text in texts])
+        np.save(self.folder / "line_ends.npy", line_ends)
         np.save(self.folder / "held_out.npy", tokenizer.encoded(bpe, held_out))
         np.save(self.folder / "train.npy", tokenizer.encoded(bpe, train))
         shares = {"used": found.shares, "left_out": found.refused}
@@ -251,11 +253,6 @@ def _corpus(recipe: Recipe) -> corpus.Corpus:
         [corpus.standard_library(), *used], refused, recipe.characters_per_package
     )
     return replace(found, documents=found.documents[: recipe.documents])
-
-
-def _line_ends(bpe: Tokenizer) -> np.ndarray:
-    texts = (bpe.decode([i], skip_special_tokens=False) for i in range(bpe.get_vocab_size()))
-    return np.array([text.endswith("\n") for text in texts])
 
 
 def _read_json(path: Path) -> object:

@@ -188,15 +188,10 @@ def _fastest(speeds: Mapping[str, Numbers], best: Numbers) -> str:
     return "the fastest"
 
 
-def _growing(values: Numbers) -> bool:
-    """Whether the steps grow, as in 1, 2, 4, 8: such an axis is logarithmic."""
-    steps = np.diff(values)
-    return len(steps) > 1 and bool(values[0] > 0 and steps[-1] > 2 * steps[0])
-
-
 def _scale(set_scale: Callable[[str], None], axis: Axis, values: Numbers) -> None:
     """Powers of two along an axis whose points are that far apart."""
-    if _growing(values):
+    steps = np.diff(values)
+    if len(steps) > 1 and values[0] > 0 and steps[-1] > 2 * steps[0]:  # as in 1, 2, 4, 8
         set_scale("log")
         axis.set_major_locator(LogLocator(base=2))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
