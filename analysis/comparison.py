@@ -137,3 +137,15 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     independence: Independence
     gap: dict[Part, float]
     claims: tuple[Claim, ...]
+
+    @property
+    def measured_figures(self) -> dict[str, Estimate]:
+        """By name, those over AR among them."""
+        return msgspec.structs.asdict(self.measured) | {"speedup_over_ar": self.speedup_over_ar}
+
+    @property
+    def simulated_figures(self) -> dict[str, float | None]:
+        """The same of the simulation, without intervals; none of what was not simulated."""
+        made = {} if self.simulation is None else msgspec.structs.asdict(self.simulation)
+        values = {name: estimate.value for name, estimate in made.items()}
+        return values | {"speedup_over_ar": self.simulated_over_ar}

@@ -83,7 +83,8 @@ def levels(crowds: Sequence[Crowd], times: BatchTimes | None) -> list[Level]:
     fewest = min(sizes, default=0)
     speeds = {key: of_ratio(*_sums(own)) for key, own in found.items()}
     said = {} if times is None else {key: allowed(own, times) for key, own in found.items()}
-    alone = next((name for (name, _), own in found.items() if not _settings(own).kind.drafts), "")
+    settings = {crowd.system: crowd.requests[0].settings for crowd in crowds}
+    alone = next((name for name, own in settings.items() if not own.kind.drafts), "")
     return [
         Level(
             system=system,
@@ -101,10 +102,6 @@ def levels(crowds: Sequence[Crowd], times: BatchTimes | None) -> list[Level]:
 
 def _sums(crowds: Sequence[Crowd]) -> tuple[list[int], list[float]]:
     return [crowd.tokens for crowd in crowds], [crowd.seconds for crowd in crowds]
-
-
-def _settings(crowds: Sequence[Crowd]) -> Settings:
-    return crowds[0].requests[0].settings
 
 
 def _over(above: float | None, below: Estimate | float | None) -> float | None:

@@ -20,16 +20,8 @@ from typing import final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.theory import (
-    Array,
-    Assumptions,
-    Numbers,
-    as_array,
-    as_rate,
-    as_whole,
-    expected,
-    sum_of_powers,
-)
+from analysis import theory
+from analysis.theory import Array, Assumptions, Numbers, expected
 from decoding.errors import SettingError
 
 
@@ -60,7 +52,7 @@ def tokens_by_position(assumed: Assumptions, rates: Sequence[float]) -> float:
 
 def _kept_to(rates: Sequence[float], places: int) -> Array:
     """The chances to keep the first, the first two … all tokens of a window."""
-    known = as_rate(rates, "rates")
+    known = theory.as_rate(rates, "rates")
     if known.ndim != 1 or known.size == 0:
         raise SettingError(f"rates is {rates}; it must be one rate or more")
     chances = known[np.minimum(np.arange(places), known.size - 1)]
@@ -80,9 +72,11 @@ def tokens_in_bursts(assumed: Assumptions, correlation: ArrayLike) -> Numbers:
         correlation: r of neighbouring positions, from 0 to below 1.
     """
     a = assumed.acceptance
-    r = as_array(correlation, "correlation", "from 0 to below 1", lambda x: (x >= 0) & (x < 1))
+    r = theory.as_array(
+        correlation, "correlation", "from 0 to below 1", lambda x: (x >= 0) & (x < 1)
+    )
     stay, begin = a + r * (1 - a), a * (1 - r)
-    tokens = sum_of_powers(stay, assumed.later)
+    tokens = theory.sum_of_powers(stay, assumed.later)
     on = begin * stay ** (assumed.first - 1)
     return (tokens * (1 - stay + begin) / ((1 - stay) * tokens + on))[()]
 
@@ -115,8 +109,8 @@ def mixed_prompts(
         rates: of the prompts.
         weights: the tokens of each, in any unit; so passes add up, and the mean is harmonic.
     """
-    known = as_rate(rates, "rates")
-    shares = as_array(weights, "weights", "more than 0", lambda w: (w > 0) & np.isfinite(w))
+    known = theory.as_rate(rates, "rates")
+    shares = theory.as_array(weights, "weights", "more than 0", lambda w: (w > 0) & np.isfinite(w))
     if shares.shape != known.shape or known.ndim != 1 or known.size == 0:
         raise SettingError(f"weights is {weights}; it must be one for each of the rates")
     shares = shares / shares.sum()
@@ -143,7 +137,7 @@ def passes_of(assumed: Assumptions, tokens: ArrayLike) -> Numbers:
         tokens: of one text, or of several.
     """
     a, first, later = float(assumed.acceptance), int(assumed.first), int(assumed.later)
-    lengths = np.asarray(as_whole(tokens, "tokens", 0), dtype=np.int64)
+    lengths = np.asarray(theory.as_whole(tokens, "tokens", 0), dtype=np.int64)
     # Mean passes for the n tokens left: with nothing pending, and behind a window kept whole.
     fresh, pending = np.zeros(lengths.max() + 1), np.zeros(lengths.max() + 1)
     for n in range(1, len(fresh)):

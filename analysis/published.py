@@ -61,8 +61,7 @@ class PublishedRun(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("mean_accepted_tokens", "tokens_per_round"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 1):
-                message = f"{name} of {self.pair} is {value:g}; it must be 1 or more"
-                raise SettingError(message)
+                raise SettingError(f"{name} of {self.pair} is {value:g}; it must be 1 or more")
 
     @property
     def acceptance_rate(self) -> float:
@@ -200,8 +199,7 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, dict[str, str]]]:
             yield from ((table.line_num, line) for line in table)
     except (OSError, ValueError, csv.Error) as error:
         why = files.reason(error) if isinstance(error, OSError) else error
-        message = f"the table cannot be read from {path}: {why}"
-        raise SettingError(message) from None
+        raise SettingError(f"the table cannot be read from {path}: {why}") from None
 
 
 def _place(line: Mapping[str, str]) -> tuple[str, ...]:

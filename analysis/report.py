@@ -24,7 +24,6 @@ from analysis.parameters import Constants, assumptions
 from analysis.theory import expected
 from analysis.traces import Request
 from analysis.validation import Validation
-from decoding.estimates import Estimate
 from decoding.kinds import SCHEDULES
 
 TITLE: Final = "PEARL: theory, simulation and measurement"
@@ -98,26 +97,15 @@ def _verdict(found: Validation) -> str:
 
 def _row(system: Comparison) -> dict[str, Any]:
     """Theory, simulation and measurement of every figure."""
-    made = system.simulation
-    said, real = system.theory, system.measured
+    made, real = system.simulated_figures, system.measured_figures
 
     def cell(name: str, form: Any) -> dict[str, str | None]:
-        measured: Estimate = (
-            system.speedup_over_ar if name == "speedup_over_ar" else getattr(real, name)
-        )
-        simulated = (
-            system.simulated_over_ar
-            if name == "speedup_over_ar"
-            else None
-            if made is None
-            else getattr(made, name).value
-        )
-        interval = measured.interval
+        interval = real[name].interval
         return {
-            "measured": form(measured.value),
+            "measured": form(real[name].value),
             "interval": None if interval is None else " to ".join(map(form, interval)),
-            "simulation": form(simulated),
-            "theory": form(getattr(said, name)),
+            "simulation": form(made.get(name)),
+            "theory": form(getattr(system.theory, name)),
         }
 
     names = ("tokens_per_s", "speedup_over_ar", "tokens_per_target_pass")

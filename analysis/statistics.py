@@ -105,23 +105,18 @@ def run_length(lucks: Sequence[str]) -> RunEstimates:
     speculative decoding. Those at the end of a text do not count: a limit leaves its last token
     to the target alone. Intervals are over requests; of a single request, over its runs.
     """
-    found = np.array(
-        [row for luck in lucks for row in _run_counts(luck, apart=len(lucks) == 1)], dtype=float
-    ).reshape(-1, len(_RunCounts.__struct_fields__))
+    apart = len(lucks) == 1
+    counts = [row for luck in lucks for row in _run_counts(luck, apart=apart)]
+    found = np.array(counts, dtype=float).reshape(-1, len(_RunCounts.__struct_fields__))
     kept, emitted, rejections, begun, first, further, ended = found.T
+    # The runs of one request are tries, of which none or each may be a hit.
+    tries = of_share(int(first.sum()), int((begun - first).sum())) if apart else None
     return RunEstimates(
         accepted=inverse(of_ratio(rejections, kept)),
         emitted=inverse(of_ratio(rejections, emitted)),
         emitted_given_preverify=shifted(inverse(of_ratio(ended, further)), 1.0),
-        first_kept=_first_kept(first, begun, apart=len(lucks) == 1),
+        first_kept=of_part(first, begun) if tries is None else tries,
     )
-
-
-def _first_kept(first: Array, begun: Array, *, apart: bool) -> Estimate:
-    """The runs of one request are tries, of which none or each may be a hit."""
-    if apart:
-        return of_share(int(first.sum()), int((begun - first).sum()))
-    return of_part(first, begun)
 
 
 class _RunCounts(msgspec.Struct, frozen=True, array_like=True):

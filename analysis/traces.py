@@ -142,10 +142,9 @@ def overlap_efficiency(request: Request) -> float:
     That is the speed achieved over what the measured acceptance, pass times and windows allow: the
     rounds are those that were made, so what was agreed on is the same.
     """
-    answers = [r.event for r in request.records if isinstance(r, Received)]
-    jobs = [answer for answer in answers if isinstance(answer, Proposed | Judged)]
-    judged = [job.ended for job in jobs if isinstance(job, Judged)]
-    return least_s(request) / (max(judged) - min(job.began for job in jobs))
+    passes = _jobs(request, Judged)
+    began = np.concatenate([passes, _jobs(request, Proposed)])[:, 0].min()
+    return least_s(request) / float(passes[:, 1].max() - began)
 
 
 def control_s(request: Request) -> list[float]:

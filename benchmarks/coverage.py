@@ -34,16 +34,15 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
-from rich import box
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from scipy import stats
 
 from analysis.statistics import run_length, survival
 from decoding.estimates import LEVEL, Estimate, of_share
 from decoding.metrics import Metrics
 from decoding.summaries import over_requests
+from pearl.showing.tables import NONE, table
 from simulator.twin import Decoded, PairTimes, Scheme, decode
 from simulator.world import Pair
 
@@ -65,21 +64,10 @@ ALIKE: Final = 24  # requests, for figures of runs: of fewer their intervals are
 # Passes grow with what they judge and windows take longer than a pass of one token, so that both
 # devices wait more in some rounds than in others.
 TIMES: Final = PairTimes(Pair.of(5, growth=0.05))
-SCHEMES: Final = {
-    "PEARL": Scheme("pearl", 6),
-    "SD": Scheme("sd", 4),
-}
-SHOWN: Final = {
-    "PEARL": (
-        "tokens_per_s",
-        "tokens_per_target_pass",
-        "acceptance_rate",
-        "draft_idle",
-        "target_idle",
-        "wasted",
-    ),
-    "SD": ("tokens_per_s", "tokens_per_target_pass", "acceptance_rate", "wasted"),
-}
+SCHEMES: Final = {"PEARL": Scheme("pearl", 6), "SD": Scheme("sd", 4)}
+SPEED: Final = ("tokens_per_s", "tokens_per_target_pass", "acceptance_rate")
+IDLE: Final = ("draft_idle", "target_idle")
+SHOWN: Final = {"PEARL": (*SPEED, *IDLE, "wasted"), "SD": (*SPEED, "wasted")}
 
 
 class Law(msgspec.Struct, frozen=True):
@@ -169,67 +157,26 @@ def _metrics(found: Decoded, cut: NDArray[np.bool_], starts: NDArray[np.int64]) 
     made = found.rounds
     each = {
         "tokens": made.tokens,
-        "passes": made.passes,
-        "steps": made.steps,
+        "target_passes": made.passes,
+        "draft_steps": made.steps,
         "kept": made.kept,
         "rejections": np.where(cut, 0.0, made.rejections),
         "seconds": found.seconds,
-        "writing": found.writing,
-        "working": found.working,
+        "draft_idle": found.seconds - found.writing,
+        "target_idle": found.seconds - found.working,
     }
     fields = {name: np.broadcast_to(values, cut.shape) for name, values in each.items()}
-    sums = {name: np.add.reduceat(values, starts).tolist() for name, values in fields.items()}
-    rows = zip(*sums.values(), strict=True)
-    return [_of_sums(**dict(zip(sums, row, strict=True))) for row in rows]
+    sums = {name: np.add.reduceat(values, starts) for name, values in fields.items()}
+    for idle in IDLE:
+        sums[idle] /= sums["seconds"]
+    rows = zip(*(values.tolist() for values in sums.values()), strict=True)
+    return [replace(NOTHING, **dict(zip(sums, row, strict=True))) for row in rows]
 
 
-NOTHING: Final = Metrics(
-    schedule="",
-    verifier="",
-    gamma=0,
-    tokens=0,
-    target_passes=0,
-    draft_steps=0,
-    drafted=0,
-    kept=0,
-    rejections=0,
-    rounds=0,
-    seconds=0.0,
-    tokens_per_s=0.0,
-    time_to_first_token_s=0.0,
-    acceptance_rate=None,
-    tokens_per_target_pass=0.0,
-    draft_idle=0.0,
-    target_idle=0.0,
-    wasted=0.0,
-    control_us_per_round=None,
-    draft_losses=0,
-    target_losses=0,
-    tokens_without_draft=0,
+NOTHING: Final = msgspec.convert(
+    dict.fromkeys(Metrics.__struct_fields__, 0) | {"schedule": "", "verifier": ""}, Metrics
 )
-
-
-def _of_sums(
-    tokens: float,
-    passes: float,
-    steps: float,
-    kept: float,
-    rejections: float,
-    seconds: float,
-    writing: float,
-    working: float,
-) -> Metrics:
-    return replace(
-        NOTHING,
-        tokens=int(tokens),
-        target_passes=int(passes),
-        draft_steps=int(steps),
-        kept=int(kept),
-        rejections=int(rejections),
-        seconds=seconds,
-        draft_idle=1 - writing / seconds,
-        target_idle=1 - working / seconds,
-    )
+"""What no figure is made of is 0: the summaries use counts, seconds and shares."""
 
 
 # -- cells -------------------------------------------------------------------------------------
@@ -370,17 +317,15 @@ def spelled(found: dict[str, Any]) -> str:
 
 def show(found: dict[str, Any]) -> None:
     """The table for people: of each row the least and the most, and what is outside."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for head in ("over", "law", "rate", "seen", "claimed", "beyond", "lowest"):
-        table.add_column(head, no_wrap=True)
+    shown = table("over", "law", "rate", "seen", "claimed", "beyond", "lowest", words=7)
     for row in found["rows"]:
         every = row["claimed"] | row["beyond"]
         lowest = min(every, key=lambda name: every[name])
         count = f"{row['requests']} × {row['tokens']}"
         ranges = [_range(row[name].values()) for name in ("claimed", "beyond")]
-        table.add_row(row["over"], row["law"], f"{row['rate']}", count, *ranges, lowest)
+        shown.add_row(row["over"], row["law"], f"{row['rate']}", count, *ranges, lowest)
     console = Console(width=WIDTH)
-    console.print(table)
+    console.print(shown)
     low, high = found["enough"]
     values = [value for row in found["rows"] for value in row["claimed"].values()]
     inside = sum(low <= value <= high for value in values)
@@ -388,7 +333,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def _range(values: Collection[float]) -> str:
-    return f"{min(values):.1%} to {max(values):.1%}" if values else "–"
+    return f"{min(values):.1%} to {max(values):.1%}" if values else NONE
 
 
 @click.command()

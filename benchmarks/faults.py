@@ -178,9 +178,7 @@ def main(*, faults: int, cluster: bool, output: pathlib.Path) -> None:
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     struck = Counter(f"{row['kind']} {row['what']}" for row in rows if row["hit"])
     same, changed, never = (sum(row[name] for row in rows) for name in ("same", "changed", "never"))
-    errors: Counter[str] = Counter()
-    for row in rows:
-        errors.update(row["errors"])
+    errors = sum((Counter(row["errors"]) for row in rows), Counter[str]())
     click.echo(f"{sum(struck.values())} faults: {dict(struck)}")
     click.echo(f"requests: {same} the same, {changed} changed, {never} never ended")
     click.echo(f"errors: {dict(errors)}")

@@ -17,9 +17,7 @@ import statistics
 from typing import Any
 
 import click
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from actors.engine_settings import Devices, EngineSettings
 from analysis import traces
@@ -27,12 +25,13 @@ from analysis.traces import Request
 from decoding.kinds import SCHEDULES
 from decoding.settings import Settings
 from pearl.asking import values
-from pearl.asking.options import PROMPTS, options
+from pearl.asking.options import PROMPTS, takes
 from pearl.harness.engines import fit, warmed
 from pearl.harness.meters import Others
 from pearl.harness.prompts import read_prompts
 from pearl.harness.records import recorded_in_turns, recording
 from pearl.harness.systems import combinations, name_of
+from pearl.showing.tables import table
 from simulator import profiles
 from simulator.forecast import Gap, explain, forecast
 from simulator.profiles import Profile
@@ -67,13 +66,12 @@ def compare(profile: Profile, settings: Settings, found: list[Request]) -> dict[
 
 def show(rows: dict[str, dict[str, Any]]) -> None:
     """The table for people."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("system", "forecast", "measured", "error", *PARTS, "draft idle", "target idle"):
-        table.add_column(column)
+    heads = ("system", "forecast", "measured", "error", *PARTS, "draft idle", "target idle")
+    shown = table(*heads)
     for name, row in rows.items():
         pairs = zip(row["predicted"], row["measured"], strict=True)
         idle = [f"{p:.0%} / {m:.0%}" for p, m in pairs]
-        table.add_row(
+        shown.add_row(
             name,
             f"{row['predicted_tokens_per_s']:.0f}",
             f"{row['measured_tokens_per_s']:.0f}",
@@ -81,7 +79,7 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
             *(f"{row[part]:+.1%}" for part in PARTS),
             *idle,
         )
-    Console(width=120).print(table)
+    Console(width=120).print(shown)
 
 
 @click.command()
@@ -90,7 +88,7 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
 @click.option("--gammas", default="2,3,4,6,8,10", show_default=True)
 @click.option("--head-starts", default="0", show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-@options(PROMPTS)
+@takes(PROMPTS)
 def main(
     *, file: str, devices: str, gammas: str, head_starts: str, as_json: bool, **given: Any
 ) -> None:

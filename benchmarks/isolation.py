@@ -42,21 +42,15 @@ EDGE: Final = 3
 @contextmanager
 def _struck(step: str, error: type[BaseException], guilty: list[int]) -> Iterator[None]:
     """The guilty request fails at this step."""
-
-    def strike(transcript: Any) -> None:
-        if transcript._text[: len(guilty)] == guilty:  # noqa: SLF001 - to tell it from the others
-            raise error("struck")
-
     original = Transcript.__dict__.get(step)
     name = "feed" if original is None else step
     kept: Callable[..., Any] = getattr(Transcript, name)
 
     def wrapped(self: Any, *given: Any) -> Any:
-        if original is None:  # the verifier is an attribute: break it before it is used
-            if self._text[: len(guilty)] == guilty:
-                self.verifier = _Broken(error)
-        else:
-            strike(self)
+        if self._text[: len(guilty)] == guilty:
+            if original is not None:
+                raise error("struck")
+            self.verifier = _Broken(error)  # an attribute: break it before it is used
         return kept(self, *given)
 
     setattr(Transcript, name, wrapped)

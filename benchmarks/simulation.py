@@ -18,13 +18,12 @@ from functools import partial
 from typing import Final
 
 import click
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from decoding.kinds import SCHEDULES
 from decoding.policies import Gamma
 from decoding.settings import Settings
+from pearl.showing.tables import table
 from simulator import answers, sweep
 from simulator.acceptance import Independent
 from simulator.streams import StreamPurpose, stream
@@ -100,14 +99,12 @@ def report(tokens: int, runs: int, repetitions: int) -> dict[str, dict[str, floa
 
 def show(found: dict[str, dict[str, float]]) -> None:
     """The table for people."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for head in ("", "a second", "least", "most", "seconds"):
-        table.add_column(head, justify="right" if head else "left", no_wrap=True)
+    shown = table("", "a second", "least", "most", "seconds")
     for name, figures in found.items():
         rates = [figures[f"per_second{end}"] for end in ("", "_least", "_most")]
         cells = [f"{rate:,.0f}" for rate in rates]
-        table.add_row(name, *cells, f"{figures['seconds']:.3f}")
-    Console(width=WIDTH).print(table)
+        shown.add_row(name, *cells, f"{figures['seconds']:.3f}")
+    Console(width=WIDTH).print(shown)
 
 
 @click.command()

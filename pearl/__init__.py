@@ -58,6 +58,5 @@ claim()
 def __getattr__(name: str) -> object:
     """What a name stands for is imported when it is first asked for."""
     if name not in __all__:
-        message = f"module 'pearl' has no attribute {name!r}"
-        raise AttributeError(message)
+        raise AttributeError(f"module 'pearl' has no attribute {name!r}")
     return getattr(importlib.import_module(HOMES.get(name, "actors.engine")), name)

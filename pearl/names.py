@@ -14,10 +14,8 @@ import importlib.util
 import pathlib
 import sys
 import warnings
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec
+from typing import Final
 
 ROOT: Final = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES: Final = ("actors", "analysis", "decoding", "simulator")

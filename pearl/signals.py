@@ -22,10 +22,8 @@ import select
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, final
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, NoReturn, TypeVar, final
 
 GRACE_S: Final = 1.2
 NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

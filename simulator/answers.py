@@ -9,8 +9,8 @@ Estimates that are ratios (tokens per pass, shares) are ratios of sums over all 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,9 +25,6 @@ from simulator.ledger import Account
 from simulator.parallel import spread
 from simulator.workload import Geometric, LogNormal, Poisson, Uniform, check_tokens
 from simulator.world import Run, Scenario, World
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 REPLICATIONS = 5
 
@@ -159,8 +156,6 @@ def simulate(
     Raises:
         SettingError: no replication is asked for.
     """
-    if replications < 1:
-        raise SettingError(f"replications is {replications}; it must be 1 or more")
     check_work(scenario, replications)
     jobs = _jobs(scenario, seed, replications)
     runs = []
@@ -174,11 +169,13 @@ def simulate(
 
 
 def check_work(scenario: Scenario, replications: int) -> None:
-    """Refuse replications that would be computed for hours.
+    """Refuse replications that are none, or that would be computed for hours.
 
     Raises:
-        SettingError: their answers have too many tokens.
+        SettingError: there are none, or their answers have too many tokens.
     """
+    if replications < 1:
+        raise SettingError(f"replications is {replications}; it must be 1 or more")
     load = scenario.workload
     check_tokens(load.requests * load.output.expected * replications, "all replications")
 

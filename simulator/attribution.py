@@ -74,7 +74,8 @@ def steps(recordings: Sequence[Recording], settings: Settings, constant: Pair) -
         settings: of all of them.
         constant: the two numbers to begin with.
     """
-    done = _simulated(recordings, settings, constant) if _can_be(settings, recordings) else {}
+    other = settings.adapts or any(recording.losses for recording in recordings)
+    done = {} if other else _simulated(recordings, settings, constant)
     return Steps(
         constant=_counted(recordings, constant),
         **{name: sum(m.seconds for m in metrics) for name, metrics in done.items()},
@@ -97,11 +98,6 @@ def _counted(recordings: Sequence[Recording], constant: Pair) -> float:
     )
     rounds = sum(max(window * step, judge) for window in beside)
     return rounds + (asked - sum(beside)) * step
-
-
-def _can_be(settings: Settings, recordings: Sequence[Recording]) -> bool:
-    lost = any(recording.losses for recording in recordings)
-    return not lost and not settings.adapts
 
 
 def _simulated(
@@ -159,8 +155,7 @@ def constants(*, drafted: Sequence[Recording], judged: Sequence[Recording]) -> P
     smallest = min((sample.tokens for sample in read), default=0)
     small = [sample for sample in read if sample.tokens == smallest]
     if not small:
-        message = "the target did nothing but read prompts; record longer runs"
-        raise SettingError(message)
+        raise SettingError("the target did nothing but read prompts; record longer runs")
     target = Constant(_mean(small))
     return Pair(draft=Constant(_mean(written)) if written else target, target=target)
 

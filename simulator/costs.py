@@ -132,8 +132,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         full = full and all(SHORTEST_S <= time <= LONGEST_S for row in self.grid for time in row)
         if not full:
             wanted = f"{len(self.batches)} rows of {len(self.tokens)} times, each {TIMES}"
-            message = f"grid is {self.grid}; it must be {wanted}"
-            raise SettingError(message)
+            raise SettingError(f"grid is {self.grid}; it must be {wanted}")
 
     def seconds(self, tokens: int, batch: int = 1, context: int = 0) -> float:
         """Linear in each argument between the points; never below half of the nearest point."""

@@ -74,7 +74,7 @@ def explain(
     )
     timed = msgspec.structs.replace(own, pair=own_times(profile.pair, recordings), beside=())
     wired = msgspec.structs.replace(timed, network=network(recordings))
-    speeds = [_speed(p, settings) for p in (profile, own, timed, wired)]
+    speeds = [float(forecast(p, settings).tokens_per_s) for p in (profile, own, timed, wired)]
     steps = [math.log(a / b) for a, b in zip(speeds, [*speeds[1:], measured], strict=True)]
     acceptance, times, ways, rest = steps
     return Gap(
@@ -88,7 +88,3 @@ def own_times(known: Pair, recordings: Sequence[Recording]) -> Pair:
     drafted = [sample for group in groups for sample in windows(group)]
     judged = [sample for group in groups for sample in passes(group)]
     return Pair(draft=fit(drafted) if drafted else known.draft, target=fit(judged))
-
-
-def _speed(profile: Profile, settings: Settings) -> float:
-    return float(forecast(profile, settings).tokens_per_s)

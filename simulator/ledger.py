@@ -8,14 +8,12 @@ the accounts of a device sum to the length of the run by construction.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final, final
+from typing import Final, final
 
 import msgspec
+from simpy import Environment
 
 from decoding.messages import DEVICES, DRAFT, TARGET, Device
-
-if TYPE_CHECKING:
-    from simpy import Environment
 
 DRAFT_WORKS: Final = 1
 TARGET_WORKS: Final = 2

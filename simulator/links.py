@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 import msgspec
+import numpy as np
+from simpy import Environment
 
 from decoding.messages import Command, Event, Foresight, Judge, Judged, Order, Propose, Proposed
 from decoding.sampling import refuse_unless
 from simulator.costs import LONGEST_S, SHORTEST_S
-
-if TYPE_CHECKING:
-    import numpy as np
-    from simpy import Environment
-
 
 Message: TypeAlias = Order | Event
 Deliver: TypeAlias = Callable[[int, Any], None]
@@ -59,11 +56,6 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
             refuse_unless(self, name, DELAYS, fine=fine)
         fine = self.bandwidth == 0 or self.bandwidth >= 1
         refuse_unless(self, "bandwidth", "0, or 1 byte a second and more", fine=fine)
-
-    @property
-    def mean_s(self) -> float:
-        """Seconds of a short message, on average."""
-        return self.latency_s + self.jitter_s
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True):

@@ -253,7 +253,7 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("devices", "target_devices", "draft_devices"):
             count = getattr(self, name)
             fine = count is None or 1 <= count <= MOST_DEVICES
-            refuse_unless(self, name, f"from 1 to {MOST_DEVICES}", fine=fine)
+            refuse_unless(self, name, f"1 or more, at most {MOST_DEVICES}", fine=fine)
         for name in ("target_price", "draft_price"):
             price = getattr(self, name)
             fine = price is None or PRICES[0] <= price <= PRICES[1]

@@ -164,8 +164,7 @@ def _check_version(path: pathlib.Path, text: bytes) -> None:
     try:
         found = files.parsed(text)
     except ValueError as error:
-        message = f"{path} is not a profile: {error}"
-        raise SettingError(message) from None
+        raise SettingError(f"{path} is not a profile: {error}") from None
     version = found.get("version") if isinstance(found, dict) else None
     if version != PROFILE_VERSION:
         said = "no version" if version is None else f"version {version}"

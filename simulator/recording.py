@@ -17,9 +17,10 @@ May import: simpy, decoding.  Must never: know torch, Ray, or the wall clock.
 
 from __future__ import annotations
 
+import pathlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, final
+from typing import Final, Literal, TypeAlias, final
 
 import msgspec
 import simpy
@@ -45,9 +46,6 @@ from decoding.messages import (
 from decoding.settings import Settings
 from decoding.stopping import FinishReason, StopRules
 from decoding.trace import Received, Record, Sent
-
-if TYPE_CHECKING:
-    import pathlib
 
 Delays: TypeAlias = Literal["exact", "mean", "none"]
 Way: TypeAlias = Callable[[Exchange, Heard, int], int]
@@ -153,8 +151,7 @@ def _check(records: Sequence[Record]) -> None:
     requests = sorted({record.request for record in records})
     if len(requests) != 1:
         found = f"requests {', '.join(map(str, requests))}" if requests else "no request"
-        message = f"the trace has records of {found}; a replay takes one"
-        raise MalformedTraceError(message)
+        raise MalformedTraceError(f"the trace has records of {found}; a replay takes one")
     times = [record.at for record in records]
     events = [record.event for record in records if isinstance(record, Received)]
     jobs = [event for event in events if isinstance(event, ANSWERS)]

@@ -303,18 +303,15 @@ class Journal:
         with self._path.open("rb") as file:
             return file.readline() == question
 
-    def _lines(self) -> Iterator[bytes]:
-        with self._path.open("rb") as file:
-            file.readline()
-            yield from itertools.takewhile(lambda line: line.endswith(b"\n"), file)
-
     def _chunks(self) -> Iterator[tuple[bytes, list[GridPoint]]]:
         """Line by line, up to one that a disk or a hand has damaged."""
-        for line in self._lines():
-            try:
-                yield line, _ROWS.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                return
+        with self._path.open("rb") as file:
+            file.readline()
+            for line in itertools.takewhile(lambda line: line.endswith(b"\n"), file):
+                try:
+                    yield line, _ROWS.decode(line)
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    return
 
     def append(self, rows: Iterable[GridPoint]) -> None:
         """Remember a chunk.
@@ -326,8 +323,7 @@ class Journal:
             self._file.write(msgspec.json.encode(rows) + b"\n")
             self._file.flush()
         except OSError as error:
-            message = f"{self._path} cannot be written: {reason(error)}"
-            raise StorageError(message) from None
+            raise StorageError(f"{self._path} cannot be written: {reason(error)}") from None
         self._empty = False
 
     def rows(self) -> Iterator[GridPoint]:

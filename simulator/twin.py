@@ -93,11 +93,9 @@ class PairTimes:
         network = network or Network()
         links = (network.draft, network.target)
         if isinstance(pair.draft, Spread) or isinstance(pair.target, Spread):
-            message = "times with a spread are not for the twin; take simulate"
-            raise SettingError(message)
+            raise SettingError("times with a spread are not for the twin; take simulate")
         if any(link.jitter_s or link.bandwidth for link in links):
-            message = "links with jitter or bandwidth are not for the twin; take simulate"
-            raise SettingError(message)
+            raise SettingError("links with jitter or bandwidth are not for the twin; take simulate")
         self._target = pair.target
         self._context = context
         self.speed_ratio = pair.speed_ratio

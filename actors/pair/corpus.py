@@ -78,8 +78,8 @@ class Share:
     name: str
     version: str
     licence: str
-    documents: int
-    characters: int
+    documents: int = 0
+    characters: int = 0
 
 
 def fraction(name: str) -> float:
@@ -134,15 +134,8 @@ def packages() -> tuple[list[Source], list[Share]]:
         if is_permissive(licence):
             used.append(_source(package, licence))
         else:
-            refused.append(
-                Share(
-                    name=package.name,
-                    version=package.version,
-                    licence=licence or "none stated",
-                    documents=0,
-                    characters=0,
-                )
-            )
+            stated = licence or "none stated"
+            refused.append(Share(name=package.name, version=package.version, licence=stated))
     return [source for source in used if source.files], refused
 
 

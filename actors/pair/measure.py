@@ -89,13 +89,8 @@ def size_table(found: Mapping[str, Size]) -> Table:
     )
     for name, model in found.items():
         loss = model.nats_a_token
-        row = (
-            f"{model.parameters:,}",
-            f"{model.megabytes:.1f}",
-            f"{loss:.3f}",
-            f"{math.exp(loss):.1f}",
-        )
-        table.add_row(name, *row)
+        cells = f"{model.parameters:,}", f"{model.megabytes:.1f}", f"{loss:.3f}"
+        table.add_row(name, *cells, f"{math.exp(loss):.1f}")
     return table
 
 

@@ -19,6 +19,7 @@ run the same command again. `--small` goes through all of it in seconds with tin
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -43,7 +44,6 @@ from actors.pair.tokenizer import END_ID
 from actors.training import course as courses
 from actors.training import rows
 from actors.training.budget import Budget
-from actors.training.course import Course
 from actors.training.lessons import Imitation, Lesson, Reading
 from actors.training.measure import nats_a_token
 from actors.training.models import load
@@ -83,7 +83,9 @@ class Workshop:
         # A third of the corpus gives the same merges as all of it, in a third of the time.
         bpe = tokenizer.learned((document.text for document in train[::3]), self.recipe.vocabulary)
         bpe.save(str(self.folder / "tokenizer.json"))
-        np.save(self.folder / "line_ends.npy", _line_ends(bpe))
+        texts = (bpe.decode([i], skip_special_tokens=False) for i in range(bpe.get_vocab_size()))
+        line_ends = np.array([text.endswith("\n") for text in texts])
+        np.save(self.folder / "line_ends.npy", line_ends)
         np.save(self.folder / "held_out.npy", tokenizer.encoded(bpe, held_out))
         np.save(self.folder / "train.npy", tokenizer.encoded(bpe, train))
         shares = {"used": found.shares, "left_out": found.refused}
@@ -91,17 +93,13 @@ class Workshop:
 
     def train_target(self) -> None:
         """Let the target read the corpus."""
-        model = self._untrained(self.recipe.target, self.recipe.seed)
-        self._learn(
-            "target", model, self.recipe.target_budget, self._reading(self.recipe.target_budget)
-        )
+        recipe = self.recipe
+        self._read("target", recipe.target, recipe.target_budget, recipe.seed)
 
     def train_draft(self) -> None:
         """Let the draft read the corpus."""
-        model = self._untrained(self.recipe.draft, self.recipe.seed + 1)
-        self._learn(
-            "undistilled", model, self.recipe.draft_budget, self._reading(self.recipe.draft_budget)
-        )
+        recipe = self.recipe
+        self._read("undistilled", recipe.draft, recipe.draft_budget, recipe.seed + 1)
 
     def write_rows(self, meeting: int = 0) -> None:
         """Let the target write what the draft will imitate it on."""
@@ -195,39 +193,30 @@ class Workshop:
         model = load(self.folder / name).to(self.device)
         return model.train().requires_grad_(requires_grad=True)
 
-    def _untrained(self, shape: LlamaShape, seed: int) -> LlamaForCausalLM:
+    def _read(self, name: str, shape: LlamaShape, budget: Budget, seed: int) -> None:
+        """Let a new model read the corpus."""
         recipe = self.recipe
-        return models.untrained(shape, recipe.vocabulary, recipe.positions, seed).to(self.device)
-
-    def _learn(
-        self,
-        name: str,
-        model: LlamaForCausalLM,
-        budget: Budget,
-        lesson: Lesson,
-    ) -> None:
-        record = self.folder / f"{name}.json"
-        if record.exists():
-            return
-        course = Course(model, budget, self.folder / f"{name}.pt")
-        end = course.run(
-            lesson,
-            members=self.members,
-            report=lambda progress: self.watch(name, progress),
-        )
-        bpe = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-        models.save(model, bpe, self.folder / name)
-        record.write_text(json.dumps(asdict(end), indent=2))
-
-    def _reading(self, budget: Budget) -> Lesson:
-        return Reading(
+        model = models.untrained(shape, recipe.vocabulary, recipe.positions, seed).to(self.device)
+        lesson = Reading(
             folder=self.folder,
             tokens_per_part=budget.tokens_per_step // budget.parts,
             parts=budget.parts,
-            seed=self.recipe.seed,
+            seed=recipe.seed,
             end=END_ID,
             compiled=self.compiled,
         )
+        self._learn(name, model, budget, lesson)
+
+    def _learn(self, name: str, model: LlamaForCausalLM, budget: Budget, lesson: Lesson) -> None:
+        record = self.folder / f"{name}.json"
+        if record.exists():
+            return
+        course = courses.Course(model, budget, self.folder / f"{name}.pt")
+        watch = functools.partial(self.watch, name)
+        end = course.run(lesson, members=self.members, report=watch)
+        bpe = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        models.save(model, bpe, self.folder / name)
+        record.write_text(json.dumps(asdict(end), indent=2))
 
     def _imitation(
         self, budget: Budget, teachers: Sequence[str], *, meeting: int, corpus: bool
@@ -264,11 +253,6 @@ def _corpus(recipe: Recipe) -> corpus.Corpus:
         [corpus.standard_library(), *used], refused, recipe.characters_per_package
     )
     return replace(found, documents=found.documents[: recipe.documents])
-
-
-def _line_ends(bpe: Tokenizer) -> np.ndarray:
-    texts = (bpe.decode([i], skip_special_tokens=False) for i in range(bpe.get_vocab_size()))
-    return np.array([text.endswith("\n") for text in texts])
 
 
 def _read_json(path: Path) -> object:
@@ -311,16 +295,9 @@ def _device(name: str) -> str:
 
 
 def _recipe(minutes: float | None, draft: float | None, imitation: float | None) -> Recipe:
-    budgets = {
-        name: replace(getattr(FULL, name), minutes=given)
-        for name, given in (
-            ("target_budget", minutes),
-            ("draft_budget", draft),
-            ("distil_budget", imitation),
-        )
-        if given is not None
-    }
-    return replace(FULL, **budgets)
+    asked = {"target_budget": minutes, "draft_budget": draft, "distil_budget": imitation}
+    given = {name: count for name, count in asked.items() if count is not None}
+    return replace(FULL, **{n: replace(getattr(FULL, n), minutes=m) for n, m in given.items()})
 
 
 def workshop(recipe: Recipe, folder: Path, device: str, watch: Watch) -> Workshop:

@@ -148,11 +148,7 @@ class RowLayer(CacheLayerMixin):
         return self._passage.start
 
     def get_max_length(self) -> int:
-        """No limit that the model should know of (transformers from 5.16 on)."""
-        return -1
-
-    def get_max_cache_shape(self) -> int:
-        """The same, under its older name."""
+        """No limit that the model should know of."""
         return -1
 
 

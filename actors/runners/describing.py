@@ -175,26 +175,20 @@ def _architecture(config: Any, raw: dict[str, Any], name: str) -> str:
         return named or str(config.model_type)
     decoders = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
     mapping = cast("Any", AutoModelForCausalLM)._model_mapping  # noqa: SLF001 - no public way to ask
-    if (
-        config.is_encoder_decoder
-        or type(config) not in mapping
-        or (named and named not in decoders)
-    ):
+    unknown = type(config) not in mapping or (named and named not in decoders)
+    if config.is_encoder_decoder or unknown:
         raise ModelError(
             f"{name} is a {named or config.model_type}, not a decoder that writes text; "
             "choose a causal language model"
         )
     found = mapping[type(config)]
-    chosen = next((c for c in found if c.__name__ == named), found[0]) if _several(found) else found
+    several = found if isinstance(found, (list, tuple)) else [found]
+    chosen = next((each for each in several if each.__name__ == named), several[0])
     text = config.get_text_config(decoder=True)
     with refused(lambda said: f"{name}: config.json describes no model ({said})"):
         for _ in cache_layers(text, chosen.__name__, stateful=chosen._is_stateful):  # noqa: SLF001
             pass  # raises at the first layer that keeps a state
     return str(chosen.__name__)
-
-
-def _several(found: Any) -> bool:
-    return isinstance(found, (list, tuple))
 
 
 def _ends(place: ModelFolder, config: Any) -> tuple[int | None, tuple[int, ...]]:

@@ -14,8 +14,6 @@ launched together; but what is replayed has the shapes and the addresses of the 
   outputs  All recordings of a runner share one pool of memory, so what a replay returns lasts until
            the next replay, of whatever shape.
 
-A recorder that records nothing, `Again`, takes the same steps on any device.
-
 May import: torch.
 Must never: know feeds, models or caches, or decide which passes are recorded.
 """
@@ -90,18 +88,6 @@ class Recorder(Protocol):
 
     def forget(self) -> None:
         """All that was recorded is gone."""
-
-
-@final
-class Again:
-    """Records nothing: the step itself is taken again."""
-
-    def record(self, step: Step) -> Step:
-        """The step."""
-        return step
-
-    def forget(self) -> None:
-        """Nothing to forget."""
 
 
 @final

@@ -57,13 +57,9 @@ def windows_of(config: Any, layers: Sequence[Any]) -> Mapping[str, int | None] |
         return None
     kinds = set(getattr(config, "layer_types", None) or ())
     if not kinds:
-        kinds = {_kind(layer) for layer in layers}
+        kinds = {"sliding_attention" if layer.is_sliding else "full_attention" for layer in layers}
         if getattr(config, "attention_chunk_size", None):
             return None
     if not kinds <= {"full_attention", "sliding_attention"} or len(sliding) > 1:
         return None
     return {kind: next(iter(sliding)) if kind.startswith("s") else None for kind in sorted(kinds)}
-
-
-def _kind(layer: Any) -> str:
-    return "sliding_attention" if layer.is_sliding else "full_attention"

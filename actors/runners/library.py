@@ -78,13 +78,7 @@ def store_by_input(model: Any) -> None:
     modules = list(model.modules())
     looked_up = {id(each.weight) for each in modules if isinstance(each, torch.nn.Embedding)}
     for module in modules:
-        if (
-            isinstance(module, torch.nn.Linear)
-            and id(module.weight) not in looked_up
-            and _is_stored(module.weight)
-        ):
-            module.weight.data = module.weight.data.t().contiguous().t()
-
-
-def _is_stored(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32
+        if isinstance(module, torch.nn.Linear) and id(module.weight) not in looked_up:
+            weight = module.weight
+            if weight.device.type == "cpu" and weight.dtype == torch.float32:
+                weight.data = weight.data.t().contiguous().t()

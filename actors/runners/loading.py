@@ -250,21 +250,19 @@ def check_memory(
     dtype: str = "auto",
     rows: int = 1,
     length: int = 0,
-    loaded: bool = False,
     beside: int = 0,
 ) -> None:
     """Whether weights and cache fit into what is free on the device now, while they are loaded.
 
     Args:
         rows, length: sequences at once, and the positions of each.
-        loaded: the weights are there already, only the cache is to come.
         beside: bytes that others will take there.
     Raises:
         PlacementError: they do not.
     """
     place = choose_device(device)
     precision = choose_dtype(dtype, place)
-    weights = 0 if loaded else loading_bytes(model, device=device, dtype=dtype)
+    weights = loading_bytes(model, device=device, dtype=dtype)
     cache = model.cache_bytes(precision, rows=rows, length=length)
     free = max(0, memory.free_bytes(place) - beside)
     if weights + cache > free:

@@ -60,7 +60,8 @@ class Masks:
         used = start + tokens
         if start == 0 or tokens > FEW_TOKENS:
             return None
-        if tokens == 1 and not self._additive and not self._narrows(used):
+        narrowed = self._narrowest is not None and used > self._narrowest
+        if tokens == 1 and not self._additive and not narrowed:
             return None
         if start > self._reach:
             self._extend(max(start, 2 * self._reach, 256))
@@ -84,9 +85,6 @@ class Masks:
         keys = torch.arange(used, device=self._device)
         queries = places[:, None, :, None]  # (rows, 1, tokens, 1)
         return self._one_or_dict(self._masks(keys, queries))
-
-    def _narrows(self, used: int) -> bool:
-        return self._narrowest is not None and used > self._narrowest
 
     def _extend(self, reach: int) -> None:
         keys = torch.arange(-reach, FEW_TOKENS, device=self._device)

@@ -50,7 +50,14 @@ def quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def refused(say: Callable[[str], str]) -> Iterator[None]:
-    """Whatever a library raises in here is a `ModelError` that says `say(its first line)`.
+    """Whatever a library raises in here is a `ModelError` that says `say(its first line)`."""
+    with translated(lambda error: ModelError(say(first_line(error)))):
+        yield
+
+
+@contextlib.contextmanager
+def translated(model_error: Callable[[BaseException], ModelError]) -> Iterator[None]:
+    """Whatever a library raises in here is the error that is made of it.
 
     Our own errors pass. A library in Rust panics with an exception that is none of Python's usual.
     """
@@ -61,7 +68,7 @@ def refused(say: Callable[[str], str]) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise ModelError(say(first_line(error))) from None
+        raise model_error(error) from None
 
 
 def first_line(error: BaseException) -> str:

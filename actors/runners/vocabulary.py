@@ -28,8 +28,8 @@ from actors.runners import folders
 from actors.runners.describing import ModelDescription
 from actors.runners.gguf_files import check_gguf
 from actors.runners.interface import Feed, Room, Runner, RunnerStatistics
-from actors.runners.quiet import first_line, quietly
-from decoding.errors import ModelError, PairError, PearlError
+from actors.runners.quiet import first_line, quietly, translated
+from decoding.errors import ModelError, PairError
 
 ENOUGH: Final = 0.9
 """Of the target's tokens so many must be the draft's too, or it guesses for another language."""
@@ -68,7 +68,8 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
             check_gguf(place)
         elif not any((place.folder / file).is_file() for file in folders.TOKENIZERS):
             raise ModelError(f"{name} has no tokenizer; it needs tokenizer.json")
-        try:
+        # Each tokenizer class fails in its own way on a missing or damaged file.
+        with translated(lambda error: _no_tokenizer(place, error)):
             tokenizer = AutoTokenizer.from_pretrained(
                 place.folder,
                 trust_remote_code=trust_remote_code,
@@ -80,14 +81,6 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> PreTrainedT
             if tokenizer.unk_token is not None:
                 text += UNUSUAL
             read = list(map(int, tokenizer(text)["input_ids"]))
-        except PearlError:
-            raise
-        # Each tokenizer class fails in its own way on a missing or damaged file; those in Rust
-        # panic, which is no `Exception`.
-        except BaseException as error:
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise _no_tokenizer(place, error) from None
         if not numbers or numbers[0] < 0 or (text and not read):
             raise ModelError(f"{name} has an empty tokenizer; it needs tokenizer.json")
         return tokenizer

@@ -82,19 +82,16 @@ class Course:
 
     def _one_step(self, crew: Crew) -> None:
         began, fraction = time.monotonic(), self._fraction()
-        self._set_rate(self._budget.rate_at(fraction, self._step))
+        rate = self._budget.rate_at(fraction, self._step)
         loss = crew.gradient(self._step, self._budget.length(fraction))
         torch.nn.utils.clip_grad_norm_(self._student.parameters(), _CLIP)
         for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
             optimiser.step()
             # The gradients stay in place: other processes hold the same memory.
             optimiser.zero_grad(set_to_none=False)
         self._note(loss, time.monotonic() - began)
-
-    def _set_rate(self, rate: float) -> None:
-        for optimiser in self._optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = rate
 
     def _note(self, loss: float, seconds: float) -> None:
         self._loss = loss if self._step == 0 else 0.97 * self._loss + 0.03 * loss

@@ -12,7 +12,6 @@ import multiprocessing
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Barrier
-from types import TracebackType
 from typing import Final, Self, final
 
 import torch
@@ -76,17 +75,13 @@ class Crew:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None and self._helpers:
+    def __exit__(self, *exc: object) -> None:
+        failed = exc[0] is not None
+        if self._helpers and not failed:
             self._board.step.value = _STOP
             self._board.start.wait(_PATIENCE_S)
         for helper in self._helpers:
-            if kind is not None:
+            if failed:
                 helper.terminate()
             helper.join()
         torch.set_num_threads(self._threads)

@@ -48,8 +48,7 @@ class Reading:
         cross_entropy = _maybe_compiled(_cross_entropy, compiled=self.compiled)
 
         def loss(step: int, part: int, length: int) -> Tensor:
-            count = max(1, self.tokens_per_part // length)
-            first = (step * self.parts + part) * count
+            first, count = _numbers(self, step, part, length)
             inputs, labels = windows.batch(first, count, length)
             return cross_entropy(student, _on(student, inputs), _on(student, labels))
 
@@ -83,8 +82,7 @@ class Imitation:
         divergence = _maybe_compiled(_divergence, compiled=self.compiled)
 
         def loss(step: int, part: int, length: int) -> Tensor:
-            count = max(1, self.tokens_per_part // length)
-            first = (step * self.parts + part) * count
+            first, count = _numbers(self, step, part, length)
             if windows is not None and part % 2:
                 read = windows.batch(first, count, length)[0]
             else:
@@ -93,6 +91,12 @@ class Imitation:
             return divergence(student, teachers, _on(student, read))
 
         return loss
+
+
+def _numbers(lesson: Reading | Imitation, step: int, part: int, length: int) -> tuple[int, int]:
+    """Which sequences a part of a step has: the first, and how many."""
+    count = max(1, lesson.tokens_per_part // length)
+    return (step * lesson.parts + part) * count, count
 
 
 def _row(seed: int, count: int, number: int) -> int:

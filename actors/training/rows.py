@@ -38,8 +38,9 @@ def write(
             prompts = torch.from_numpy(_prompts(windows, budget, number)).to(model.device)
             generator = torch.Generator(model.device).manual_seed(seed + number)
             count = budget.length - prompts.shape[1]
-            rows = continued(model, prompts, count, _temperatures(prompts), generator)
-            _save(path, rows)
+            pattern = np.resize(_TEMPERATURES, len(prompts))
+            temperatures = torch.tensor(pattern, dtype=torch.float32, device=model.device)
+            _save(path, continued(model, prompts, count, temperatures, generator))
         yield number
 
 
@@ -52,11 +53,6 @@ def _prompts(windows: Windows, budget: RowBudget, number: int) -> NDArray[np.int
     length = _PROMPT_LENGTHS[number % len(_PROMPT_LENGTHS)]
     first = number * budget.at_once
     return windows.batch(first, budget.at_once, budget.length)[0][:, :length]
-
-
-def _temperatures(prompts: Tensor) -> Tensor:
-    pattern = torch.tensor(_TEMPERATURES, device=prompts.device)
-    return pattern.repeat(-(-len(prompts) // len(pattern)))[: len(prompts)]
 
 
 def _save(path: Path, rows: Tensor) -> None:

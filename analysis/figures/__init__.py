@@ -21,8 +21,7 @@ This is the home of matplotlib: the rest of the project imports it late, or not 
 
 from __future__ import annotations
 
-from analysis.figures.benchmark import Speed, speeds
-from analysis.figures.comparisons import ThreeAnswers, gap_bars, side_by_side
+from analysis.figures.comparisons import Speed, ThreeAnswers, gap_bars, side_by_side, speeds
 from analysis.figures.curves import MeasuredSpeed, run_lengths, speedup_against_gamma
 from analysis.figures.files import Picture, check_figure_path, picture, save
 from analysis.figures.maps import speedup_map

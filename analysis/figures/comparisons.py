@@ -1,4 +1,4 @@
-"""Theory, simulation and measurement of several systems, and what lies between them."""
+"""Systems beside each other, a line each: how fast, by whom, and what lies between the answers."""
 
 from __future__ import annotations
 
@@ -9,32 +9,21 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from analysis.figures.style import (
-    DRAFT,
-    INK,
-    NO_WORK,
-    SOFT,
-    TARGET,
-    WAITING,
-    WASTED,
-    Paint,
-    legend_below,
-    plain,
-)
+from analysis.figures import style
 from decoding.estimates import Estimate
 
 # One a part, in the order in which parts come; neighbours differ in darkness.
 LAYERS: Final = (
-    TARGET,
-    Paint("#b9c2ee"),
-    DRAFT,
-    Paint("#a8d5ce", hatch="\\\\\\\\"),
-    WASTED,
-    Paint("#8c6d1f", ink="white"),
-    Paint("#e3c9dd", hatch="||||"),
-    Paint("#b5467f", ink="white"),
-    Paint("#c4cad1"),
-    NO_WORK,
+    style.TARGET,
+    style.Paint("#b9c2ee"),
+    style.DRAFT,
+    style.Paint("#a8d5ce", hatch="\\\\\\\\"),
+    style.WASTED,
+    style.Paint("#8c6d1f", ink="white"),
+    style.Paint("#e3c9dd", hatch="||||"),
+    style.Paint("#b5467f", ink="white"),
+    style.Paint("#c4cad1"),
+    style.NO_WORK,
 )
 # What is measured is the smallest and on top, so that the others can be seen around it.
 OPEN: Final[Mapping[str, Any]] = {
@@ -54,41 +43,30 @@ class ThreeAnswers:
     measured: Estimate
 
 
-def side_by_side(
-    axes: Axes, rows: Sequence[ThreeAnswers], *, unit: str = "tokens/s", title: str = ""
-) -> None:
+def side_by_side(axes: Axes, rows: Sequence[ThreeAnswers], *, title: str = "") -> None:
     """A line a system: what theory said, what the simulation said, what was measured.
 
     Args:
         axes: where to draw.
         rows: the systems, from above.
-        unit: of all values.
         title: which run this is.
     """
     for line, row in enumerate(rows):
         if row.measured.interval is not None:
-            axes.plot(row.measured.interval, (line, line), color=INK, linewidth=1.4, zorder=2)
+            axes.plot(row.measured.interval, (line, line), color=style.INK, linewidth=1.4, zorder=2)
     said, made = [row.theory for row in rows], [row.simulation for row in rows]
-    _draw_marks(axes, said, "theory", marker="d", markeredgecolor=SOFT, **OPEN)
-    _draw_marks(axes, made, "simulation", marker="s", markeredgecolor=TARGET.face, **OPEN)
+    style.draw_marks(axes, said, "theory", marker="d", markeredgecolor=style.SOFT, **OPEN)
+    style.draw_marks(
+        axes, made, "simulation", marker="s", markeredgecolor=style.TARGET.face, **OPEN
+    )
     measured = [row.measured.value for row in rows]
-    _draw_marks(axes, measured, "measured, 95 % interval", marker="o", color=INK, markersize=5)
-    axes.set_title(title, loc="left", color=INK)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    look = {"marker": "o", "markersize": 5}
+    style.draw_marks(axes, measured, "measured, 95 % interval", color=style.INK, **look)
+    style.name_lines(axes, [row.name for row in rows], across="tokens/s", title=title)
     axes.set_xlim(left=0)
-    axes.set_xlabel(unit, loc="left", color=SOFT)
-    axes.grid(axis="x", color=WAITING.face, linewidth=0.8)
+    axes.grid(axis="x", color=style.WAITING.face, linewidth=0.8)
     axes.set_axisbelow(True)
-    plain(axes)
-    legend_below(axes, entry=140)
-
-
-def _draw_marks(axes: Axes, values: Sequence[float | None], words: str, **look: Any) -> None:
-    """One mark a line, where there is a value; what is drawn later lies above."""
-    known = [(value, line) for line, value in enumerate(values) if value is not None]
-    if known:
-        axes.plot(*zip(*known, strict=True), linestyle="none", label=words, **look)
+    style.legend_below(axes, entry=140)
 
 
 def gap_bars(axes: Axes, gaps: Mapping[str, Mapping[Any, float]], *, title: str = "") -> None:
@@ -117,26 +95,66 @@ def gap_bars(axes: Axes, gaps: Mapping[str, Mapping[Any, float]], *, title: str 
             height=0.62,
             label=str(part),
             facecolor=paint.face,
-            edgecolor=INK if paint is NO_WORK else paint.edge,
+            edgecolor=style.INK if paint is style.NO_WORK else paint.edge,
             hatch=paint.hatch,
             linewidth=0.6,
         )
     sums = [sum(gap.values()) for gap in gaps.values()]
-    axes.plot(
-        sums,
-        range(len(gaps)),
-        marker="D",
-        markersize=6,
-        color=INK,
-        markeredgecolor="white",
-        linestyle="none",
-        label="all",
-    )
-    axes.axvline(0, color=INK, linewidth=1)
-    axes.set_title(title, loc="left", color=INK)
-    axes.set_yticks(range(len(gaps)), list(gaps))
-    axes.set_ylim(len(gaps) - 0.4, -0.6)
+    look = {"marker": "D", "markersize": 6, "markeredgecolor": "white"}
+    style.draw_marks(axes, sums, "all", color=style.INK, **look)
+    axes.axvline(0, color=style.INK, linewidth=1)
+    style.name_lines(axes, list(gaps), across="of the speed that theory says", title=title)
     axes.xaxis.set_major_formatter(PercentFormatter(1, None, " %"))
-    axes.set_xlabel("of the speed that theory says", loc="left", color=SOFT)
-    plain(axes)
-    legend_below(axes, entry=130)
+    style.legend_below(axes, entry=130)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """One system.
+
+    Args:
+        name: of it.
+        measured: speed over AR.
+        theory: what theory allows it; None where theory does not speak of it.
+        ours: whether a schedule of this project decodes.
+    """
+
+    name: str
+    measured: Estimate
+    theory: float | None = None
+    ours: bool = True
+
+
+def speeds(axes: Axes, rows: Sequence[Speed], *, title: str = "") -> None:
+    """A bar a system, with its interval, and a tick at what theory allows.
+
+    Args:
+        axes: where to draw.
+        rows: the systems, from above.
+        title: which run this is.
+    """
+    owners = (True, "this project", style.TARGET.face), (False, "Hugging Face", style.SOFT)
+    for ours, owner, face in owners:
+        lines = [line for line, row in enumerate(rows) if row.ours is ours]
+        values = [rows[line].measured.value or 0.0 for line in lines]
+        if lines:
+            axes.barh(lines, values, height=0.56, color=face, label=owner, zorder=1)
+    words: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+    words |= {"color": "white", "fontsize": style.SMALL, "zorder": 5}
+    for line, row in enumerate(rows):
+        if row.measured.value is not None:  # inside the bar at its beginning
+            axes.annotate(f"{row.measured.value:.2f}", (0, line), **words)
+    known = [(row.measured.interval, line) for line, row in enumerate(rows)]
+    for number, (ends, line) in enumerate((e, n) for e, n in known if e is not None):
+        label = "" if number else "95 % interval over prompts"
+        axes.plot(ends, (line, line), color=style.INK, linewidth=1.6, label=label, zorder=3)
+    look: dict[str, Any] = {"marker": "d", "markersize": 8, "markerfacecolor": "white", "zorder": 4}
+    allowed = [row.theory for row in rows]
+    style.draw_marks(axes, allowed, "theory, at its own values", markeredgecolor=style.INK, **look)
+    axes.axvline(1, color=style.INK, linewidth=1, linestyle=":")
+    style.name_lines(axes, [row.name for row in rows], across="speed over AR", title=title)
+    reach = [x for row in rows for x in (row.theory, row.measured.high, row.measured.value) if x]
+    axes.set_xlim(0, 1.1 * max(reach, default=1.0))
+    axes.grid(axis="x", color=style.WAITING.face, linewidth=0.8)
+    axes.set_axisbelow(True)
+    style.legend_below(axes, entry=150)

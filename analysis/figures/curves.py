@@ -11,17 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from analysis.figures.style import (
-    FURTHER_LINES,
-    INK,
-    SOFT,
-    TARGET,
-    WAITING,
-    LineStyle,
-    in_words,
-    legend_below,
-    schedule_lines,
-)
+from analysis.figures import style
 from decoding.estimates import Estimate
 
 BEYOND: Final = 1.4  # times the widest window measured: so far theory is drawn
@@ -64,27 +54,25 @@ def speedup_against_gamma(
         if own:
             _draw_points(axes, own, look)
     if points and theory:
-        axes.plot([], [], color=SOFT, linewidth=1, label="lines: theory")
-    axes.axhline(1, color=SOFT, linewidth=1, linestyle=":", label="AR")
-    axes.set_title(title, loc="left", color=INK)
-    axes.set_xlabel("gamma, tokens in a window", color=SOFT)
-    axes.set_ylabel("speed over AR", color=SOFT)
+        axes.plot([], [], color=style.SOFT, linewidth=1, label="lines: theory")
+    axes.axhline(1, color=style.SOFT, linewidth=1, linestyle=":", label="AR")
+    axes.set_title(title, loc="left", color=style.INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0.5, gammas[-1] + 0.5)
     axes.set_ylim(bottom=0)
-    _frame(axes)
-    legend_below(axes, entry=130)
+    style.frame(axes, across="gamma, tokens in a window", up="speed over AR")
+    style.legend_below(axes, entry=130)
 
 
-def _lines(names: Sequence[str]) -> Iterator[LineStyle]:
+def _lines(names: Sequence[str]) -> Iterator[style.LineStyle]:
     """One for each name: the schedules have theirs."""
-    known = {in_words(schedule): line for schedule, line in schedule_lines().items()}
-    further = itertools.cycle(FURTHER_LINES)
+    known = {style.in_words(schedule): line for schedule, line in style.schedule_lines().items()}
+    further = itertools.cycle(style.FURTHER_LINES)
     for name in names:
-        yield known[in_words(name)] if in_words(name) in known else next(further)
+        yield known[style.in_words(name)] if style.in_words(name) in known else next(further)
 
 
-def _draw_points(axes: Axes, points: Sequence[MeasuredSpeed], look: LineStyle) -> None:
+def _draw_points(axes: Axes, points: Sequence[MeasuredSpeed], look: style.LineStyle) -> None:
     speeds = np.array([float(point.speedup) for point in points])
     axes.errorbar(
         [point.gamma for point in points],
@@ -123,32 +111,24 @@ def run_lengths(axes: Axes, shares: Sequence[Estimate], *, alpha: float, title: 
     law = alpha ** n.astype(float)
     ends = np.array([share.interval or (float(share), float(share)) for share in shares])
     axes.plot(
-        n, law, color=SOFT, linestyle="--", linewidth=1.2, label=f"geometric, α = {alpha:.3f}"
+        n, law, color=style.SOFT, linestyle="--", linewidth=1.2, label=f"geometric, α = {alpha:.3f}"
     )
     axes.fill_between(
         n,
         ends[:, 0],
         ends[:, 1],
         step="mid",
-        color=TARGET.face,
+        color=style.TARGET.face,
         alpha=0.18,
         linewidth=0,
         label="95 % interval",
     )
-    axes.step(n, known, where="mid", color=TARGET.face, linewidth=1.6, label="measured")
+    axes.step(n, known, where="mid", color=style.TARGET.face, linewidth=1.6, label="measured")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_ylim(known.min() / 2, 1.3)
     axes.set_xlim(-0.5, max(len(shares) - 0.5, 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(title, loc="left", color=INK)
-    axes.set_xlabel("n draft tokens", color=SOFT)
-    axes.set_ylabel("share of runs with n or more", color=SOFT)
-    _frame(axes)
-    legend_below(axes, entry=150)
-
-
-def _frame(axes: Axes) -> None:
-    axes.grid(color=WAITING.face, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, loc="left", color=style.INK)
+    style.frame(axes, across="n draft tokens", up="share of runs with n or more")
+    style.legend_below(axes, entry=150)

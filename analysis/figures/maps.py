@@ -14,16 +14,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.figures.style import (
-    HEAD_START,
-    INK,
-    SMALL,
-    SOFT,
-    WAITING,
-    in_words,
-    legend_below,
-    schedule_lines,
-)
+from analysis.figures import style
 from decoding.errors import SettingError
 from decoding.kinds import SCHEDULES
 
@@ -61,11 +52,11 @@ def speedup_map(
     Raises:
         SettingError: no schedule is given.
     """
-    names = schedule_lines()
+    names = style.schedule_lines()
     known = {n: np.asarray(speeds[n], dtype=np.float64) for n in names if n in speeds}
     if not known:
         raise SettingError(f"no schedule to draw; speeds must have one of {', '.join(names)}")
-    axes.set_title(title, loc="left", color=INK)
+    axes.set_title(title, loc="left", color=style.INK)
     rates, ratios = np.asarray(alphas, np.float64), np.asarray(speed_ratios, np.float64)
     if len(ratios) == 1:
         across = {name: speed[0, :] for name, speed in known.items()}
@@ -79,16 +70,12 @@ def speedup_map(
 
 
 def _draw_lines(axes: Axes, x: Numbers, speeds: Mapping[str, Numbers], across: str) -> None:
-    lines = schedule_lines()
+    lines = style.schedule_lines()
     for name, speed in speeds.items():
         look: dict[str, Any] = asdict(lines[name])
-        axes.plot(x, speed, label=in_words(name), markersize=3.5, **look)
-    axes.set_xlabel(across, color=SOFT)
-    axes.set_ylabel("speed over AR", color=SOFT)
-    axes.grid(color=WAITING.face, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    legend_below(axes, entry=70)
+        axes.plot(x, speed, label=style.in_words(name), markersize=3.5, **look)
+    style.frame(axes, across=across, up="speed over AR")
+    style.legend_below(axes, entry=70)
 
 
 def _draw_map(axes: Axes, rates: Numbers, ratios: Numbers, speeds: Mapping[str, Numbers]) -> None:
@@ -99,8 +86,8 @@ def _draw_map(axes: Axes, rates: Numbers, ratios: Numbers, speeds: Mapping[str, 
     _scale(axes.set_yscale, axes.yaxis, ratios)
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(y[0], y[-1])
-    axes.set_xlabel(RATE, color=SOFT)
-    axes.set_ylabel(RATIO, color=SOFT)
+    axes.set_xlabel(RATE, color=style.SOFT)
+    axes.set_ylabel(RATIO, color=style.SOFT)
     borders = [border for pair in _overtakings(fine) for border in _borders(axes, x, y, pair)]
     for border in borders:
         _name_sides(axes, border, [other for other in borders if other is not border])
@@ -124,7 +111,7 @@ def _interpolated(
 
 def _overtakings(speeds: Mapping[str, Numbers]) -> Iterator[Overtaking]:
     """For each two schedules the second's lead over the first, masked where a third is ahead."""
-    rivals = {name: speed for name, speed in speeds.items() if name != HEAD_START}
+    rivals = {name: speed for name, speed in speeds.items() if name != style.HEAD_START}
     for one, other in itertools.combinations(rivals, 2):
         lead = speeds[other] - speeds[one]
         # Of two that are equally fast over a whole stretch none overtakes the other there.
@@ -135,12 +122,12 @@ def _overtakings(speeds: Mapping[str, Numbers]) -> Iterator[Overtaking]:
         if np.any(contested > 0) and np.any(contested < 0):
             yield one, other, contested
     plain = next((name for name, kind in SCHEDULES.items() if kind.takes("head_start")), "")
-    if HEAD_START in speeds and plain in speeds:
+    if style.HEAD_START in speeds and plain in speeds:
         # Never behind PEARL, which is the same without one: the line is where it begins to pay.
-        lead = speeds[HEAD_START] - speeds[plain]
+        lead = speeds[style.HEAD_START] - speeds[plain]
         pays = np.ma.masked_invalid(np.where(lead < TIE, -TIE, lead))
         if np.any(pays > 0) and np.any(pays < 0):
-            yield plain, HEAD_START, pays
+            yield plain, style.HEAD_START, pays
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,7 +147,7 @@ def _borders(axes: Axes, x: Numbers, y: Numbers, pair: Overtaking) -> Iterator[B
     one, other, lead = pair
     lines = axes.contour(x, y, lead, levels=[0.0])
     seam = withStroke(linewidth=3, foreground="white")
-    lines.set(edgecolor=INK, linewidth=1.2, path_effects=[seam])
+    lines.set(edgecolor=style.INK, linewidth=1.2, path_effects=[seam])
     to_axes = axes.transData + axes.transAxes.inverted()
     for piece in lines.allsegs[0]:
         points = to_axes.transform(piece) if len(piece) else piece
@@ -179,18 +166,10 @@ def _name_sides(axes: Axes, border: Border, others: Sequence[Border]) -> None:
     if not UPRIGHT - 180 < across <= UPRIGHT:
         names, angle = (border.other, border.one), across - float(np.copysign(180, across))
     x, y = points[place]
-    axes.text(
-        x,
-        y,
-        " | ".join(in_words(name) for name in names),
-        transform=axes.transAxes,
-        rotation=angle,
-        ha="center",
-        va="center",
-        color=INK,
-        fontsize=SMALL,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
-    )
+    words = " | ".join(map(style.in_words, names))
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
+    look: dict[str, Any] = {"transform": axes.transAxes, "rotation": angle, "bbox": box}
+    style.write(axes, x, y, words, color=style.INK, **look)
 
 
 def _roomiest(points: Numbers, others: Sequence[Numbers]) -> int:
@@ -205,19 +184,14 @@ def _fastest(speeds: Mapping[str, Numbers], best: Numbers) -> str:
     """Whose speed the colour is; where one schedule is nowhere behind, its name."""
     for name, speed in speeds.items():
         if np.all((speed >= best - TIE) | np.isnan(best)):
-            return in_words(name)
+            return style.in_words(name)
     return "the fastest"
-
-
-def _growing(values: Numbers) -> bool:
-    """Whether the steps grow, as in 1, 2, 4, 8: such an axis is logarithmic."""
-    steps = np.diff(values)
-    return len(steps) > 1 and bool(values[0] > 0 and steps[-1] > 2 * steps[0])
 
 
 def _scale(set_scale: Callable[[str], None], axis: Axis, values: Numbers) -> None:
     """Powers of two along an axis whose points are that far apart."""
-    if _growing(values):
+    steps = np.diff(values)
+    if len(steps) > 1 and values[0] > 0 and steps[-1] > 2 * steps[0]:  # as in 1, 2, 4, 8
         set_scale("log")
         axis.set_major_locator(LogLocator(base=2))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))

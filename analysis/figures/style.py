@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
@@ -103,6 +103,37 @@ def draw_bars(
                 hatch=paint.hatch,
                 linewidth=0.8,
             )
+
+
+def write(axes: Axes, x: float, y: float, words: str, **look: Any) -> None:
+    """Small words around a place."""
+    usual: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALL}
+    axes.text(x, y, words, **(usual | look))
+
+
+def draw_marks(axes: Axes, values: Sequence[float | None], words: str, **look: Any) -> None:
+    """One mark a line, where there is a value; what is drawn later lies above."""
+    known = [(value, line) for line, value in enumerate(values) if value is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), linestyle="none", label=words, **look)
+
+
+def name_lines(axes: Axes, names: Sequence[str], *, across: str, title: str) -> None:
+    """A line for each of these, from above, and what lies across them."""
+    axes.set_title(title, loc="left", color=INK)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel(across, loc="left", color=SOFT)
+    plain(axes)
+
+
+def frame(axes: Axes, *, across: str, up: str) -> None:
+    """Two axes with their words, and a grid behind the data."""
+    axes.set_xlabel(across, color=SOFT)
+    axes.set_ylabel(up, color=SOFT)
+    axes.grid(color=WAITING.face, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def plain(axes: Axes) -> None:

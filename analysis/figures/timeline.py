@@ -6,36 +6,22 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.axes import Axes
 
-from analysis.figures.style import (
-    DRAFT,
-    INK,
-    SMALL,
-    SOFT,
-    TARGET,
-    WAITING,
-    WASTED,
-    Bar,
-    Paint,
-    draw_bars,
-    legend_below,
-    plain,
-    width_in_points,
-)
+from analysis.figures import style
 from decoding.messages import Judged, Propose, Proposed, Role, TokenId
 from decoding.trace import Received, Record, Sent
 
 SKIP: Final = 2  # passes at the start of a request that may read the prompt
 ROUNDS: Final = 10
 # What a bar of the timeline can be, in the order of its legend.
-PIECES: Final[Mapping[str, Paint]] = {
-    "target pass": TARGET,
-    "draft window, kept": DRAFT,
-    "wasted": WASTED,
-    "waiting": WAITING,
+PIECES: Final[Mapping[str, style.Paint]] = {
+    "target pass": style.TARGET,
+    "draft window, kept": style.DRAFT,
+    "wasted": style.WASTED,
+    "waiting": style.WAITING,
 }
 USEFUL: Final = {Role.TARGET: "target pass", Role.DRAFT: "draft window, kept"}
 ROWS: Final = {Role.TARGET: 1, Role.DRAFT: 0}
@@ -61,9 +47,9 @@ class View:
     def shows(self, job: BusySpan) -> bool:
         return job.ended > self.since and job.began < self.until
 
-    def bar(self, row: int, began: float, ended: float) -> Bar:
+    def bar(self, row: int, began: float, ended: float) -> style.Bar:
         """On the axes, where time is in milliseconds from the left edge."""
-        return Bar(row, 1e3 * (began - self.since), 1e3 * (ended - began))
+        return style.Bar(row, 1e3 * (began - self.since), 1e3 * (ended - began))
 
 
 def timeline(
@@ -83,19 +69,20 @@ def timeline(
             out where enough others follow.
     """
     passes, windows = list(_passes(records)), list(_windows(records))
-    axes.set_title(title, loc="left", color=INK)
+    axes.set_title(title, loc="left", color=style.INK)
     if not any(job.ended > job.began for job in passes):
         axes.set_axis_off()
-        axes.text(0.5, 0.5, "no timed pass of the target in this trace", ha="center", color=SOFT)
+        words = "no timed pass of the target in this trace"
+        axes.text(0.5, 0.5, words, ha="center", color=style.SOFT)
         return
     first = SKIP if len(passes) >= SKIP + rounds else 0
     view = _view(passes, windows, first, rounds)
     _draw_rows(axes, view, {Role.TARGET: passes, Role.DRAFT: windows})
     _write_counts(axes, view, passes[first : first + rounds])
     axes.set_xlim(0, 1e3 * (view.until - view.since))
-    axes.set_xlabel(f"ms from the start of round {first + 1}", loc="left", color=SOFT)
-    plain(axes)
-    legend_below(axes)
+    axes.set_xlabel(f"ms from the start of round {first + 1}", loc="left", color=style.SOFT)
+    style.plain(axes)
+    style.legend_below(axes)
 
 
 def _passes(records: Sequence[Record]) -> Iterator[BusySpan]:
@@ -154,7 +141,7 @@ def _view(passes: Sequence[BusySpan], windows: Sequence[BusySpan], first: int, r
 
 
 def _draw_rows(axes: Axes, view: View, jobs: Mapping[Role, Sequence[BusySpan]]) -> None:
-    bars: dict[str, list[Bar]] = {words: [] for words in PIECES}
+    bars: dict[str, list[style.Bar]] = {words: [] for words in PIECES}
     for device, row in ROWS.items():
         shown = [job for job in jobs[device] if view.shows(job)]
         gaps = list(_gaps(shown, view)) if jobs[device] else []
@@ -165,8 +152,8 @@ def _draw_rows(axes: Axes, view: View, jobs: Mapping[Role, Sequence[BusySpan]]) 
             bars["wasted"].append(view.bar(row, turn, job.ended))
         share = sum(ended - began for began, ended in gaps) / (view.until - view.since)
         words = f"waits {100 * share:.0f} %" if jobs[device] else "not used"
-        axes.text(0, row - 0.36, words, color=SOFT, fontsize=SMALL, va="top")
-    draw_bars(axes, bars, PIECES, height=0.62)
+        axes.text(0, row - 0.36, words, color=style.SOFT, fontsize=style.SMALL, va="top")
+    style.draw_bars(axes, bars, PIECES, height=0.62)
     axes.set_yticks(list(ROWS.values()), list(ROWS))
     axes.set_ylim(-0.75, 1.45)
 
@@ -183,16 +170,9 @@ def _gaps(jobs: Sequence[BusySpan], view: View) -> Iterator[tuple[float, float]]
 
 
 def _write_counts(axes: Axes, view: View, shown: Sequence[BusySpan]) -> None:
-    room = width_in_points(axes) / len(shown) / 2  # half of a round may be waiting
+    room = style.width_in_points(axes) / len(shown) / 2  # half of a round may be waiting
+    size = min(style.SMALL, max(5.0, room / 1.6))
+    look: dict[str, Any] = {"color": style.TARGET.ink, "fontsize": size, "clip_on": True}
     for job in filter(view.shows, shown):
         bar = view.bar(1, job.began, job.ended)
-        axes.text(
-            bar.left + bar.width / 2,
-            bar.row,
-            job.words,
-            ha="center",
-            va="center",
-            color=TARGET.ink,
-            fontsize=min(SMALL, max(5.0, room / 1.6)),
-            clip_on=True,
-        )
+        style.write(axes, bar.left + bar.width / 2, bar.row, job.words, **look)

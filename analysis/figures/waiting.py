@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from analysis.figures.style import (
-    DOWN,
-    DRAFT,
-    INK,
-    MESSAGES,
-    NO_WORK,
-    SMALL,
-    SOFT,
-    TARGET,
-    WAITING,
-    WASTED,
-    Bar,
-    Paint,
-    draw_bars,
-    in_words,
-    legend_below,
-    plain,
-    width_in_points,
-)
+from analysis.figures import style
 from decoding.errors import SettingError
 from decoding.messages import Role
 
@@ -40,14 +22,14 @@ PARTS: Final[Mapping[str, str]] = {
     "down": "down",
     "without_work": "without work",
 }
-SHARES: Final[Mapping[str, Paint]] = {
-    "draft, useful": DRAFT,
-    "target, useful": TARGET,
-    "wasted": WASTED,
-    "waiting for the other": WAITING,
-    "waiting for messages": MESSAGES,
-    "down": DOWN,
-    "without work": NO_WORK,
+SHARES: Final[Mapping[str, style.Paint]] = {
+    "draft, useful": style.DRAFT,
+    "target, useful": style.TARGET,
+    "wasted": style.WASTED,
+    "waiting for the other": style.WAITING,
+    "waiting for messages": style.MESSAGES,
+    "down": style.DOWN,
+    "without work": style.NO_WORK,
 }
 
 
@@ -65,28 +47,29 @@ def waiting_bars(
     Raises:
         SettingError: a part has another name.
     """
-    bars: dict[str, list[Bar]] = {words: [] for words in SHARES}
+    bars: dict[str, list[style.Bar]] = {words: [] for words in SHARES}
     ticks: dict[int, str] = {}
     for number, (schedule, devices) in enumerate(shares.items()):
         # Three lines a schedule: its name, then its two devices.
-        axes.text(0, 3 * number + 0.3, in_words(schedule), weight="bold", color=INK, va="center")
+        name = style.in_words(schedule)
+        axes.text(0, 3 * number + 0.3, name, weight="bold", color=style.INK, va="center")
         for line, device in enumerate(Role, start=3 * number + 1):
             ticks[line] = device
             for words, bar in _parts(line, device, devices.get(device, {})):
                 bars[words].append(bar)
-    axes.set_title(title, loc="left", color=INK)
+    axes.set_title(title, loc="left", color=style.INK)
     axes.set_xlim(0, 1)
-    draw_bars(axes, bars, SHARES, height=0.8)
+    style.draw_bars(axes, bars, SHARES, height=0.8)
     _write_shares(axes, bars)
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.set_ylim(3 * len(shares) - 0.4, -0.2)
     axes.xaxis.set_major_formatter(PercentFormatter(1, 0, " %"))
-    axes.set_xlabel("share of the run", loc="left", color=SOFT)
-    plain(axes)
-    legend_below(axes)
+    axes.set_xlabel("share of the run", loc="left", color=style.SOFT)
+    style.plain(axes)
+    style.legend_below(axes)
 
 
-def _parts(line: int, device: Role, shares: Mapping[str, float]) -> Iterator[tuple[str, Bar]]:
+def _parts(line: int, device: Role, shares: Mapping[str, float]) -> Iterator[tuple[str, style.Bar]]:
     """What a device did, in the order of `PARTS`, one behind the other."""
     unknown = shares.keys() - PARTS.keys()
     if unknown:
@@ -95,25 +78,17 @@ def _parts(line: int, device: Role, shares: Mapping[str, float]) -> Iterator[tup
     left = 0.0
     for part, words in PARTS.items():
         share = shares.get(part, 0.0)
-        yield words.format(device=device), Bar(line, left, share)
+        yield words.format(device=device), style.Bar(line, left, share)
         left += share
 
 
-def _write_shares(axes: Axes, bars: Mapping[str, Sequence[Bar]]) -> None:
+def _write_shares(axes: Axes, bars: Mapping[str, Sequence[style.Bar]]) -> None:
     """On each bar that has room for it, its share."""
-    room = width_in_points(axes)
+    room = style.width_in_points(axes)
     for words, found in bars.items():
         for bar in found:
             if bar.width * room > WORD:
                 middle, share = bar.left + bar.width / 2, f"{100 * bar.width:.0f} %"
-                color, box = SHARES[words].ink, {"facecolor": SHARES[words].face, "pad": 1.0}
-                axes.text(
-                    middle,
-                    bar.row,
-                    share,
-                    color=color,
-                    fontsize=SMALL,
-                    ha="center",
-                    va="center_baseline",
-                    bbox=box | {"edgecolor": "none"},
-                )
+                box = {"facecolor": SHARES[words].face, "pad": 1.0, "edgecolor": "none"}
+                look: dict[str, Any] = {"color": SHARES[words].ink, "va": "center_baseline"}
+                style.write(axes, middle, bar.row, share, bbox=box, **look)

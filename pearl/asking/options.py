@@ -75,7 +75,7 @@ PROMPTS = [
 ]  # fmt: skip
 
 
-def options(*groups: list[Callable[..., Any]]) -> Callable[..., Any]:
+def takes(*groups: list[Callable[..., Any]]) -> Callable[..., Any]:
     """Decorate a command with groups of options, in order."""
     every = [option for group in groups for option in group]
     return lambda command: functools.reduce(lambda done, add: add(done), reversed(every), command)
@@ -110,8 +110,7 @@ def _stop(typed: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        message = f"stop is {typed!r}; it must be text in UTF-8"
-        raise SettingError(message) from None
+        raise SettingError(f"stop is {typed!r}; it must be text in UTF-8") from None
     return text
 
 

@@ -96,8 +96,7 @@ def of_kind(option: str, text: str, kinds: Kinds[Made], others: Sequence[str] = 
     except TypeError:
         raise refuse(option, text, f"{kind} with another count of numbers") from None
     except SettingError as error:
-        message = f"{option} is {text}: {error}"
-        raise SettingError(message) from None
+        raise SettingError(f"{option} is {text}: {error}") from None
 
 
 def whole(option: str, number: float) -> int:
@@ -129,10 +128,10 @@ def whole_numbers(
     """Whole numbers in a range, each once."""
     allowed = f"whole, from {least} to {most}{also}"
     fine: Callable[[float], bool] = lambda n: n.is_integer() and least <= n <= most  # noqa: E731
-    return tuple(map(int, values(option, text, allowed, fine)))
+    return tuple(map(int, numbers(option, text, allowed, fine)))
 
 
-def values(
+def numbers(
     option: str,
     text: str | None,
     allowed: str,
@@ -164,8 +163,7 @@ def _part(option: str, text: str) -> list[float]:
     start, stop, step = map(Decimal, text.split(":"))
     finite = start.is_finite() and stop.is_finite() and step.is_finite()
     if not finite or step <= 0 or stop < start:
-        message = "a range goes up, in steps above 0"
-        raise ValueError(message)
+        raise ValueError("a range goes up, in steps above 0")
     steps = (stop - start) / step + ROUNDING
     if steps >= MOST_POINTS:  # of a step that is small enough there are more than a number can say
         raise refuse(option, text, f"a range of at most {MOST_POINTS} values")

@@ -146,8 +146,7 @@ def pair(given: Mapping[str, Any], profile: Profile | None, settings: Settings) 
         message = f"speed-ratio, target-ms and growth contradict {other}; give one or the other"
         raise SettingError(message)
     if timed and (given["draft_time"] is None or given["target_time"] is None):
-        message = "draft-time and target-time go together; give both"
-        raise SettingError(message)
+        raise SettingError("draft-time and target-time go together; give both")
     if timed:
         draft, target = _time(given["draft_time"]), _time(given["target_time"])
     elif profile is not None:
@@ -169,14 +168,14 @@ def _spread(cost: AnyCost, variation: float) -> AnyCost:
 
 def _time(text: str) -> AnyCost:
     """`constant:30`, `affine:30,0.5`, `roofline:…`; milliseconds on the way in."""
-    kinds: Kinds[AnyCost] = {"constant": _constant, "affine": _affine, "roofline": _roofline}
-    return of_kind("draft-time or target-time", text, kinds)
-
-
-def _constant(ms: float) -> AnyCost:
     from simulator.costs import Constant
 
-    return Constant(ms / 1e3)
+    kinds: Kinds[AnyCost] = {
+        "constant": lambda ms: Constant(ms / 1e3),
+        "affine": _affine,
+        "roofline": _roofline,
+    }
+    return of_kind("draft-time or target-time", text, kinds)
 
 
 def _affine(ms: float, token: float = 0.0, row: float = 0.0, position: float = 0.0) -> AnyCost:
@@ -229,8 +228,7 @@ def acceptance(given: Mapping[str, Any], profile: Profile | None) -> Acceptance:
     alpha, kind = given["alpha"], given["acceptance"]
     check_number(alpha, "alpha", "from 0 to 1", lambda a: 0 <= a <= 1)
     if alpha is not None and kind is not None:
-        message = f"alpha {alpha} and acceptance {kind} are both given; give one"
-        raise SettingError(message)
+        raise SettingError(f"alpha {alpha} and acceptance {kind} are both given; give one")
     if kind is not None:
         return _acceptance(kind)
     if alpha is None and profile is not None:

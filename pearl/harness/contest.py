@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from msgspec.structs import replace
 
 from decoding.settings import Settings
-from pearl.harness.competitors import Family, candidates
+from pearl.harness.competitors import Competitor, Contest, Family, StandIns, candidates
 from pearl.harness.engines import WARMING_TOKENS, check_prompts, fit, warmed
 from pearl.harness.meters import Others
 from pearl.harness.records import recorded_in_turns
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from actors.engine_settings import EngineSettings
     from analysis.benchmark import BenchmarkRun, System
     from analysis.traces import Request
-    from pearl.harness.competitors import Competitor, Contest, StandIns
 
 Speeds: TypeAlias = dict[str, list[float]]  # tokens per second by competitor, prompt by prompt
 

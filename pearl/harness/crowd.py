@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from decoding.errors import SettingError
 from decoding.settings import Settings
-from pearl.harness.competitors import Family, candidates
+from pearl.harness.competitors import Contest, Family, candidates
 from pearl.harness.contest import Tuned, pair_for, tune
 from pearl.harness.engines import warmed
 from pearl.harness.meters import Others
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from analysis.benchmark import Difference
     from analysis.crowds import BatchTimes, Crowd, Level
     from decoding.messages import TokenId
-    from pearl.harness.competitors import Contest
-
 
 LAPS: Final = 3  # requests of each user, about
 

@@ -30,8 +30,7 @@ def fit(engine_settings: EngineSettings, what_for: str) -> CheckedPair:
 
     pair = CheckedPair(engine_settings)
     if len(pair.models) == 1:
-        message = f"{what_for} needs a draft beside the target; name one"
-        raise PlacementError(message)
+        raise PlacementError(f"{what_for} needs a draft beside the target; name one")
     return pair
 
 

@@ -79,11 +79,10 @@ class Energy:
         taken = 0.0
         for name, count in now.items():
             since = count - before[name]
-            taken += since if since >= 0 else since + self._range(name)
+            if since < 0:
+                since += (_microjoules(pathlib.Path(name) / "max_energy_range_uj") or 0) / 1e6
+            taken += since
         return taken
-
-    def _range(self, name: str) -> float:
-        return (_microjoules(pathlib.Path(name) / "max_energy_range_uj") or 0) / 1e6
 
 
 def _microjoules(file: pathlib.Path) -> int | None:

@@ -41,14 +41,12 @@ def read_prompts(given: Mapping[str, Any]) -> list[str]:
     """
     file, field, count = given["prompts_file"], given["field"], given["count"]
     if count < 1:
-        message = f"count is {count}; it must be 1 or more"
-        raise SettingError(message)
+        raise SettingError(f"count is {count}; it must be 1 or more")
     if file is None:
         return list(PROMPTS[:count])
     rows = list(itertools.islice(_rows(file), count))
     if not rows:
-        message = f"{file} has no prompts; it must have one JSON object a line"
-        raise PromptError(message)
+        raise PromptError(f"{file} has no prompts; it must have one JSON object a line")
     return [_prompt(f"{file}, line {line}", row, field) for line, row in rows]
 
 
@@ -80,17 +78,7 @@ def _prompt(where: str, row: Any, field: str | None) -> str:
         found = found[0]
     if not isinstance(found, str) or not found:
         wanted = " or ".join(names)
-        message = f"{where}: no text in field {wanted}"
-        raise PromptError(message)
-    if not _encodes(found):
-        message = f"{where}: half a character, which no text in UTF-8 has"
-        raise PromptError(message)
+        raise PromptError(f"{where}: no text in field {wanted}")
+    if any("\ud800" <= character <= "\udfff" for character in found):
+        raise PromptError(f"{where}: half a character, which no text in UTF-8 has")
     return found
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

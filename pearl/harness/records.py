@@ -8,7 +8,7 @@ import msgspec
 
 from decoding import trace
 from decoding.stopping import StopRules
-from pearl.harness.turns import turns
+from pearl.harness.turns import Turn, turns
 from pearl.progress import bar
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from analysis.traces import Request
     from decoding.messages import TokenId
     from decoding.settings import Settings
-    from pearl.harness.turns import Turn
     from simulator.profiling import Recording
 
 

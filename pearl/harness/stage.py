@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, final
@@ -11,7 +12,7 @@ from msgspec.structs import replace
 
 from decoding.messages import Role
 from decoding.settings import Settings
-from pearl.harness.competitors import Family
+from pearl.harness.competitors import Competitor, Contest, Family
 from pearl.harness.meters import Energy, PeakMemory
 from pearl.harness.reference_process import ReferenceProcess
 
@@ -20,30 +21,27 @@ if TYPE_CHECKING:
     from actors.engine import Engine
     from actors.runners.reference import Assistance, ReferenceSpec
     from analysis.benchmark import BenchmarkRun, System
-    from pearl.harness.competitors import Competitor, Contest
 
 
 @final
+@dataclasses.dataclass(frozen=True, slots=True)
 class Stage:
     """What is loaded, and the meters beside it."""
 
-    def __init__(
-        self,
-        contest: Contest,
-        pair: ModelPair,
-        engine: Engine,
-        reference: ReferenceProcess | None,
-        processes: dict[str, int],
-    ) -> None:
-        self._contest = contest
-        self._most = contest.settings.max_new_tokens
-        self._pair = pair
-        self._engine = engine
-        self._reference = reference
-        self._processes = processes
-        self._energy = Energy()
-        self._places: dict[Role, str] = getattr(pair, "places", {})  # stand-ins: on CPUs
-        self._on_gpu = "cuda:0" in self._places.values()
+    _contest: Contest
+    _pair: ModelPair
+    _engine: Engine
+    _reference: ReferenceProcess | None
+    _processes: dict[str, int]
+    _energy: Energy = dataclasses.field(default_factory=Energy)
+
+    @property
+    def _places(self) -> dict[Role, str]:
+        return getattr(self._pair, "places", {})  # stand-ins: on CPUs
+
+    @property
+    def _on_gpu(self) -> bool:
+        return "cuda:0" in self._places.values()
 
     @classmethod
     async def open(
@@ -81,7 +79,8 @@ class Stage:
         """One text; `limit` makes it shorter."""
         from analysis.benchmark import BenchmarkRun
 
-        most = min(limit or self._most, self._most)
+        whole = self._contest.settings.max_new_tokens
+        most = min(limit or whole, whole)
         memory = PeakMemory(self._computing(each))
         memory.reset()
         before = self._energy.read()

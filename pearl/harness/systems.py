@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
 from decoding.kinds import SCHEDULES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from decoding.policies import Gamma
-    from decoding.settings import Settings
+from decoding.policies import Gamma
+from decoding.settings import Settings
 
 
 def name_of(settings: Settings) -> str:

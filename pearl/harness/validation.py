@@ -43,13 +43,10 @@ def validate(requests: dict[str, list[Request]]) -> Validation:
     with bar(len(recorded) + 1, "simulations") as advance:
         for name, found in requests.items():
             steps = attribution.steps(recorded[name], found[0].settings, pair)
-            seconds = {
-                step: value
-                for step, value in msgspec.structs.asdict(steps).items()
-                if step != "figures"
-            }
+            seconds = msgspec.structs.asdict(steps)
+            figures = seconds.pop("figures")
             groups.append(
-                Group(name=name, requests=tuple(found), seconds=seconds, simulated=steps.figures)
+                Group(name=name, requests=tuple(found), seconds=seconds, simulated=figures)
             )
             advance()
         constants = Constants(step_s=pair.draft.seconds(1), pass_s=pair.target.seconds(1))

@@ -13,17 +13,14 @@ import os
 import re
 import sys
 import traceback
-from typing import IO, TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator
+from typing import IO, Any, Final
 
 import click
 import msgspec
 
 from decoding.errors import StorageError
 from decoding.files import reason
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
 
 NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 LONGEST_LINE: Final = 1000  # of a complaint: a value may have a million digits
@@ -51,8 +48,7 @@ def spoken() -> Iterator[None]:
 def _prepare() -> None:
     _fill_what_is_closed()
     if sys.stdout is None:
-        message = "standard output is closed; send it to a file, or to /dev/null"
-        raise StorageError(message)
+        raise StorageError("standard output is closed; send it to a file, or to /dev/null")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import Final
 
 from decoding.messages import DRAFT, TARGET, Judged, Proposed
-from decoding.trace import Received
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from decoding.trace import Record
+from decoding.trace import Received, Record
 
 ROUNDS: Final = 8
 SKIP: Final = 2  # the first passes read the prompt

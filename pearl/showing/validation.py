@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from analysis.comparison import Comparison
     from analysis.validation import Validation
-    from decoding.estimates import Estimate
 
 WIDTH: Final = 100
 
@@ -47,10 +46,9 @@ def as_builtins(found: Validation) -> dict[str, Any]:
 def _system(system: Comparison) -> dict[str, Any]:
     from analysis.gap import parts
 
-    figures = {**_estimates(system.measured), "speedup_over_ar": system.speedup_over_ar}
-    measured, lengths = as_object(figures), as_object(_estimates(system.run_length))
+    measured = as_object(system.measured_figures)
+    lengths = as_object(msgspec.structs.asdict(system.run_length))
     interval = measured.pop("interval") | lengths.pop("interval")
-    simulated = {} if system.simulation is None else _estimates(system.simulation)
     rate = system.acceptance
     return {
         "name": system.name,
@@ -65,10 +63,7 @@ def _system(system: Comparison) -> dict[str, Any]:
             name: _number(value) if name != "run_length" else value
             for name, value in msgspec.structs.asdict(system.theory).items()
         },
-        "simulation": {
-            **{name: estimate.value for name, estimate in simulated.items()},
-            "speedup_over_ar": system.simulated_over_ar,
-        },
+        "simulation": system.simulated_figures,
         "measured": measured,
         "run_length": lengths,
         "acceptance": {
@@ -95,10 +90,6 @@ def _system(system: Comparison) -> dict[str, Any]:
             for claim in system.claims
         ],
     }
-
-
-def _estimates(figures: msgspec.Struct) -> dict[str, Estimate]:
-    return {name: getattr(figures, name) for name in figures.__struct_fields__}
 
 
 def _number(value: float) -> float | None:
@@ -134,30 +125,21 @@ def _speeds(found: Validation) -> Table:
         title="theory · simulation · measurement",
     )  # fmt: skip
     for system in found.systems:
-        said, real = system.theory, system.measured
-        made = {} if system.simulation is None else _estimates(system.simulation)
-        simulated = {name: estimate.value for name, estimate in made.items()}
-        rate = system.acceptance.independent.value
         shown.add_row(
             system.name,
-            _three(said.tokens_per_s, simulated.get("tokens_per_s"), real.tokens_per_s, 0),
-            _three(said.speedup_over_ar, system.simulated_over_ar, system.speedup_over_ar, 2),
-            _three(
-                said.tokens_per_target_pass,
-                simulated.get("tokens_per_target_pass"),
-                real.tokens_per_target_pass,
-                2,
-            ),
-            share(rate, 1),
+            _three(system, "tokens_per_s", 0),
+            _three(system, "speedup_over_ar", 2),
+            _three(system, "tokens_per_target_pass", 2),
+            share(system.acceptance.independent.value, 1),
         )
     return shown
 
 
-def _three(theory: float, simulation: float | None, measured: Estimate, places: int) -> str:
-    """Three numbers, the last with its interval."""
-    return " · ".join(
-        (digits(theory, places), digits(simulation, places), with_ends(measured, places))
-    )
+def _three(system: Comparison, name: str, places: int) -> str:
+    """What theory, simulation and measurement say of a figure, the last with its interval."""
+    theory, made = getattr(system.theory, name), system.simulated_figures.get(name)
+    measured = with_ends(system.measured_figures[name], places)
+    return f"{digits(theory, places)} · {digits(made, places)} · {measured}"
 
 
 def _gaps(found: Validation) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,30 +12,13 @@ from actors.stand_ins import STAND_INS, parse_stand_ins
 from decoding import files
 from decoding.errors import SettingError
 from pearl import signals
-from pearl.asking.options import (
-    ENGINE,
-    PROMPTS,
-    SAMPLING,
-    check_writable,
-    decoding_settings,
-    engine_settings,
-    figure_path,
-    options,
-)
+from pearl.asking import options
 from pearl.asking.values import whole_numbers
 from pearl.harness.competitors import Contest, StandIns
 from pearl.harness.contest import compete
 from pearl.harness.crowd import gather
 from pearl.harness.prompts import read_prompts
-from pearl.showing.benchmark import (
-    about,
-    as_builtins,
-    draw,
-    level_as_builtins,
-    run_as_builtins,
-    show,
-    show_crowds,
-)
+from pearl.showing import benchmark as showing
 from pearl.showing.terminal import said
 
 if TYPE_CHECKING:
@@ -74,13 +56,10 @@ CANDIDATES = [
 
 
 @click.command(name="bench")
-@options(CANDIDATES, SAMPLING, PROMPTS, ENGINE)
-@click.option(
-    "--in-flight",
-    metavar="N,…",
-    help="Compare so many requests at once instead: AR, SD and PEARL at their best, and "
-    "with automatic windows.",
-)
+@options.takes(CANDIDATES, options.SAMPLING, options.PROMPTS, options.ENGINE)
+@click.option("--in-flight", metavar="N,…",
+              help="Compare so many requests at once instead: AR, SD and PEARL at their best, and "
+              "with automatic windows.")  # fmt: skip
 @click.option("--figure", "figure_file", metavar="FILE", help="Draw the speeds, .png or .svg.")
 @click.option("--output", metavar="FILE.json", help="Write the object, with every single run.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -99,22 +78,23 @@ def command(
     """
     contest = _contest(given)
     sizes = None if in_flight is None else whole_numbers("in-flight", in_flight, 1, MOST)
-    figure = None if figure_file is None else _figure_path(figure_file, sizes)
-    file = None if output is None else check_writable(output)
-    prompts, engine = read_prompts(given), engine_settings(given)
+    if figure_file is not None and sizes is not None:
+        raise SettingError("figure and in-flight are both given; the figure is of single requests")
+    figure = None if figure_file is None else options.figure_path(figure_file)
+    file = None if output is None else options.check_writable(output)
+    prompts, engine = read_prompts(given), options.engine_settings(given)
     if sizes is not None:
         return _together(contest, engine, prompts, sorted(sizes), file, as_json=as_json)
     outcome = signals.run(compete(contest, engine, prompts))
     from analysis import benchmark
 
     found = benchmark.report(outcome.systems, outcome.runs, outcome.traced)
-    answer = about(contest, prompts, engine, outcome, found.differences) | as_builtins(
-        found, outcome
-    )
-    with said(answer if as_json else None, lambda: show(found, outcome, answer)):
-        _write(file, answer | {"runs": [run_as_builtins(run) for run in outcome.runs]})
+    answer = showing.about(contest, prompts, engine, outcome, found.differences)
+    answer |= showing.as_builtins(found, outcome)
+    with said(answer if as_json else None, lambda: showing.show(found, outcome, answer)):
+        _write(file, answer | {"runs": [showing.run_as_builtins(run) for run in outcome.runs]})
         if figure is not None:
-            draw(figure, found)
+            showing.draw(figure, found)
     return _complain(found.differences, "round")
 
 
@@ -129,9 +109,9 @@ def _together(
 ) -> int:
     """Several requests at once."""
     found = signals.run(gather(contest, engine, prompts, sizes))
-    answer = about(contest, prompts, engine, found, found.differences)
-    answer["in_flight"] = [level_as_builtins(level) for level in found.levels]
-    with said(answer if as_json else None, lambda: show_crowds(found, answer)):
+    answer = showing.about(contest, prompts, engine, found, found.differences)
+    answer["in_flight"] = [showing.level_as_builtins(level) for level in found.levels]
+    with said(answer if as_json else None, lambda: showing.show_crowds(found, answer)):
         _write(file, answer)
     return _complain(found.differences, "requests at once:")
 
@@ -145,8 +125,8 @@ def _contest(given: dict[str, Any]) -> Contest:
     rest = {"schedule": "ar", "gamma": "auto", "head_start": 0, "strict": False, "stop": ()}
     stand_ins = _stand_ins(given["stand_in"], given["timed"], given["acceptance"])
     contest = Contest(
-        reference=False,
-        settings=decoding_settings(given | rest),
+        reference=stand_ins is None and not given["no_reference"],
+        settings=options.decoding_settings(given | rest),
         gammas=whole_numbers("gammas", given["gammas"], 1),
         head_starts=whole_numbers("head-starts", given["head_starts"], 0),
         assistant_tokens=whole_numbers("assistant-tokens", given["assistant_tokens"], 1),
@@ -158,14 +138,13 @@ def _contest(given: dict[str, Any]) -> Contest:
         allowed = f"at most {MOST_TIMED_TOKENS} with stand-ins, which have no models to end it"
         message = f"max-new-tokens is {contest.settings.max_new_tokens}; it must be {allowed}"
         raise SettingError(message)
-    return dataclasses.replace(contest, reference=stand_ins is None and not given["no_reference"])
+    return contest
 
 
 def _stand_ins(text: str | None, timed: str | None, acceptance: float | None) -> StandIns | None:
     """Devices without models, as the three options describe them."""
     if text is not None and timed is not None:
-        message = f"stand-in {text!r} and timed {timed!r} are both given; give one"
-        raise SettingError(message)
+        raise SettingError(f"stand-in {text!r} and timed {timed!r} are both given; give one")
     if text is None and timed is None:
         if acceptance is not None:
             message = f"acceptance is {acceptance:g}; it is for stand-ins, models have their own"
@@ -177,13 +156,6 @@ def _stand_ins(text: str | None, timed: str | None, acceptance: float | None) ->
         devices=parse_stand_ins(kind, rest),
         acceptance=0.8 if acceptance is None else acceptance,
     )
-
-
-def _figure_path(file: str, sizes: tuple[int, ...] | None) -> pathlib.Path:
-    if sizes is not None:
-        message = "figure and in-flight are both given; the figure is of single requests"
-        raise SettingError(message)
-    return figure_path(file)
 
 
 def _write(file: pathlib.Path | None, answer: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from decoding.kinds import SCHEDULES
 from decoding.sampling import Sampling
 from decoding.settings import Settings, parse_gamma
 from pearl import signals
-from pearl.asking.options import ENGINE, check_writable, engine_settings, options
+from pearl.asking.options import ENGINE, check_writable, engine_settings, takes
 from pearl.harness import prompts
 from pearl.harness.engines import warmed
 from pearl.harness.records import write_trace
@@ -44,18 +44,13 @@ PROMPTS: Final = prompts.PROMPTS[:5]  # a minute is enough for a demonstration
 
 
 @click.command(name="demo")
-@options(ENGINE)
+@takes(ENGINE)
 @click.option("--max-new-tokens", type=int, default=128, show_default=True, metavar="N")
 @click.option("--gamma", default="auto", show_default=True, metavar="N|auto",
               help="Tokens in a draft window of SD and PEARL.")  # fmt: skip
-@click.option(
-    "--temperature",
-    type=float,
-    default=0.7,
-    show_default=True,
-    metavar="T",
-    help="0 takes the most likely token; above, the three still draw the same ones.",
-)
+@click.option("--temperature", type=float, default=0.7, show_default=True, metavar="T",
+              help="0 takes the most likely token; above, the three still draw the same "
+              "ones.")  # fmt: skip
 @click.option("--trace", "trace_file", metavar="FILE",
               default="pearl-trace.json", show_default=True,
               help="Where the PEARL run of the first prompt is written.")  # fmt: skip

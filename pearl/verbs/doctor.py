@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from decoding.errors import UsageError
-from pearl.asking.options import ENGINE, engine_settings, options
+from pearl.asking.options import ENGINE, engine_settings, takes
 from pearl.harness.machines import machine, packages
 from pearl.showing.terminal import print_json
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command(name="doctor")
-@options(ENGINE)
+@takes(ENGINE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(*, as_json: bool, **given: Any) -> int:
     """Print what a bug report needs, and check that draft and target fit together."""

@@ -12,15 +12,7 @@ import click
 from decoding import files
 from decoding.errors import PromptError
 from pearl import signals
-from pearl.asking.options import (
-    DECODING,
-    ENGINE,
-    as_typed,
-    check_writable,
-    decoding_settings,
-    engine_settings,
-    options,
-)
+from pearl.asking import options
 from pearl.asking.values import or_refuse
 from pearl.harness.records import write_trace
 from pearl.showing import terminal
@@ -41,7 +33,7 @@ LONGEST_NUMBER: Final = 18  # digits
               help="Read the prompt from a file; without either, from standard input.")  # fmt: skip
 @click.option("--prompt-ids", metavar="N,N,...",
               help="The prompt as token ids, which are taken as they are.")  # fmt: skip
-@options(DECODING, ENGINE)
+@options.takes(options.DECODING, options.ENGINE)
 @click.option("--trace", "trace_file", metavar="FILE",
               help="Write the run as a Chrome trace.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
@@ -55,10 +47,10 @@ def command(
     **given: Any,
 ) -> int:
     """Generate text. PROMPT is continued as it stands."""
-    settings = decoding_settings(given)
-    engine = engine_settings(given)
+    settings = options.decoding_settings(given)
+    engine = options.engine_settings(given)
     asked = _read_prompt(prompt, prompt_file, prompt_ids)
-    path = None if trace_file is None else check_writable(trace_file)
+    path = None if trace_file is None else options.check_writable(trace_file)
     result = signals.run(_generate(asked, settings, engine, as_json=as_json, trace_file=path))
     return 0 if result.finish_reason is not None else signals.exit_code()
 
@@ -67,23 +59,20 @@ def _read_prompt(prompt: str | None, prompt_file: str | None, prompt_ids: str | 
     if prompt_ids is not None:
         return _read_ids(prompt_ids, alone=prompt is None and prompt_file is None)
     if prompt is not None and prompt_file is not None:
-        message = f"a prompt and --prompt-file {prompt_file} are both given; give one"
-        raise PromptError(message)
+        raise PromptError(f"a prompt and --prompt-file {prompt_file} are both given; give one")
     if prompt is None and prompt_file is None and (sys.stdin is None or sys.stdin.isatty()):
         message = "no prompt; give it as an argument, with --prompt-file, or on standard input"
         raise PromptError(message)
-    text = as_typed(prompt) if prompt is not None else _read(prompt_file)
+    text = options.as_typed(prompt) if prompt is not None else _read(prompt_file)
     if not text:
-        message = "the prompt is empty; give at least one character"
-        raise PromptError(message)
+        raise PromptError("the prompt is empty; give at least one character")
     return text
 
 
 def _read_ids(prompt_ids: str, *, alone: bool) -> list[TokenId]:
     """Token ids as typed; whether the target has them is seen when it is known."""
     if not alone:
-        message = "--prompt-ids and another prompt are both given; give one"
-        raise PromptError(message)
+        raise PromptError("--prompt-ids and another prompt are both given; give one")
     ids = [number.strip() for number in prompt_ids.split(",")]
     wrong = next((n for n in ids if not n.isdecimal() or len(n) > LONGEST_NUMBER), None)
     if wrong is not None:
@@ -123,7 +112,7 @@ async def _generate(
                     click.echo(piece.text, nl=False)
         result = generation.result
         # Before the engine ends: who pressed Ctrl-C has all of it at once.
-        summary = lambda: click.echo(_after_the_text(result), err=True)  # noqa: E731 - once, below
+        summary = lambda: click.echo(_summary(result), err=True)  # noqa: E731 - once, below
         with terminal.said(_answer(result) if as_json else None, summary):
             if trace_file is not None:
                 write_trace(trace_file, result, settings, fitted.eos)
@@ -141,12 +130,8 @@ def _answer(result: Result) -> dict[str, Any]:
     }
 
 
-def _after_the_text(result: Result) -> str:
-    """The summary, on a line of its own where it comes onto the same screen as the text."""
-    return ("\n" if sys.stdout.isatty() else "") + _summary(result)
-
-
 def _summary(result: Result) -> str:
+    """On a line of its own where it comes onto the same screen as the text."""
     m = result.metrics
     parts = [
         f"{m.schedule} (gamma {m.gamma}, {m.verifier})" if m.gamma else m.schedule,
@@ -160,4 +145,5 @@ def _summary(result: Result) -> str:
         parts.append(f"draft lost {m.draft_losses} times, {m.tokens_without_draft} tokens without")
     if m.target_losses:
         parts.append(f"target lost {m.target_losses} times")
-    return " · ".join([*parts, result.finish_reason or "interrupted"])
+    said = " · ".join([*parts, result.finish_reason or "interrupted"])
+    return f"\n{said}" if sys.stdout.isatty() else said

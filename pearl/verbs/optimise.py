@@ -11,7 +11,7 @@ import msgspec
 from decoding.settings import Settings
 from pearl.asking import what_if
 from pearl.asking.candidates import Candidate, read_candidates
-from pearl.asking.options import options
+from pearl.asking.options import takes
 from pearl.asking.values import check_number, refuse
 from pearl.showing.advice import PairAdvice, as_object, show, show_candidates
 from pearl.showing.terminal import print_json
@@ -42,7 +42,7 @@ RESTING: Final = Settings(schedule="ar")  # a profile's times while the draft re
 
 
 @click.command(name="optimise")
-@options(what_if.CERTAIN, CANDIDATES, MEANS)
+@takes(what_if.CERTAIN, CANDIDATES, MEANS)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(*, as_json: bool, candidates_file: str | None, **given: Any) -> None:
     """Find the best schedule, gamma and head start; with candidates, the best draft.
@@ -70,16 +70,13 @@ def command(*, as_json: bool, candidates_file: str | None, **given: Any) -> None
 def _means(given: Mapping[str, Any]) -> Means:
     from simulator.optimise import Means
 
-    for name in ("target_devices", "draft_devices"):
-        check_number(given[name], name.replace("_", "-"), "1 or more", lambda n: n >= 1)
-    for name in ("target_price", "draft_price"):
-        check_number(given[name], name.replace("_", "-"), "more than 0", lambda p: p > 0)
-    least = given["target_devices"]
+    means = Means(**{name: given[name] for name in Means.__struct_fields__})
+    least = means.target_devices
     allowed = f"at least target-devices, {least}"
-    check_number(given["devices"], "devices", allowed, lambda n: n >= least)
-    if given["draft_price"] is not None and given["target_price"] is None:
-        raise refuse("draft-price", given["draft_price"], "given with target-price")
-    return Means(**{name: given[name] for name in Means.__struct_fields__})
+    check_number(means.devices, "devices", allowed, lambda n: n >= least)
+    if means.draft_price is not None and means.target_price is None:
+        raise refuse("draft-price", means.draft_price, "given with target-price")
+    return means
 
 
 def _of_pair(given: Mapping[str, Any], means: Means) -> PairAdvice:

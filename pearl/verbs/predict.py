@@ -11,7 +11,7 @@ from rich.console import Console
 
 from decoding.kinds import SCHEDULES
 from decoding.settings import Settings
-from pearl.asking.options import options
+from pearl.asking.options import takes
 from pearl.asking.values import check_number, check_seed, gammas, schedules, whole_numbers
 from pearl.asking.what_if import TOLD, measured_network
 from pearl.harness.systems import combinations
@@ -39,7 +39,7 @@ FIGURES: Final = ("tokens_per_s", "tokens_per_target_pass", "acceptance_rate", "
 @click.option("--strict", is_flag=True, help="PEARL exactly as in the paper: with a barrier.")
 @click.option("--users", type=int, default=1, show_default=True, metavar="N",
               help="Requests at the same time.")  # fmt: skip
-@options(TOLD)
+@takes(TOLD)
 @click.option("--seed", type=int, default=0, show_default=True,
               help="Of what was not recorded.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pearl import signals
-from pearl.asking.options import (
-    ENGINE,
-    PROMPTS,
-    SAMPLING,
-    check_writable,
-    decoding_settings,
-    engine_settings,
-    options,
-)
+from pearl.asking import options
 from pearl.harness.profiling import measure
 from pearl.harness.prompts import read_prompts
 from pearl.showing.terminal import said
@@ -28,14 +20,14 @@ if TYPE_CHECKING:
 @click.option("--output", required=True, metavar="FILE.json", help="Where to write it.")
 @click.option("--gamma", type=int, default=5, show_default=True, metavar="N",
               help="The window with which acceptance is measured.")  # fmt: skip
-@options(SAMPLING, PROMPTS, ENGINE)
+@options.takes(options.SAMPLING, options.PROMPTS, options.ENGINE)
 def command(*, output: str, gamma: int, **given: Any) -> None:
     """Measure a pair's times, links and acceptance; takes a minute, on a quiet machine."""
     rest = {"schedule": "pearl", "gamma": str(gamma), "head_start": 0, "strict": False, "stop": ()}
-    settings = decoding_settings(given | rest)
-    engine = engine_settings(given)
+    settings = options.decoding_settings(given | rest)
+    engine = options.engine_settings(given)
     prompts = read_prompts(given)
-    path = check_writable(output)
+    path = options.check_writable(output)
     profile = signals.run(measure(engine, settings, prompts))
     from simulator import profiles
 

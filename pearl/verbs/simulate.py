@@ -13,8 +13,8 @@ from rich.console import Console
 from decoding.stopping import FinishReason
 from pearl.asking import what_if
 from pearl.asking.loads import LOAD
-from pearl.asking.options import check_writable, figure_path, options
-from pearl.asking.values import check_number, check_seed
+from pearl.asking.options import check_writable, figure_path, takes
+from pearl.asking.values import check_seed
 from pearl.harness.systems import name_of, title
 from pearl.progress import bar
 from pearl.showing.tables import NONE, table
@@ -32,7 +32,7 @@ FIGURE_TOKENS: Final = 400  # enough for the rounds that a figure shows
 
 
 @click.command(name="simulate")
-@options(what_if.SCHEDULE, what_if.PAIR, LOAD, what_if.REPLICATIONS)
+@takes(what_if.SCHEDULE, what_if.PAIR, LOAD, what_if.REPLICATIONS)
 @click.option("--trace", "trace_file", metavar="FILE",
               help="Write the first replication as a Chrome trace.")  # fmt: skip
 @click.option("--figure", "figure_file", metavar="FILE",
@@ -49,7 +49,6 @@ def command(
     from simulator.answers import check_work
 
     scenario = what_if.scenario(given)
-    check_number(given["replications"], "replications", "1 or more", lambda n: n >= 1)
     check_work(scenario, given["replications"])
     check_seed(given["seed"])
     trace_path = None if trace_file is None else check_writable(trace_file)
@@ -65,26 +64,20 @@ def command(
 def _answer(scenario: Scenario, given: dict[str, Any]) -> Answer:
     """The answer, with the time it took and a bar while it takes it."""
     from simulator.answers import runs_of, simulate
+    from simulator.parallel import cores
 
     began = time.perf_counter()
     replications = given["replications"]
+    tokens = scenario.workload.requests * scenario.workload.output.expected * replications
     with bar(runs_of(scenario, replications), "replications") as advance:
         answer = simulate(
             scenario,
             seed=given["seed"],
             replications=replications,
-            workers=_workers(scenario, replications),
+            workers=cores() if tokens > WORTH_SPREADING else 1,  # more to do than to start them
             progress=advance,
         )
     return msgspec.structs.replace(answer, wall_s=time.perf_counter() - began)
-
-
-def _workers(scenario: Scenario, replications: int) -> int:
-    """All cores, where there is more to do than to start them."""
-    from simulator.parallel import cores
-
-    tokens = scenario.workload.requests * scenario.workload.output.expected
-    return cores() if tokens * replications > WORTH_SPREADING else 1
 
 
 def _write_trace(path: pathlib.Path, scenario: Scenario, seed: int) -> None:

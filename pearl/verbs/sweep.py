@@ -6,24 +6,15 @@ import contextlib
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
 from decoding.errors import SettingError
 from decoding.kinds import SCHEDULES
-from pearl.asking import what_if
-from pearl.asking.options import check_writable, figure_path, options
-from pearl.asking.values import (
-    check_number,
-    check_seed,
-    gammas,
-    refuse,
-    schedules,
-    values,
-    whole_numbers,
-)
+from pearl.asking import values, what_if
+from pearl.asking.options import check_writable, figure_path, takes
 from pearl.progress import bar
 from pearl.showing.sweeps import TABLES, as_text, csv_writer, draw
 
@@ -31,7 +22,6 @@ if TYPE_CHECKING:
     from simulator.profiles import Profile
     from simulator.sweep import GridPoint, Job, Journal, Sweep
 
-    Rows: TypeAlias = Iterable[GridPoint]
     Solve: TypeAlias = Callable[[Sequence[Job]], Iterator[list[GridPoint]]]
 
 MOST_WORKERS: Final = 1024
@@ -75,19 +65,12 @@ GRID = [
 
 
 @click.command(name="sweep")
-@options(GRID)
-@click.option(
-    "--output",
-    metavar="FILE",
-    help="Where the table goes: .csv, .json or .parquet. An "
-    "interrupted sweep goes on where it stopped. [default: CSV on standard output]",
-)
-@click.option(
-    "--figure",
-    "figure_file",
-    metavar="FILE",
-    help="Draw the map of alpha and speed ratio: .png or .svg.",
-)
+@takes(GRID)
+@click.option("--output", metavar="FILE",
+              help="Where the table goes: .csv, .json or .parquet. An interrupted sweep goes on "
+              "where it stopped. [default: CSV on standard output]")  # fmt: skip
+@click.option("--figure", "figure_file", metavar="FILE",
+              help="Draw the map of alpha and speed ratio: .png or .svg.")  # fmt: skip
 @click.option("--workers", type=int, metavar="N", help="Processes. [default: as many as help]")
 @click.option("--on-ray", is_flag=True, help="Spread the work over a Ray cluster.")
 @click.option("--ray-address", metavar="ADDRESS", envvar="RAY_ADDRESS",
@@ -128,14 +111,14 @@ def question(given: Mapping[str, Any]) -> Sweep:
     from simulator.twin import RUNS
 
     profile = what_if.read_profile(given["profile_file"])
-    check_seed(given["seed"])
+    values.check_seed(given["seed"])
     return Sweep(
         **_luck(given, profile),
         **_times(given, profile),
         **_messages(given, profile),
-        schedules=schedules(given["schedules"]),
-        gammas=gammas(given["gamma"]),
-        head_starts=whole_numbers("head-start", given["head_start"], 0),
+        schedules=values.schedules(given["schedules"]),
+        gammas=values.gammas(given["gamma"]),
+        head_starts=values.whole_numbers("head-start", given["head_start"], 0),
         runs=RUNS if given["runs"] is None else given["runs"],
         seed=given["seed"],
     )
@@ -148,21 +131,21 @@ def _luck(given: Mapping[str, Any], profile: Profile | None) -> dict[str, Any]:
         raise SettingError(f"alpha {alpha} and acceptance {kind} are both given; give one")
     if alpha is None and (kind is not None or profile is not None):
         return {"acceptance": what_if.acceptance(given, profile)}
-    rates = values("alpha", alpha, "from 0 to 1", lambda a: 0 <= a <= 1, f"{what_if.ALPHA}")
+    rates = values.numbers("alpha", alpha, "from 0 to 1", lambda a: 0 <= a <= 1, f"{what_if.ALPHA}")
     return {"alphas": rates}
 
 
 def _times(given: Mapping[str, Any], profile: Profile | None) -> dict[str, Any]:
     """Ratios and growths, or the measured pair."""
     ratio, growth, target_ms = given["speed_ratio"], given["growth"], given["target_ms"]
-    check_number(target_ms, "target-ms", "more than 0", lambda ms: ms > 0)
+    values.check_number(target_ms, "target-ms", "more than 0", lambda ms: ms > 0)
     if profile is not None:
         if any(value is not None for value in (ratio, growth, target_ms)):
             raise SettingError("speed-ratio, target-ms and growth contradict profile; give one")
         return {"pair": profile.pair, "context": what_if.halfway(profile)}
     return {
-        "speed_ratios": values("speed-ratio", ratio, "more than 0", lambda c: c > 0, RATIO),
-        "growths": values("growth", growth, "0 or more", lambda share: share >= 0),
+        "speed_ratios": values.numbers("speed-ratio", ratio, "more than 0", lambda c: c > 0, RATIO),
+        "growths": values.numbers("growth", growth, "0 or more", lambda share: share >= 0),
         "target_ms": what_if.TARGET_MS if target_ms is None else target_ms,
     }
 
@@ -174,8 +157,8 @@ def _messages(given: Mapping[str, Any], profile: Profile | None) -> dict[str, An
         return {"network": what_if.measured_network(profile, told=given["told"])}
     return {
         "foresight": not given["told"],
-        "links_ms": values("link-ms", link, "0 or more", lambda ms: ms >= 0),
-        "controls_ms": values("control-ms", control, "0 or more", lambda ms: ms >= 0),
+        "links_ms": values.numbers("link-ms", link, "0 or more", lambda ms: ms >= 0),
+        "controls_ms": values.numbers("control-ms", control, "0 or more", lambda ms: ms >= 0),
     }
 
 
@@ -188,7 +171,7 @@ def _on_cores(workers: int | None, sweep: Sweep) -> Solve:
     from simulator.sweep import compute
 
     allowed = f"1 or more, at most {MOST_WORKERS}"
-    check_number(workers, "workers", allowed, lambda n: 1 <= n <= MOST_WORKERS)
+    values.check_number(workers, "workers", allowed, lambda n: 1 <= n <= MOST_WORKERS)
     count = workers or (cores() if sweep.points > WORTH_SPREADING else 1)
     return lambda jobs: spread(compute, jobs, count)
 
@@ -198,7 +181,7 @@ def _on_ray(address: str | None, workers: int | None) -> Solve:
     from simulator.sweep import compute
 
     if workers is not None:
-        raise refuse("workers", workers, "left out with --on-ray: Ray counts its own")
+        raise values.refuse("workers", workers, "left out with --on-ray: Ray counts its own")
     return lambda jobs: cluster.spread(compute, jobs, address)
 
 
@@ -258,7 +241,7 @@ def _table_path(file: str) -> pathlib.Path:
     """
     suffix = pathlib.Path(file).suffix.lower()
     if suffix not in TABLES:
-        raise refuse("output", file, f"a name that ends in {', '.join(TABLES)}")
+        raise values.refuse("output", file, f"a name that ends in {', '.join(TABLES)}")
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise SettingError("pyarrow is missing; pip install 'pearl-decoding[parquet]'")
     path, partial = check_writable(file), _beside(pathlib.Path(file), "partial")
@@ -287,7 +270,7 @@ def _figure_path(file: str, sweep: Sweep) -> pathlib.Path:
     for option, given in others.items():
         if len(given) > 1:
             allowed = "one value for a figure, which has alpha and speed-ratio for its axes"
-            raise refuse(option, ",".join(map(str, given)), allowed)
+            raise values.refuse(option, ",".join(map(str, given)), allowed)
     if not sweep.alphas or not sweep.speed_ratios or len(sweep.alphas + sweep.speed_ratios) <= 2:  # noqa: PLR2004 - one value each
         raise SettingError("a figure needs several values of alpha or speed-ratio")
     return path

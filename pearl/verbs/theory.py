@@ -12,7 +12,7 @@ from rich.table import Table
 
 from decoding.settings import WIDEST_GAMMA, parse_gamma
 from pearl.asking import what_if
-from pearl.asking.options import options
+from pearl.asking.options import takes
 from pearl.asking.values import check_number
 from pearl.showing.terminal import print_json
 
@@ -45,7 +45,7 @@ COLUMNS: Final = ("tokens per pass", "speed over AR", "over SD", "draft idle", "
 
 
 @click.command(name="theory")
-@options(QUESTION)
+@takes(QUESTION)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, about PEARL.")
 def command(*, as_json: bool, **given: Any) -> None:
     """Say what the closed forms say of a pair, beside AR and speculative decoding.

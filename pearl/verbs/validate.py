@@ -14,15 +14,7 @@ from decoding.files import write
 from decoding.kinds import SCHEDULES
 from decoding.settings import Settings
 from pearl import signals
-from pearl.asking.options import (
-    ENGINE,
-    PROMPTS,
-    SAMPLING,
-    check_writable,
-    decoding_settings,
-    engine_settings,
-    options,
-)
+from pearl.asking import options
 from pearl.asking.values import or_refuse, whole_numbers
 from pearl.harness.engines import check_prompts, fit, warmed
 from pearl.harness.prompts import read_prompts
@@ -38,7 +30,6 @@ if TYPE_CHECKING:
     from actors.engine import Result
     from actors.engine_settings import EngineSettings
     from analysis.traces import Request
-    from decoding.messages import TokenId
     from pearl.harness.turns import Turn
 
 RUNS = [
@@ -53,7 +44,7 @@ RUNS = [
 
 @click.command(name="validate")
 @click.argument("files", nargs=-1, metavar="[TRACE.json]...")
-@options(RUNS, SAMPLING, PROMPTS, ENGINE)
+@options.takes(RUNS, options.SAMPLING, options.PROMPTS, options.ENGINE)
 @click.option("--report", metavar="FILE.html", help="Write a page with tables and figures.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
@@ -86,9 +77,8 @@ def command(
 
 def _page_path(file: str) -> pathlib.Path:
     if pathlib.Path(file).suffix.lower() not in {".html", ".htm"}:
-        message = f"report is {file}; it must end in .html"
-        raise SettingError(message)
-    return check_writable(file)
+        raise SettingError(f"report is {file}; it must end in .html")
+    return options.check_writable(file)
 
 
 def _refuse_what_runs(files: Sequence[str]) -> None:
@@ -123,9 +113,9 @@ def _run(given: dict[str, Any], record: str | None) -> dict[str, list[Request]]:
     if folder is not None:
         with or_refuse(SettingError, f"the traces cannot be kept in {record}"):
             folder.mkdir(parents=True, exist_ok=True)
-        check_writable(str(folder / "traces"))
+        options.check_writable(str(folder / "traces"))
     systems = {name_of(settings): settings for settings in _systems(given)}
-    engine, prompts = engine_settings(given), read_prompts(given)
+    engine, prompts = options.engine_settings(given), read_prompts(given)
     return signals.run(_measure(engine, systems, prompts, folder))
 
 
@@ -133,7 +123,7 @@ def _systems(given: dict[str, Any]) -> list[Settings]:
     """AR, then SD and PEARL with each window."""
     rest = {"schedule": "pearl", "gamma": "auto", "head_start": 0, "stop": ()}
     return combinations(
-        decoding_settings(given | rest),
+        options.decoding_settings(given | rest),
         tuple(SCHEDULES),
         whole_numbers("gamma", given["gammas"], 1),
         whole_numbers("head-start", given["head_starts"], 0),
@@ -151,20 +141,13 @@ async def _measure(
     check_prompts(pair, prompts, next(iter(systems.values())))
 
     def keep(turn: Turn[str], result: Result) -> None:
-        if folder is not None:
-            name = f"{turn.system}-{turn.number}"
-            _keep(folder, name, result, systems[turn.system], pair.eos)
+        if folder is None:
+            return
+        name = f"{turn.system}-{turn.number}".lower().replace(", ", "-").replace(" ", "-")
+        try:
+            write_trace(folder / f"{name}.json.gz", result, systems[turn.system], pair.eos)
+        except StorageError as error:  # the runs go on
+            click.echo(f"pearl: {error}", err=True)
 
     async with warmed(pair, systems.values(), prompts[0]) as engine:
         return await recorded_in_turns(engine, systems, prompts, pair.eos, keep)
-
-
-def _keep(
-    folder: pathlib.Path, name: str, done: Result, settings: Settings, eos: tuple[TokenId, ...]
-) -> None:
-    """The trace of one run; where it cannot be written, that is said, and the runs go on."""
-    file = f"{name.lower().replace(', ', '-').replace(' ', '-')}.json.gz"
-    try:
-        write_trace(folder / file, done, settings, eos)
-    except StorageError as error:
-        click.echo(f"pearl: {error}", err=True)

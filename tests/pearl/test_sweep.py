@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 import simulator.sweep
 from pearl.__main__ import run
-from pearl.asking.values import values
+from pearl.asking.values import numbers
 from simulator.acceptance import Independent
 from simulator.sweep import COLUMNS, GridPoint, Job, Value, compute
 from simulator.twin import PairTimes, Scheme, answer
@@ -29,18 +29,18 @@ CHUNKS = 4
 
 
 def test_a_range_includes_its_end_and_its_values_are_clean() -> None:
-    rates = values("alpha", "0.5:0.98:0.02", "", lambda _: True)
+    rates = numbers("alpha", "0.5:0.98:0.02", "", lambda _: True)
 
     assert len(rates) == 25
     assert rates[:2] == (0.5, 0.52)
     assert rates[-1] == 0.98
-    assert values("x", "0:1:0.333333333333", "", lambda _: True)[-1] == 0.999999999999
-    assert values("x", "0:1:0.3333333333333", "", lambda _: True)[-1] == 0.9999999999999
+    assert numbers("x", "0:1:0.333333333333", "", lambda _: True)[-1] == 0.999999999999
+    assert numbers("x", "0:1:0.3333333333333", "", lambda _: True)[-1] == 0.9999999999999
 
 
 def test_lists_ranges_and_single_values_mix_and_each_counts_once() -> None:
-    assert values("x", "5,1:3:1,2,7", "", lambda _: True) == (5.0, 1.0, 2.0, 3.0, 7.0)
-    assert values("x", None, "", lambda _: True, default="4") == (4.0,)
+    assert numbers("x", "5,1:3:1,2,7", "", lambda _: True) == (5.0, 1.0, 2.0, 3.0, 7.0)
+    assert numbers("x", None, "", lambda _: True, default="4") == (4.0,)
 
 
 def test_a_table_says_what_the_twin_says(capsys: pytest.CaptureFixture[str]) -> None:

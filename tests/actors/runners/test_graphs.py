@@ -24,10 +24,10 @@ from actors.runners import graphs, loading, memory, shelves
 from actors.runners.graphs import (
     LEAST_USED,
     STEP_TOKENS,
-    Again,
     CudaGraphs,
     PassShape,
     Recorder,
+    Step,
     rounded,
 )
 from actors.runners.hugging_face import HuggingFaceRunner
@@ -53,6 +53,18 @@ from tests.actors.runners.models import (
     text,
 )
 from tests.actors.runners.tape import Tape
+
+
+@final
+class Again:
+    """A recorder that records nothing: the step itself is taken again, on any device."""
+
+    def record(self, step: Step) -> Step:
+        return step
+
+    def forget(self) -> None:
+        """Nothing to forget."""
+
 
 LOGGER: Final = "actors.runners.hugging_face"
 
