@@ -52,7 +52,7 @@ notebooks: $(STAMP)
 	$(RUN) -m tools.notebooks
 
 pair: $(STAMP)
-	$(RUN) -m actors.pair.train
+	$(RUN) -m pearl.actors.pair.train
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

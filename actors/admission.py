@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from typing import Final, final
 
-from actors.runners.interface import Runner
-from decoding.errors import PlacementError
+from pearl.actors.runners.interface import Runner
+from pearl.decoding.errors import PlacementError
 
 SHARE: Final = 0.9
 """Of what there is; the rest is for activations, and for other users of the device."""

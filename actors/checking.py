@@ -11,20 +11,20 @@ import functools
 from collections import Counter
 from typing import TYPE_CHECKING, Protocol, final
 
-from actors.placing import device_specs, places
-from actors.text import check_ids, check_stop, check_text, load_detokenizer
-from decoding.errors import SettingError
-from decoding.messages import Role
+from pearl.actors.placing import device_specs, places
+from pearl.actors.text import check_ids, check_stop, check_text, load_detokenizer
+from pearl.decoding.errors import SettingError
+from pearl.decoding.messages import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.engine_settings import EngineSettings
-    from actors.specs import DeviceSpec
-    from actors.text import Prompt
-    from decoding.messages import TokenId
-    from decoding.settings import Settings
-    from decoding.text import Detokenizer
+    from pearl.actors.engine_settings import EngineSettings
+    from pearl.actors.specs import DeviceSpec
+    from pearl.actors.text import Prompt
+    from pearl.decoding.messages import TokenId
+    from pearl.decoding.settings import Settings
+    from pearl.decoding.text import Detokenizer
 
 
 class ModelPair(Protocol):
@@ -65,9 +65,9 @@ class CheckedPair:
     """
 
     def __init__(self, settings: EngineSettings) -> None:
-        from actors.runners import loading, vocabulary  # noqa: PLC0415 - torch comes in with it
-        from actors.runners.describing import describe  # noqa: PLC0415 - as above
-        from actors.runners.text import detokenizer_of, encode  # noqa: PLC0415 - as above
+        from pearl.actors.runners import loading, vocabulary  # noqa: PLC0415 - torch comes in with it
+        from pearl.actors.runners.describing import describe  # noqa: PLC0415 - as above
+        from pearl.actors.runners.text import detokenizer_of, encode  # noqa: PLC0415 - as above
 
         self._room = loading.check_room
         self.settings = settings

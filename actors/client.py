@@ -20,7 +20,7 @@ import itertools
 import os
 from typing import TYPE_CHECKING, Final, Protocol, final
 
-from actors.wire import (
+from pearl.actors.wire import (
     BEAT_S,
     MISSED_BEATS,
     Abort,
@@ -36,13 +36,13 @@ from actors.wire import (
     Unframer,
     frame,
 )
-from decoding.errors import PearlError, PeerError, ProtocolError
+from pearl.decoding.errors import PearlError, PeerError, ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from decoding.messages import TokenId
-    from decoding.settings import Settings
+    from pearl.decoding.messages import TokenId
+    from pearl.decoding.settings import Settings
 
 CHUNK: Final = 1 << 16
 REDIAL_S: Final = 30.0  # a scheduler that was killed has so long to be started again

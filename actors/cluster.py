@@ -1,10 +1,10 @@
 """Scheduler and devices as Ray actors: Ray places, starts, supervises and restarts them.
 
 Nothing of a round goes through Ray: a device's actor starts one thread that dials the scheduler
-and works (`actors.device`), and the client dials the scheduler too. When Ray restarts a device
-that died, its constructor dials again, and the scheduler sends it all that it needs. The three
-classes here are plain objects with an address and nothing else; an `if` about decoding in this
-file belongs elsewhere.
+and works (`pearl.actors.device`), and the client dials the scheduler too. When Ray restarts a
+device that died, its constructor dials again, and the scheduler sends it all that it needs. The
+three classes here are plain objects with an address and nothing else; an `if` about decoding in
+this file belongs elsewhere.
 
 May import: ray (at home here and in `actors.membership`), the rest of `actors` but for `local`.
 """
@@ -27,21 +27,28 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from actors.deadlines import Patience
-from actors.device import run_device
-from actors.membership import ENGINES, LOOPBACK, GivenUp, Membership, first_line, take_signals_back
-from actors.scheduler import Scheduler, SchedulerStatistics
-from actors.specs import DeviceSpec
-from actors.threads import available_cores, cores_for, stay_on
-from actors.wire import Address, Hello
-from decoding.errors import PeerError, PlacementError, ProtocolError
-from decoding.messages import Device, Role
+from pearl.actors.deadlines import Patience
+from pearl.actors.device import run_device
+from pearl.actors.membership import (
+    ENGINES,
+    LOOPBACK,
+    GivenUp,
+    Membership,
+    first_line,
+    take_signals_back,
+)
+from pearl.actors.scheduler import Scheduler, SchedulerStatistics
+from pearl.actors.specs import DeviceSpec
+from pearl.actors.threads import available_cores, cores_for, stay_on
+from pearl.actors.wire import Address, Hello
+from pearl.decoding.errors import PeerError, PlacementError, ProtocolError
+from pearl.decoding.messages import Device, Role
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from actors.checking import ModelPair
-    from decoding.text import Detokenizer
+    from pearl.actors.checking import ModelPair
+    from pearl.decoding.text import Detokenizer
 
 PORTS: Final = range(20_000, 32_000)  # above Ray's workers, below what systems give away
 PORT_TRIALS: Final = 5

@@ -13,16 +13,16 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Final, final
 
-from actors.wire import BEAT_S, MISSED_BEATS, Hello
-from decoding.messages import TARGET, Role
-from decoding.sampling import refuse_unless
+from pearl.actors.wire import BEAT_S, MISSED_BEATS, Hello
+from pearl.decoding.messages import TARGET, Role
+from pearl.decoding.sampling import refuse_unless
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from actors.dispatch import Dispatch
-    from actors.peers import Peer
-    from decoding.messages import Device
+    from pearl.actors.dispatch import Dispatch
+    from pearl.actors.peers import Peer
+    from pearl.decoding.messages import Device
 
 CHECK_EVERY_S: Final = 0.1
 OVERSLEPT_S: Final = 0.5  # a watchdog that is so late has not watched

@@ -21,20 +21,20 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
-from actors.hosts import draft_host, target_host
-from actors.isolation import complaint
-from actors.threads import available_cores, cores_for, stay_on
-from actors.wire import BEAT_S, Beat, DeviceFailed, Hello, Leave, Unframer, frame
-from decoding.messages import Role
+from pearl.actors.hosts import draft_host, target_host
+from pearl.actors.isolation import complaint
+from pearl.actors.threads import available_cores, cores_for, stay_on
+from pearl.actors.wire import BEAT_S, Beat, DeviceFailed, Hello, Leave, Unframer, frame
+from pearl.decoding.messages import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from actors.hosts import Host
-    from actors.runners.interface import Runner
-    from actors.specs import DeviceSpec
-    from actors.wire import Address, FromDevice, ToDevice
+    from pearl.actors.hosts import Host
+    from pearl.actors.runners.interface import Runner
+    from pearl.actors.specs import DeviceSpec
+    from pearl.actors.wire import Address, FromDevice, ToDevice
 
 CHUNK: Final = 1 << 16
 DIAL_S: Final = 10.0
@@ -213,7 +213,7 @@ def _own_stream(place: str) -> AbstractContextManager[Any]:
     if place == "cpu":
         return contextlib.nullcontext()
     with LOADING:
-        from actors.runners import loading  # noqa: PLC0415 - torch comes in with it
+        from pearl.actors.runners import loading  # noqa: PLC0415 - torch comes in with it
 
     return loading.own_stream(place)
 
@@ -228,7 +228,7 @@ def _runner(spec: DeviceSpec, threads: int) -> Runner:
     """What the device works with; torch comes in with it."""
     if spec.stand_in is not None:
         return spec.stand_in.load(spec, threads)
-    from actors.runners import loading, vocabulary  # noqa: PLC0415
+    from pearl.actors.runners import loading, vocabulary  # noqa: PLC0415
 
     runner = loading.load_runner(
         spec.model,

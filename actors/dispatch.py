@@ -5,8 +5,8 @@
 
 A device that is lost is taken away from the requests that have it, and given back when it can work
 again; every job can be sent to a freshly restarted device. Which requests may have a device that
-has died, and in which order, is said at the top of `actors.stations`. What goes wrong with one
-request ends that request.
+has died, and in which order, is said at the top of `pearl.actors.stations`. What goes wrong with
+one request ends that request.
 
 May import: the standard library, decoding, actors.peers, actors.running, actors.stations,
 actors.wire.
@@ -20,19 +20,19 @@ import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, final
 
-from actors.running import Running
-from actors.stations import MOST_LOSSES, Station
-from actors.wire import Close, Failed, Probe, Tokens
-from decoding.measured import Measurements
-from decoding.messages import TARGET, Device, DeviceBack, DeviceLost, Event, Role
+from pearl.actors.running import Running
+from pearl.actors.stations import MOST_LOSSES, Station
+from pearl.actors.wire import Close, Failed, Probe, Tokens
+from pearl.decoding.measured import Measurements
+from pearl.decoding.messages import TARGET, Device, DeviceBack, DeviceLost, Event, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from actors.peers import Peer
-    from actors.wire import JobDone, Spoilt, Submit
-    from decoding.messages import Order
-    from decoding.stopping import StopRules
+    from pearl.actors.peers import Peer
+    from pearl.actors.wire import JobDone, Spoilt, Submit
+    from pearl.decoding.messages import Order
+    from pearl.decoding.stopping import StopRules
 
 REMEMBERED: Final = 64  # reasons in the statistics
 

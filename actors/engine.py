@@ -17,27 +17,27 @@ import importlib
 import weakref
 from typing import TYPE_CHECKING, Protocol, Self, final
 
-from actors.checking import CheckedPair
-from actors.client import Client, Keeper
-from actors.engine_settings import Devices, EngineSettings
-from actors.wire import Finished, Tokens
-from decoding.errors import ProtocolError
-from decoding.settings import Settings
-from decoding.stopping import TextStream
+from pearl.actors.checking import CheckedPair
+from pearl.actors.client import Client, Keeper
+from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.actors.wire import Finished, Tokens
+from pearl.decoding.errors import ProtocolError
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from actors.checking import ModelPair
-    from actors.client import Ticket
-    from actors.scheduler import SchedulerStatistics
-    from actors.text import Prompt
-    from actors.wire import Address
-    from decoding.messages import TokenId
-    from decoding.metrics import Metrics
-    from decoding.stopping import FinishReason
-    from decoding.text import Detokenizer
-    from decoding.trace import Record
+    from pearl.actors.checking import ModelPair
+    from pearl.actors.client import Ticket
+    from pearl.actors.scheduler import SchedulerStatistics
+    from pearl.actors.text import Prompt
+    from pearl.actors.wire import Address
+    from pearl.decoding.messages import TokenId
+    from pearl.decoding.metrics import Metrics
+    from pearl.decoding.stopping import FinishReason
+    from pearl.decoding.text import Detokenizer
+    from pearl.decoding.trace import Record
 
 
 class Deployment(Keeper, Protocol):
@@ -240,10 +240,10 @@ class Engine:
 
 async def _deploy(pair: ModelPair) -> Deployment:
     if pair.settings.devices is Devices.LOCAL:
-        from actors.local import LocalDeployment  # noqa: PLC0415 - one of the two is needed
+        from pearl.actors.local import LocalDeployment  # noqa: PLC0415 - one of the two is needed
 
         return await LocalDeployment.start(pair)
-    await asyncio.to_thread(importlib.import_module, "actors.cluster")  # Ray comes in with it
-    from actors.cluster import RayDeployment  # noqa: PLC0415 - as above
+    await asyncio.to_thread(importlib.import_module, "pearl.actors.cluster")  # Ray comes in with it
+    from pearl.actors.cluster import RayDeployment  # noqa: PLC0415 - as above
 
     return await RayDeployment.start(pair)

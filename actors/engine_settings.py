@@ -10,10 +10,10 @@ import enum
 import os
 from typing import Any
 
-from actors import pair
-from actors.deadlines import Patience, is_time
-from decoding.messages import Role
-from decoding.sampling import refuse_unless
+from pearl.actors import pair
+from pearl.actors.deadlines import Patience, is_time
+from pearl.decoding.messages import Role
+from pearl.decoding.sampling import refuse_unless
 
 
 class Devices(enum.StrEnum):

@@ -57,7 +57,7 @@ SETTINGS: Final = {
 VITAL: Final = ("gcs_server", "raylet")
 PR_SET_CHILD_SUBREAPER: Final = 36
 START: Final = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from actors.membership import start_head; "
+    "import sys; sys.path.insert(0, sys.argv[1]); from pearl.actors.membership import start_head; "
     "start_head(sys.argv[2], int(sys.argv[3]))"
 )
 
@@ -194,7 +194,8 @@ def _create(file: pathlib.Path) -> IO[str]:
 
 def _start_head(folder: pathlib.Path, cores: int) -> subprocess.Popen[bytes]:
     """Run `actors.membership.start_head` in a process of its own, which ends when it is done."""
-    root = str(pathlib.Path(__file__).resolve().parent.parent)
+    # Not resolved: in a checkout `pearl/actors` is a link.
+    root = str(pathlib.Path(__file__).absolute().parents[2])
     return subprocess.Popen(  # noqa: S603 - our own code
         [sys.executable, "-P", "-c", START, root, str(folder), str(cores)],
         stdin=subprocess.DEVNULL,

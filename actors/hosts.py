@@ -4,9 +4,9 @@ A host takes packets (`take`) and works in turns (`turn`): the draft writes one 
 proposing request in one forward, the target judges every waiting window in one ragged forward.
 So requests that come and go share each pass: continuous batching falls out.
 
-Which job of a request counts is decided in `decoding.desks`; the text of each request, and how much
-of it a turn reads, in `actors.transcripts`; that one request's failure harms no other, in
-`actors.isolation`.
+Which job of a request counts is decided in `pearl.decoding.desks`; the text of each request, and
+how much of it a turn reads, in `pearl.actors.transcripts`; that one request's failure harms no
+other, in `pearl.actors.isolation`.
 
 May import: decoding, actors.isolation, actors.transcripts, actors.wire, actors.runners.interface.
 Must never: know about sockets, Ray or asyncio.
@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, final
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from actors.isolation import isolated, must_read, spoilt
-from actors.transcripts import Transcripts, Wanted
-from actors.wire import Alive, Close, JobDone, Open, Probe, Spoilt, ToDevice
-from decoding.desks import DraftDesk, TargetDesk, Writing, judged
-from decoding.messages import Cancel, Drafted, Foresight, Judge, Judged, Order, Propose, Role
+from pearl.actors.isolation import isolated, must_read, spoilt
+from pearl.actors.transcripts import Transcripts, Wanted
+from pearl.actors.wire import Alive, Close, JobDone, Open, Probe, Spoilt, ToDevice
+from pearl.decoding.desks import DraftDesk, TargetDesk, Writing, judged
+from pearl.decoding.messages import Cancel, Drafted, Foresight, Judge, Judged, Order, Propose, Role
 
 if TYPE_CHECKING:
-    from actors.runners.interface import Feed, Runner
-    from decoding.messages import TokenId
-    from decoding.verification import Verdict
+    from pearl.actors.runners.interface import Feed, Runner
+    from pearl.decoding.messages import TokenId
+    from pearl.decoding.verification import Verdict
 
 Clock: TypeAlias = Callable[[], float]
 Logits: TypeAlias = Any  # a tensor, shape (rows, vocab): only runners and verifiers look inside

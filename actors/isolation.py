@@ -7,7 +7,7 @@ failed is read again; until then, which may take some turns, its request stays a
 Some errors take the device with them (a kernel that ran outside its memory ends a GPU's context).
 So after a failure the model must still read one token; a device that cannot is raised as dead, to
 be started again, and the scheduler finds the request that killed it by running those that were
-under way one by one (`actors.stations`).
+under way one by one (`pearl.actors.stations`).
 
 May import: decoding, actors.wire, actors.runners.interface, actors.transcripts.
 Must never: know what the work is.
@@ -18,10 +18,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
-from actors.runners.interface import Feed, Runner
-from actors.transcripts import Transcripts
-from actors.wire import JobDone, Spoilt
-from decoding.errors import PearlError, PeerError, PlacementError, PromptError
+from pearl.actors.runners.interface import Feed, Runner
+from pearl.actors.transcripts import Transcripts
+from pearl.actors.wire import JobDone, Spoilt
+from pearl.decoding.errors import PearlError, PeerError, PlacementError, PromptError
 
 Work: TypeAlias = Callable[[Sequence[int]], list[JobDone | Spoilt]]
 

@@ -13,14 +13,14 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Final, final
 
-from actors.device import run_device
-from actors.scheduler import Scheduler, SchedulerStatistics
-from actors.specs import DeviceSpec
+from pearl.actors.device import run_device
+from pearl.actors.scheduler import Scheduler, SchedulerStatistics
+from pearl.actors.specs import DeviceSpec
 
 if TYPE_CHECKING:
-    from actors.checking import ModelPair
-    from actors.wire import Address
-    from decoding.messages import Device
+    from pearl.actors.checking import ModelPair
+    from pearl.actors.wire import Address
+    from pearl.decoding.messages import Device
 
 PAUSE_S: Final = 0.2  # before a device that failed is started again
 

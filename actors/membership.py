@@ -1,9 +1,9 @@
 """How this process is connected to Ray: one connection, shared by all engines, undone by the last.
 
 A cluster that is already running is used where its address is given; otherwise a private one is
-started, which a guardian ends with this process (`actors.guardian`). A private cluster is private:
-it listens on loopback, asks for a token that only this user can read, and is configured here alone,
-whatever Ray's environment variables say.
+started, which a guardian ends with this process (`pearl.actors.guardian`). A private cluster is
+private: it listens on loopback, asks for a token that only this user can read, and is configured
+here alone, whatever Ray's environment variables say.
 
     join -> connect   a first engine: start a private cluster, or dial one that runs
     join -> share     a further engine of this process
@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 import ray
 from ray.exceptions import RayError
 
-from actors.guardian import Guardian, GuardianError, admission
-from actors.threads import available_cores
-from decoding.errors import PlacementError
+from pearl.actors.guardian import Guardian, GuardianError, admission
+from pearl.actors.threads import available_cores
+from pearl.decoding.errors import PlacementError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -254,9 +254,10 @@ def _job() -> Any:
     """Workers import this package from where this process does.
 
     Ray would have them look into the script's folder and into the current one first, where a
-    user may have an `actors/` of their own.
+    user may have a `pearl/` of their own.
     """
-    root = str(pathlib.Path(__file__).resolve().parent.parent)
+    # Not resolved: in a checkout `pearl/actors` is a link.
+    root = str(pathlib.Path(__file__).absolute().parents[2])
     installed = root in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     job: Any = ray.job_config.JobConfig(_py_driver_sys_path=[] if installed else [root])
     job._runtime_env_has_working_dir = lambda: True  # noqa: SLF001 - then it adds neither

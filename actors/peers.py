@@ -13,7 +13,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final, Protocol, cast, final
 
-from actors.wire import (
+from pearl.actors.wire import (
     BEAT_S,
     LARGEST_FRAME,
     LARGEST_HELLO,
@@ -25,7 +25,7 @@ from actors.wire import (
     Unframer,
     frame,
 )
-from decoding.errors import PearlError
+from pearl.decoding.errors import PearlError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from actors.engine_settings import Devices
-from actors.specs import DeviceSpec
-from decoding.errors import PlacementError
-from decoding.messages import Role
+from pearl.actors.engine_settings import Devices
+from pearl.actors.specs import DeviceSpec
+from pearl.decoding.errors import PlacementError
+from pearl.decoding.messages import Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from actors.engine_settings import EngineSettings
+    from pearl.actors.engine_settings import EngineSettings
 
 
 def places(roles: tuple[Role, ...], gpus: int | None, present: int) -> dict[Role, str]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, final
 
-from actors.stations import Asked
-from actors.wire import Finished, Open, Submit
-from decoding.conversation import Conversation
-from decoding.messages import DRAFT, TARGET, Cancel, Device, Judge, Order, Propose, Role
+from pearl.actors.stations import Asked
+from pearl.actors.wire import Finished, Open, Submit
+from pearl.decoding.conversation import Conversation
+from pearl.decoding.messages import DRAFT, TARGET, Cancel, Device, Judge, Order, Propose, Role
 
 if TYPE_CHECKING:
-    from actors.peers import Peer
-    from decoding.conversation import Carry
-    from decoding.measured import Measurements
-    from decoding.stopping import StopRules
+    from pearl.actors.peers import Peer
+    from pearl.decoding.conversation import Carry
+    from pearl.decoding.measured import Measurements
+    from pearl.decoding.stopping import StopRules
 
 
 @final

@@ -1,10 +1,11 @@
 """The scheduler: drives any number of requests over one draft and one target.
 
 It is the asyncio half of "one protocol, two clocks". This is its door: which peers are connected,
-and what each of them may send. Packets go on to `actors.dispatch`, which drives the requests.
+and what each of them may send. Packets go on to `pearl.actors.dispatch`, which drives the requests.
 
-Devices and clients dial in (`actors.peers`). A connection that ends is a device that is lost; a
-device that dials in again gets everything it needs. Every wait has a deadline (`actors.deadlines`).
+Devices and clients dial in (`pearl.actors.peers`). A connection that ends is a device that is lost;
+a device that dials in again gets everything it needs. Every wait has a deadline
+(`pearl.actors.deadlines`).
 
 May import: the standard library, decoding, actors.deadlines, actors.dispatch, actors.peers,
 actors.wire.
@@ -19,10 +20,10 @@ import hmac
 import secrets
 from typing import TYPE_CHECKING, final
 
-from actors.deadlines import Deadlines, Patience
-from actors.dispatch import Dispatch
-from actors.peers import MOST_STRANGERS, Peer
-from actors.wire import (
+from pearl.actors.deadlines import Deadlines, Patience
+from pearl.actors.dispatch import Dispatch
+from pearl.actors.peers import MOST_STRANGERS, Peer
+from pearl.actors.wire import (
     Abort,
     Address,
     Alive,
@@ -36,14 +37,14 @@ from actors.wire import (
     Spoilt,
     Submit,
 )
-from decoding.errors import PearlError, PeerError
-from decoding.messages import DEVICES, Device
-from decoding.stopping import StopRules
+from pearl.decoding.errors import PearlError, PeerError
+from pearl.decoding.messages import DEVICES, Device
+from pearl.decoding.stopping import StopRules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from decoding.text import Detokenizer
+    from pearl.decoding.text import Detokenizer
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

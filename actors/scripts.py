@@ -10,9 +10,9 @@ import zlib
 from collections.abc import Sequence
 from typing import Final, final
 
-from decoding.coins import mix, uniform
-from decoding.errors import SettingError
-from decoding.messages import TokenId
+from pearl.decoding.coins import mix, uniform
+from pearl.decoding.errors import SettingError
+from pearl.decoding.messages import TokenId
 
 PROMPT_TOKENS: Final = 8
 """Tokens of every prompt; they tell one text of the script from another."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Protocol
 
-from decoding.messages import Device, Role
+from pearl.decoding.messages import Device, Role
 
 if TYPE_CHECKING:
-    from actors.runners.interface import Runner
-    from actors.runners.vocabulary import Vocabulary
+    from pearl.actors.runners.interface import Runner
+    from pearl.actors.runners.vocabulary import Vocabulary
 
 
 class Loader(Protocol):

@@ -21,18 +21,18 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self, final
 
-from actors.placing import device_specs, places
-from actors.scripts import POSITIONS, PROMPT_TOKENS, Script
-from actors.text import Prompt, check_ids, check_text
-from decoding.errors import SettingError
-from decoding.messages import Role, TokenId
-from decoding.text import Detokenizer
+from pearl.actors.placing import device_specs, places
+from pearl.actors.scripts import POSITIONS, PROMPT_TOKENS, Script
+from pearl.actors.text import Prompt, check_ids, check_text
+from pearl.decoding.errors import SettingError
+from pearl.decoding.messages import Role, TokenId
+from pearl.decoding.text import Detokenizer
 
 if TYPE_CHECKING:
-    from actors.engine_settings import EngineSettings
-    from actors.runners.interface import Runner
-    from actors.specs import DeviceSpec
-    from decoding.settings import Settings
+    from pearl.actors.engine_settings import EngineSettings
+    from pearl.actors.runners.interface import Runner
+    from pearl.actors.specs import DeviceSpec
+    from pearl.decoding.settings import Settings
 
 LONGEST_PASS_S: Final = 100
 
@@ -88,7 +88,7 @@ class Timed:
 
     def runner(self, _spec: DeviceSpec, _threads: int) -> Runner:
         """One that waits."""
-        from actors.runners.stand_in import TimedRunner  # noqa: PLC0415 - torch comes in with it
+        from pearl.actors.runners.stand_in import TimedRunner  # noqa: PLC0415 - torch comes in with it
 
         return TimedRunner(lambda _: self.pass_s)
 
@@ -114,7 +114,7 @@ class Untrained:
 
     def runner(self, spec: DeviceSpec, threads: int) -> Runner:
         """The model, without its words."""
-        from actors.runners.loading import load_untrained  # noqa: PLC0415 - torch comes in with it
+        from pearl.actors.runners.loading import load_untrained  # noqa: PLC0415 - torch comes in with it
 
         return load_untrained(
             self.shape,
@@ -159,7 +159,7 @@ class Scripted:
 
     def load(self, spec: DeviceSpec, threads: int) -> Runner:
         """The worker, with the script's words."""
-        from actors.runners.stand_in import ScriptedRunner  # noqa: PLC0415 - torch comes with it
+        from pearl.actors.runners.stand_in import ScriptedRunner  # noqa: PLC0415 - torch comes with it
 
         return ScriptedRunner(self.work.runner(spec, threads), self.script, spec.role)
 
@@ -214,7 +214,7 @@ class StandInPair:
         shapes = self._shapes().values()
         if not shapes:
             return POSITIONS, self.script.vocabulary
-        from actors.runners.loading import limits  # noqa: PLC0415 - torch comes in with it
+        from pearl.actors.runners.loading import limits  # noqa: PLC0415 - torch comes in with it
 
         positions, words = zip(*map(limits, shapes), strict=True)
         return min(positions), min(words)
@@ -232,7 +232,7 @@ class StandInPair:
         """What the devices are to be; those without a shape are on a CPU."""
         shapes, at = self._shapes(), dict.fromkeys(self.devices, "cpu")
         if shapes:
-            from actors.runners.loading import gpu_names  # noqa: PLC0415 - torch comes in with it
+            from pearl.actors.runners.loading import gpu_names  # noqa: PLC0415 - torch comes in with it
 
             at |= places(tuple(shapes), self.settings.gpus, len(gpu_names()))
         named = {role: shapes.get(role, "") for role in self.devices}

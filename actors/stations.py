@@ -5,7 +5,7 @@ Theory of operation.
   patience   A job may take `STALLED` times what was measured of jobs of its size: a long prompt is
              no stalled device. What was measured is a median, so that one stall does not make the
              next one wait longer. A process that is stopped, or behind a network that is gone, is
-             noticed sooner, by its silence (`actors.peers`).
+             noticed sooner, by its silence (`pearl.actors.peers`).
   blame      Which request killed a device? Those whose jobs were unanswered when it died are
              suspects. When it is back, they have it one by one, until each has had an answer; all
              other requests wait meanwhile. A request that had the device alone when it died is to
@@ -23,7 +23,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 if TYPE_CHECKING:
-    from actors.peers import Peer
+    from pearl.actors.peers import Peer
 
 STALLED: Final = 4.0
 """Times what a job of this size is known to take."""

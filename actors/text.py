@@ -10,22 +10,22 @@ import reprlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from decoding.errors import PromptError, SettingError
+from pearl.decoding.errors import PromptError, SettingError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from decoding.messages import TokenId
-    from decoding.text import Detokenizer
+    from pearl.decoding.messages import TokenId
+    from pearl.decoding.text import Detokenizer
 
 Prompt: TypeAlias = "str | Sequence[TokenId] | NDArray[np.integer[Any]]"
 
 
 def load_detokenizer(name: str, *, trust_remote_code: bool = False) -> Detokenizer:
     """Tokens to text as the model `name` does it, without special tokens."""
-    from actors.runners.text import detokenizer_of  # noqa: PLC0415 - transformers come with it
-    from actors.runners.vocabulary import load_tokenizer  # noqa: PLC0415 - as above
+    from pearl.actors.runners.text import detokenizer_of  # noqa: PLC0415 - transformers come with it
+    from pearl.actors.runners.vocabulary import load_tokenizer  # noqa: PLC0415 - as above
 
     return detokenizer_of(load_tokenizer(name, trust_remote_code=trust_remote_code))
 

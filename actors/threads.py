@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from decoding.messages import Role
+from pearl.decoding.messages import Role
 
 
 def cores_for(device: Role, cores: list[int]) -> list[int]:

@@ -4,7 +4,7 @@ A job says what it stands on. A transcript keeps the tokens that its cache row r
 reads only what differs: rolling back, catching up after a restart and answering the same job twice
 are all that one comparison.
 
-Long prompts are read in pieces (`decoding.turns`).
+Long prompts are read in pieces (`pearl.decoding.turns`).
 
 May import: decoding, actors.admission, actors.wire, actors.runners.interface.
 Must never: compute anything, or know about sockets, Ray or asyncio.
@@ -16,12 +16,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias, final
 
-from actors.admission import Admission
-from actors.runners.interface import Feed, Runner
-from actors.wire import Open
-from decoding.messages import Order, TokenId
-from decoding.turns import SHORT, portions
-from decoding.verification import Verifier, make_verifier
+from pearl.actors.admission import Admission
+from pearl.actors.runners.interface import Feed, Runner
+from pearl.actors.wire import Open
+from pearl.decoding.messages import Order, TokenId
+from pearl.decoding.turns import SHORT, portions
+from pearl.decoding.verification import Verifier, make_verifier
 
 Wanted: TypeAlias = tuple[int, Sequence[TokenId], int]
 """Of a job: the committed tokens it stands on, the pending ones, and how many logits it needs."""

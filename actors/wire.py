@@ -5,7 +5,7 @@ secret they were given out of band, and then exchange frames: four bytes of leng
 message in MessagePack. A stream keeps order, and its end is the news that the peer is gone.
 
     device    -> scheduler   Hello, JobDone, Spoilt, Alive, Beat, DeviceFailed
-    scheduler -> device      Open, Order (`decoding.messages`), Close, Probe, Beat, Leave
+    scheduler -> device      Open, Order (`pearl.decoding.messages`), Close, Probe, Beat, Leave
     client    -> scheduler   Hello, Submit, Abort, Beat
     scheduler -> client      Tokens, Finished, Failed, Beat
 
@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from decoding.errors import PeerError
-from decoding.messages import Device, Judged, Order, Proposed, TokenId
-from decoding.metrics import Metrics
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from decoding.stopping import FinishReason
-from decoding.trace import Record
+from pearl.decoding.errors import PeerError
+from pearl.decoding.messages import Device, Judged, Order, Proposed, TokenId
+from pearl.decoding.metrics import Metrics
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import FinishReason
+from pearl.decoding.trace import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,13 +21,13 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from analysis import traces
-from analysis.parameters import own_constants, rate_of, tokens_per_s, window
-from analysis.traces import Request
-from decoding.estimates import Estimate, of_median, of_ratio
-from decoding.metrics import Metrics
-from decoding.settings import Settings
-from decoding.summaries import over_requests
+from pearl.analysis import traces
+from pearl.analysis.parameters import own_constants, rate_of, tokens_per_s, window
+from pearl.analysis.traces import Request
+from pearl.decoding.estimates import Estimate, of_median, of_ratio
+from pearl.decoding.metrics import Metrics
+from pearl.decoding.settings import Settings
+from pearl.decoding.summaries import over_requests
 
 NOTHING: Final = Estimate(None)
 
@@ -96,7 +96,7 @@ class Allowed(msgspec.Struct, frozen=True, kw_only=True):
             take no time, agreement that does not come in bursts. None where nothing was compared.
         speed_over_ar: that over what the closed form allows AR; None without AR.
         efficiency: seconds that the jobs of these very rounds must take, over seconds taken
-            (`analysis.traces.overlap_efficiency`).
+            (`pearl.analysis.traces.overlap_efficiency`).
         control_us: of each round: time between two passes in which neither device worked.
     """
 
@@ -116,7 +116,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """One system; names that `decoding.metrics.Metrics` has mean what they mean there.
+    """One system; names that `pearl.decoding.metrics.Metrics` has mean what they mean there.
 
     Args:
         speed_over_ar, speed_over_sd: medians over prompts, against AR and the SD that was run.

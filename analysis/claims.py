@@ -16,12 +16,12 @@ from typing import Final
 
 import msgspec
 
-from analysis import departures, traces
-from analysis.comparison import SLACK, Claim, Comparison, Group, Relation
-from analysis.parameters import own_rates
-from analysis.theory import Assumptions, expected
-from decoding.estimates import Estimate, of_share
-from decoding.settings import Settings
+from pearl.analysis import departures, traces
+from pearl.analysis.comparison import SLACK, Claim, Comparison, Group, Relation
+from pearl.analysis.parameters import own_rates
+from pearl.analysis.theory import Assumptions, expected
+from pearl.decoding.estimates import Estimate, of_share
+from pearl.decoding.settings import Settings
 
 INDEPENDENT: Final = "independent acceptance"
 

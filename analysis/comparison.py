@@ -9,12 +9,12 @@ from typing import Final
 
 import msgspec
 
-from analysis.gap import Part
-from analysis.statistics import AcceptanceRate, Independence, RunEstimates
-from analysis.traces import Request
-from decoding.estimates import Estimate
-from decoding.settings import Settings
-from decoding.summaries import Figures
+from pearl.analysis.gap import Part
+from pearl.analysis.statistics import AcceptanceRate, Independence, RunEstimates
+from pearl.analysis.traces import Request
+from pearl.decoding.estimates import Estimate
+from pearl.decoding.settings import Settings
+from pearl.decoding.summaries import Figures
 
 SLACK: Final = 1e-9  # of a bound, for sums of floating point numbers
 

@@ -14,12 +14,12 @@ from typing import TypeAlias
 
 import msgspec
 
-from analysis.parameters import Constants, rate_of, tokens_per_s, window
-from analysis.theory import Assumptions
-from analysis.traces import Request
-from decoding.errors import SettingError
-from decoding.estimates import Estimate, of_ratio
-from decoding.settings import Settings
+from pearl.analysis.parameters import Constants, rate_of, tokens_per_s, window
+from pearl.analysis.theory import Assumptions
+from pearl.analysis.traces import Request
+from pearl.decoding.errors import SettingError
+from pearl.decoding.estimates import Estimate, of_ratio
+from pearl.decoding.settings import Settings
 
 PassTime: TypeAlias = Callable[[int, int], float]
 """Seconds of a pass over so many tokens in each of so many rows."""

@@ -8,7 +8,7 @@
 
 Each is of an assumed schedule with its windows. Where chances are given apart, by position or by
 prompt, the assumed acceptance does not count; times count for none of them. Notation as in
-`analysis.theory`.
+`pearl.analysis.theory`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis import theory
-from analysis.theory import Array, Assumptions, Numbers, expected
-from decoding.errors import SettingError
+from pearl.analysis import theory
+from pearl.analysis.theory import Array, Assumptions, Numbers, expected
+from pearl.decoding.errors import SettingError
 
 
 def tokens_by_position(assumed: Assumptions, rates: Sequence[float]) -> float:

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.theory import Array, Numbers, as_array
-from decoding.errors import SettingError
+from pearl.analysis.theory import Array, Numbers, as_array
+from pearl.decoding.errors import SettingError
 
 SUM: Final = 1e-6  # by which probabilities may miss 1
 

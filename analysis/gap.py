@@ -13,10 +13,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from analysis import departures
-from analysis.parameters import Constants, own_rates
-from analysis.theory import SAME, Assumptions, expected
-from analysis.traces import Request
+from pearl.analysis import departures
+from pearl.analysis.parameters import Constants, own_rates
+from pearl.analysis.theory import SAME, Assumptions, expected
+from pearl.analysis.traces import Request
 
 
 class Part(enum.StrEnum):
@@ -53,7 +53,7 @@ STEPS: Final[Mapping[str, Part]] = {
     "delayed": Part.DELAYS,
     "measured": Part.REST,
 }
-"""Which part each step of the simulation lets in (`simulator.attribution`)."""
+"""Which part each step of the simulation lets in (`pearl.simulator.attribution`)."""
 
 
 def gap_of(

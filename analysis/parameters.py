@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from analysis.statistics import acceptance
-from analysis.theory import Assumptions, expected
-from analysis.traces import Request
-from decoding.errors import SettingError
-from decoding.messages import Judged, Propose, Proposed
-from decoding.settings import Settings
-from decoding.trace import Received, Sent
+from pearl.analysis.statistics import acceptance
+from pearl.analysis.theory import Assumptions, expected
+from pearl.analysis.traces import Request
+from pearl.decoding.errors import SettingError
+from pearl.decoding.messages import Judged, Propose, Proposed
+from pearl.decoding.settings import Settings
+from pearl.decoding.trace import Received, Sent
 
 
 class Constants(msgspec.Struct, frozen=True, kw_only=True):

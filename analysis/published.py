@@ -27,10 +27,10 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from analysis.theory import Assumptions, Numbers, expected
-from decoding import files
-from decoding.errors import SettingError
-from decoding.measured import WIDEST
+from pearl.analysis.theory import Assumptions, Numbers, expected
+from pearl.decoding import files
+from pearl.decoding.errors import SettingError
+from pearl.decoding.measured import WIDEST
 
 ROUNDS: Final = 100  # of PEARL for each prompt, in nano-PEARL's report
 AR_TOKENS: Final = 200  # for each prompt, in its autoregressive rows

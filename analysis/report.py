@@ -17,14 +17,14 @@ import jinja2
 import msgspec
 from markupsafe import Markup
 
-from analysis import figures, statistics, traces
-from analysis.comparison import Claim, Comparison, Relation
-from analysis.gap import Part
-from analysis.parameters import Constants, assumptions
-from analysis.theory import expected
-from analysis.traces import Request
-from analysis.validation import Validation
-from decoding.kinds import SCHEDULES
+from pearl.analysis import figures, statistics, traces
+from pearl.analysis.comparison import Claim, Comparison, Relation
+from pearl.analysis.gap import Part
+from pearl.analysis.parameters import Constants, assumptions
+from pearl.analysis.theory import expected
+from pearl.analysis.traces import Request
+from pearl.analysis.validation import Validation
+from pearl.decoding.kinds import SCHEDULES
 
 TITLE: Final = "PEARL: theory, simulation and measurement"
 SIGNS: Final = {Relation.EQUAL: "", Relation.AT_LEAST: "≥ ", Relation.AT_MOST: "≤ "}
@@ -46,7 +46,7 @@ def html(found: Validation, requests: Mapping[str, Sequence[Request]]) -> str:
         "signed": lambda value: f"{value:+.2f}".replace("-", "−"),
         "milliseconds": lambda seconds: f"{_number(1e3 * seconds)} ms",
     }
-    text = importlib.resources.files("analysis").joinpath("report.html.j2").read_text("utf-8")
+    text = importlib.resources.files("pearl.analysis").joinpath("report.html.j2").read_text("utf-8")
     shown_parts = [part for part in Part if any(part in s.gap for s in found.systems)]
     return environment.from_string(text).render(
         title=TITLE,

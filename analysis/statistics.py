@@ -2,7 +2,7 @@
 
 Everything here is computed from *luck*: for each request a text with a character a position, `1`
 where the draft agreed with the target, `0` where it did not, `?` where nothing was compared
-(`decoding.exchanges.agreement`, `analysis.traces.Request.luck`).
+(`pearl.decoding.exchanges.agreement`, `pearl.analysis.traces.Request.luck`).
 
     acceptance(lucks)       the rate, for these tokens and for other prompts like these
     run_length(requests)    tokens from one rejection to the next, in the conventions about
@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from decoding.estimates import LEVEL, Estimate, inverse, of_part, of_ratio, of_share, shifted
-from decoding.exchanges import correlation
+from pearl.decoding.estimates import LEVEL, Estimate, inverse, of_part, of_ratio, of_share, shifted
+from pearl.decoding.exchanges import correlation
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]

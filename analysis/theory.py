@@ -5,7 +5,7 @@
     best_gamma(assumed), best_head_start(assumed)
 
 Each draft token is kept independently with the same chance, rounds have a barrier, and texts are
-without end; `analysis.departures` says what changes where that is not so.
+without end; `pearl.analysis.departures` says what changes where that is not so.
 Numbers and arrays are taken alike and broadcast; the limits a = 0, a = 1 and g = 1 are exact.
 
 All schedules have the same forms. The draft writes b tokens before a pass that would judge nothing
@@ -25,7 +25,7 @@ Notation, in this file and its callers:
     c   speed ratio, a target pass over a step     k   head start, tokens before the first pass
     l   overhead: control and communication of each round, in target passes, where every pass waits
         for its command; with foresight rounds pay l only as far as their windows are late, and
-        that is not in a closed form (`simulator.leads` has the rule)
+        that is not in a closed form (`pearl.simulator.leads` has the rule)
     T(n) = 1 + growth (n - 1)   a pass over n tokens, in passes over one
     link     what each window of the draft waits for its messages, the target's for none; in passes
 
@@ -43,10 +43,10 @@ from typing import Any, Final, TypeAlias, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from decoding.errors import SettingError
-from decoding.kinds import SCHEDULES, ScheduleKind
-from decoding.rounds import Rounds, RoundTimes
-from decoding.settings import WIDEST_GAMMA
+from pearl.decoding.errors import SettingError
+from pearl.decoding.kinds import SCHEDULES, ScheduleKind
+from pearl.decoding.rounds import Rounds, RoundTimes
+from pearl.decoding.settings import WIDEST_GAMMA
 
 Array: TypeAlias = NDArray[np.float64]
 Numbers: TypeAlias = Any  # a float where every argument is a number, else an array

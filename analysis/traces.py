@@ -19,10 +19,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding import exchanges, trace
-from decoding.errors import MalformedTraceError
-from decoding.exchanges import agreement
-from decoding.messages import (
+from pearl.decoding import exchanges, trace
+from pearl.decoding.errors import MalformedTraceError
+from pearl.decoding.exchanges import agreement
+from pearl.decoding.messages import (
     DEVICES,
     DRAFT,
     TARGET,
@@ -34,11 +34,11 @@ from decoding.messages import (
     Propose,
     Proposed,
 )
-from decoding.metrics import Meter, Metrics
-from decoding.schedules import Counts
-from decoding.settings import Settings
-from decoding.summaries import Figures, over_requests
-from decoding.trace import Received, Record, Sent
+from pearl.decoding.metrics import Meter, Metrics
+from pearl.decoding.schedules import Counts
+from pearl.decoding.settings import Settings
+from pearl.decoding.summaries import Figures, over_requests
+from pearl.decoding.trace import Received, Record, Sent
 
 PARTS: Final = ("useful", "wasted", "waiting_for_other", "waiting_for_messages")
 
@@ -71,7 +71,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def luck(self) -> str:
-        """Where the draft agreed with the text; see `decoding.exchanges.agreement`."""
+        """Where the draft agreed with the text; see `pearl.decoding.exchanges.agreement`."""
         return next(iter(agreement(self.records).values()), "")
 
 
@@ -194,7 +194,7 @@ def figures(requests: Sequence[Request]) -> Figures:
 def shares(requests: Sequence[Request]) -> dict[str, dict[str, float]]:
     """How draft and target spent the time of requests: by device and part, summing to 1.
 
-    The parts have the names of `analysis.figures.waiting_bars`. A device waits for the other
+    The parts have the names of `pearl.analysis.figures.waiting_bars`. A device waits for the other
     while that one works, and for messages (and the scheduler) while neither does. Of the draft's
     work so much is wasted as of its tokens; a pass is wasted if its verdict was not wanted.
     """

@@ -23,14 +23,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from analysis import traces
-from analysis.claims import claims
-from analysis.comparison import Claim, Comparison, Group, Theory
-from analysis.gap import Part, gap_of
-from analysis.parameters import Constants, assumptions, rate_of, window
-from analysis.statistics import acceptance, independence, run_length
-from analysis.theory import Assumptions, expected
-from decoding.estimates import Estimate, of_ratio
+from pearl.analysis import traces
+from pearl.analysis.claims import claims
+from pearl.analysis.comparison import Claim, Comparison, Group, Theory
+from pearl.analysis.gap import Part, gap_of
+from pearl.analysis.parameters import Constants, assumptions, rate_of, window
+from pearl.analysis.statistics import acceptance, independence, run_length
+from pearl.analysis.theory import Assumptions, expected
+from pearl.decoding.estimates import Estimate, of_ratio
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):

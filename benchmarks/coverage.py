@@ -2,9 +2,9 @@
 
     python benchmarks/coverage.py --json > benchmarks/coverage.json    # half an hour
 
-Agreement is drawn under a known law, decoded by arithmetic (`simulator.twin`), and given to the
-very functions that make a user's figures. A cell is a law, a rate, and how much was seen of it; its
-coverage is the share of repetitions whose interval holds the truth.
+Agreement is drawn under a known law, decoded by arithmetic (`pearl.simulator.twin`), and given to
+the very functions that make a user's figures. A cell is a law, a rate, and how much was seen of it;
+its coverage is the share of repetitions whose interval holds the truth.
 
     over requests    prompts drawn from a large population, whose own figures are the truth
     over runs        one text, its intervals over its runs; the truth is that of all texts drawn
@@ -38,13 +38,13 @@ from rich.console import Console
 from rich.progress import track
 from scipy import stats
 
-from analysis.statistics import run_length, survival
-from decoding.estimates import LEVEL, Estimate, of_share
-from decoding.metrics import Metrics
-from decoding.summaries import over_requests
+from pearl.analysis.statistics import run_length, survival
+from pearl.decoding.estimates import LEVEL, Estimate, of_share
+from pearl.decoding.metrics import Metrics
+from pearl.decoding.summaries import over_requests
 from pearl.showing.tables import NONE, table
-from simulator.twin import Decoded, PairTimes, Scheme, decode
-from simulator.world import Pair
+from pearl.simulator.twin import Decoded, PairTimes, Scheme, decode
+from pearl.simulator.world import Pair
 
 Agreed: TypeAlias = NDArray[np.uint8]  # shape (requests, tokens): 1 agreed, 0 did not
 Figures: TypeAlias = dict[str, Estimate]

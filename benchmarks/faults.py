@@ -35,9 +35,9 @@ from typing import Any, Final
 import click
 import psutil
 
-from actors.engine import Engine
-from decoding.errors import PearlError
-from decoding.settings import Settings
+from pearl.actors.engine import Engine
+from pearl.decoding.errors import PearlError
+from pearl.decoding.settings import Settings
 from pearl.harness.prompts import PROMPTS
 
 ACTORS: Final = {"draft": "DraftActor", "target": "TargetActor", "scheduler": "SchedulerActor"}

@@ -19,22 +19,22 @@ from typing import Any
 import click
 from rich.console import Console
 
-from actors.engine_settings import Devices, EngineSettings
-from analysis import traces
-from analysis.traces import Request
-from decoding.kinds import SCHEDULES
-from decoding.settings import Settings
+from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.analysis import traces
+from pearl.analysis.traces import Request
 from pearl.asking import values
 from pearl.asking.options import PROMPTS, takes
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.settings import Settings
 from pearl.harness.engines import fit, warmed
 from pearl.harness.meters import Others
 from pearl.harness.prompts import read_prompts
 from pearl.harness.records import recorded_in_turns, recording
 from pearl.harness.systems import combinations, name_of
 from pearl.showing.tables import table
-from simulator import profiles
-from simulator.forecast import Gap, explain, forecast
-from simulator.profiles import Profile
+from pearl.simulator import profiles
+from pearl.simulator.forecast import Gap, explain, forecast
+from pearl.simulator.profiles import Profile
 
 PARTS = ("acceptance", "times", "ways", "rest")
 

@@ -21,11 +21,11 @@ from typing import Any, Final
 import click
 import psutil
 
-from actors.engine import Engine
-from actors.engine_settings import Devices, EngineSettings
-from actors.transcripts import Transcript
-from decoding.errors import PeerError
-from decoding.settings import Settings
+from pearl.actors.engine import Engine
+from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.actors.transcripts import Transcript
+from pearl.decoding.errors import PeerError
+from pearl.decoding.settings import Settings
 from pearl.harness.prompts import PROMPTS
 
 ERRORS: Final = (

@@ -27,11 +27,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from actors.runners.graphs import Recorder, recorder_for
-from actors.runners.hugging_face import HuggingFaceRunner
-from actors.runners.interface import Feed
-from actors.runners.loading import choose_device, choose_dtype, load_model
-from actors.threads import available_cores, stay_on
+from pearl.actors.runners.graphs import Recorder, recorder_for
+from pearl.actors.runners.hugging_face import HuggingFaceRunner
+from pearl.actors.runners.interface import Feed
+from pearl.actors.runners.loading import choose_device, choose_dtype, load_model
+from pearl.actors.threads import available_cores, stay_on
 
 FORWARDS: Final = 20  # of each in a round
 MOST: Final = 1024

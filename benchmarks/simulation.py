@@ -20,16 +20,16 @@ from typing import Final
 import click
 from rich.console import Console
 
-from decoding.kinds import SCHEDULES
-from decoding.policies import Gamma
-from decoding.settings import Settings
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.policies import Gamma
+from pearl.decoding.settings import Settings
 from pearl.showing.tables import table
-from simulator import answers, sweep
-from simulator.acceptance import Independent
-from simulator.streams import StreamPurpose, stream
-from simulator.twin import PairTimes, Scheme, decode, drawn
-from simulator.workload import ClosedLoop, Fixed, Workload
-from simulator.world import Pair, Scenario
+from pearl.simulator import answers, sweep
+from pearl.simulator.acceptance import Independent
+from pearl.simulator.streams import StreamPurpose, stream
+from pearl.simulator.twin import PairTimes, Scheme, decode, drawn
+from pearl.simulator.workload import ClosedLoop, Fixed, Workload
+from pearl.simulator.world import Pair, Scenario
 
 WIDTH: Final = 96
 ALPHA, SPEED_RATIO, GAMMA = 0.8, 5.0, 5

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from decoding.messages import (
+from pearl.decoding.messages import (
     ANSWERS,
     Cancel,
     Command,
@@ -27,15 +27,15 @@ from decoding.messages import (
     Judge,
     Order,
 )
-from decoding.metrics import Meter, Metrics
-from decoding.trace import Received, Record, Sent, without_laws
+from pearl.decoding.metrics import Meter, Metrics
+from pearl.decoding.trace import Received, Record, Sent, without_laws
 
 if TYPE_CHECKING:
-    from decoding.measured import Measurements
-    from decoding.messages import TokenId
-    from decoding.schedules import Schedule
-    from decoding.settings import Settings
-    from decoding.stopping import StopRules
+    from pearl.decoding.measured import Measurements
+    from pearl.decoding.messages import TokenId
+    from pearl.decoding.schedules import Schedule
+    from pearl.decoding.settings import Settings
+    from pearl.decoding.stopping import StopRules
 
 Carry: TypeAlias = Callable[[Device, Order], None]
 

@@ -1,8 +1,8 @@
 """Where a device keeps its jobs: a desk for the draft and one for the target.
 
-Real hosts (`actors.hosts`) and virtual ones (`simulator.devices`) share them. A newer job of a
-request replaces the older one; a cancellation ends the jobs of older epochs. The target's desk also
-begins the next job by itself, where it knows it (`decoding.foresight`).
+Real hosts (`pearl.actors.hosts`) and virtual ones (`pearl.simulator.devices`) share them. A newer
+job of a request replaces the older one; a cancellation ends the jobs of older epochs. The target's
+desk also begins the next job by itself, where it knows it (`pearl.decoding.foresight`).
 
 How a job is done and how long it takes is for the host to say.
 """
@@ -13,11 +13,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from decoding.foresight import onward
-from decoding.messages import Drafted, Judge, Judged, Propose, Proposed
+from pearl.decoding.foresight import onward
+from pearl.decoding.messages import Drafted, Judge, Judged, Propose, Proposed
 
 if TYPE_CHECKING:
-    from decoding.messages import Foresight, TokenId
+    from pearl.decoding.messages import Foresight, TokenId
 
 MayGoOn: TypeAlias = Callable[[int, Judge, "tuple[TokenId, ...]"], bool]
 

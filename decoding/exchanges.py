@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from decoding.messages import (
+from pearl.decoding.messages import (
     Command,
     Device,
     Event,
@@ -23,7 +23,7 @@ from decoding.messages import (
     Propose,
     Proposed,
 )
-from decoding.trace import Received, Record, Sent
+from pearl.decoding.trace import Received, Record, Sent
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

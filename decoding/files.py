@@ -25,7 +25,7 @@ import pathlib
 import stat
 from typing import IO, TYPE_CHECKING, Any, Final, final
 
-from decoding.errors import SettingError, StorageError
+from pearl.decoding.errors import SettingError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

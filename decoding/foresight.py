@@ -2,9 +2,9 @@
 
 Theory of operation. Between two passes of the target lie a message to the scheduler, the schedule,
 and a message back, and meanwhile the target is idle. Yet the next command is mostly known before it
-is sent: once a verdict is there, the next job follows from it by the rule of `decoding.verdicts`,
-and the target has all that the rule needs except the window that was written beside its pass. So
-the scheduler sends in good time (`Foresight`):
+is sent: once a verdict is there, the next job follows from it by the rule of
+`pearl.decoding.verdicts`, and the target has all that the rule needs except the window that was
+written beside its pass. So the scheduler sends in good time (`Foresight`):
 
     with a job          whether a pass with nothing pending will follow a rejection
     when the window     its tokens: if the verdict keeps everything and says the first of them, the
@@ -23,8 +23,8 @@ Rule: nothing here is needed for the protocol to be right, only for it to be fas
 
 from __future__ import annotations
 
-from decoding.messages import NOTHING, Drafted, Foresight, Judge, Judged
-from decoding.verdicts import Outcome, outcome
+from pearl.decoding.messages import NOTHING, Drafted, Foresight, Judge, Judged
+from pearl.decoding.verdicts import Outcome, outcome
 
 
 def onward(job: Judge, verdict: Judged, foresight: Foresight) -> Judge | None:

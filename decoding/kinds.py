@@ -1,7 +1,7 @@
 """The kinds of schedules, as a table: everything that depends on which one it is.
 
-Every schedule is the same rule (`decoding.schedules`) with two numbers: the tokens that the draft
-writes *before* a pass of the target that would otherwise judge nothing, and those it writes
+Every schedule is the same rule (`pearl.decoding.schedules`) with two numbers: the tokens that the
+draft writes *before* a pass of the target that would otherwise judge nothing, and those it writes
 *beside* every pass.
 
                        before        beside

@@ -4,7 +4,7 @@ Times, messages and acceptance are remembered apart, because they change apart: 
 step takes, how long a pass of so many tokens, what messages add to a round, and how many draft
 tokens were kept between rejections.
 
-Rule: it only learns and computes; `decoding.policies` decides.
+Rule: it only learns and computes; `pearl.decoding.policies` decides.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, Final, NamedTuple, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding import rounds
-from decoding.kinds import Numbers, ScheduleKind
-from decoding.rounds import RoundTimes
+from pearl.decoding import rounds
+from pearl.decoding.kinds import Numbers, ScheduleKind
+from pearl.decoding.rounds import RoundTimes
 
 Array: TypeAlias = NDArray[np.float64]
 WIDEST: Final = 32  # gamma auto looks no further
@@ -150,8 +150,8 @@ class Measurements:
     def speeds(self, kind: ScheduleKind, *, head_start: int = 0, barrier: bool = True) -> Array:
         """Tokens per second for each gamma from 0 to `WIDEST`, on the runs that were seen.
 
-        What a schedule makes of a run depends on its length alone (`decoding.rounds`), so nothing
-        is assumed of how agreement is spread: it may come in bursts.
+        What a schedule makes of a run depends on its length alone (`pearl.decoding.rounds`), so
+        nothing is assumed of how agreement is spread: it may come in bursts.
 
         Args:
             kind: of the schedule. Gamma 0 is the target alone for one that waits for its windows,

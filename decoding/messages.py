@@ -180,8 +180,9 @@ class Judged(Message, frozen=True, gc=False):
     def answers(self, job: Judge) -> bool:
         """Whether it is the verdict on this job.
 
-        The number alone does not say it: a target that went on by itself (`decoding.foresight`)
-        may have begun something else, where a policy has changed its mind meanwhile.
+        The number alone does not say it: a target that went on by itself
+        (`pearl.decoding.foresight`) may have begun something else, where a policy has changed its
+        mind meanwhile.
         """
         return self.job == job.job and self.judged == len(job.pending)
 

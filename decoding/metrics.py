@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, final
 
 import msgspec
 
-from decoding.messages import Judged, Proposed
+from pearl.decoding.messages import Judged, Proposed
 
 if TYPE_CHECKING:
-    from decoding.schedules import Counts
+    from pearl.decoding.schedules import Counts
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,12 +15,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
-from decoding.errors import SettingError
-from decoding.measured import WIDEST, InUse, Measurements, Wait
+from pearl.decoding.errors import SettingError
+from pearl.decoding.measured import WIDEST, InUse, Measurements, Wait
 
 if TYPE_CHECKING:
-    from decoding.kinds import ScheduleKind
-    from decoding.messages import Judged, Proposed
+    from pearl.decoding.kinds import ScheduleKind
+    from pearl.decoding.messages import Judged, Proposed
 
 Gamma: TypeAlias = int | str  # tokens of a window, or the name of a policy
 

@@ -1,8 +1,8 @@
 """What the two numbers of a schedule make of a run: passes, draft tokens, seconds; in numpy.
 
 A *run* is what lies between two rejections. After each of them every schedule begins anew with
-nothing pending, so what it makes of a run depends on its two numbers (`decoding.kinds`) and on the
-run's length alone:
+nothing pending, so what it makes of a run depends on its two numbers (`pearl.decoding.kinds`) and
+on the run's length alone:
 
     beside > 0     the first pass settles before + 1 tokens, each later one `beside`
     beside = 0     every pass is a first one and settles before + 1 tokens: a window and, where all

@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 from array_api_compat import array_namespace
 
-from decoding.coins import Array
-from decoding.errors import SettingError
+from pearl.decoding.coins import Array
+from pearl.decoding.errors import SettingError
 
 LEAST: Final = float(np.finfo(np.float32).smallest_normal)
 MOST: Final = float(np.finfo(np.float32).max)

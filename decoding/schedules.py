@@ -22,7 +22,7 @@ decides (rejection) asks the target to *hold* that row: then P is committed alon
 of W, and the next job begins by testing W[0] against the held row, without a pass.
 
 What a schedule does next depends on what it waits for and on what has come; the table of both is
-`decoding.transitions`.
+`pearl.decoding.transitions`.
 
 Rule: whatever decides what is committed is in this file, in `verdicts` and in `stopping`.
 Rule: this file never waits, and knows neither clock nor randomness.
@@ -34,7 +34,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Protocol, final
 
-from decoding.messages import (
+from pearl.decoding.messages import (
     DRAFT,
     NOTHING,
     TARGET,
@@ -52,14 +52,14 @@ from decoding.messages import (
     Proposed,
     TokenId,
 )
-from decoding.transitions import TRANSITIONS, News, Sign, State, Step
-from decoding.verdicts import Outcome, outcome, pending_after
+from pearl.decoding.transitions import TRANSITIONS, News, Sign, State, Step
+from pearl.decoding.verdicts import Outcome, outcome, pending_after
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from decoding.policies import Policy
-    from decoding.stopping import FinishReason, StopRules
+    from pearl.decoding.policies import Policy
+    from pearl.decoding.stopping import FinishReason, StopRules
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +117,7 @@ class Schedule(Protocol):
 
 @final
 class TwoModelSchedule:
-    """The rule at the top of this file; `decoding.kinds` has the numbers for each schedule.
+    """The rule at the top of this file; `pearl.decoding.kinds` has the numbers for each schedule.
 
     Args:
         policy: how many tokens to write before and beside a pass.

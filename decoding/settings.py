@@ -11,14 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
-from decoding.errors import SettingError
-from decoding.kinds import SCHEDULES, ScheduleKind, who_take
-from decoding.measured import Measurements
-from decoding.policies import POLICIES, FixedPolicy, Gamma, Policy
-from decoding.sampling import Sampling, refuse_unless, take_flag, take_whole
-from decoding.schedules import TwoModelSchedule
-from decoding.stopping import StopRules
-from decoding.verification import COUPLED, VERIFIERS, VerifierKind, effective_verifier
+from pearl.decoding.errors import SettingError
+from pearl.decoding.kinds import SCHEDULES, ScheduleKind, who_take
+from pearl.decoding.measured import Measurements
+from pearl.decoding.policies import POLICIES, FixedPolicy, Gamma, Policy
+from pearl.decoding.sampling import Sampling, refuse_unless, take_flag, take_whole
+from pearl.decoding.schedules import TwoModelSchedule
+from pearl.decoding.stopping import StopRules
+from pearl.decoding.verification import COUPLED, VERIFIERS, VerifierKind, effective_verifier
 
 WIDEST_GAMMA: Final = 256
 
@@ -27,14 +27,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How to generate.
 
     Args:
-        schedule: a name of `decoding.kinds.SCHEDULES`: `ar` (the target alone), `sd` (speculative
-            decoding) or `pearl`.
-        gamma: tokens in a draft window, or a name of `decoding.policies.POLICIES`: `auto`, chosen
-            from what is measured while it runs.
+        schedule: a name of `pearl.decoding.kinds.SCHEDULES`: `ar` (the target alone), `sd`
+            (speculative decoding) or `pearl`.
+        gamma: tokens in a draft window, or a name of `pearl.decoding.policies.POLICIES`: `auto`,
+            chosen from what is measured while it runs.
         head_start: PEARL only: tokens the draft writes before the first pass after a rejection.
         strict: PEARL only: rounds with a barrier and nothing cancelled, as in the paper.
-        verifier: a name of `decoding.verification.VERIFIERS`; None takes `greedy` at temperature 0
-            and `coupled` above.
+        verifier: a name of `pearl.decoding.verification.VERIFIERS`; None takes `greedy` at
+            temperature 0 and `coupled` above.
         sampling: temperature and filters.
         seed: of every coin; the same seed gives the same tokens (greedy and coupled).
         max_new_tokens: the most tokens to generate.

@@ -14,13 +14,13 @@ import dataclasses
 import enum
 from typing import TYPE_CHECKING, final
 
-from decoding.errors import ProtocolError
-from decoding.text import Detokenizer, GrowingText
+from pearl.decoding.errors import ProtocolError
+from pearl.decoding.text import Detokenizer, GrowingText
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from decoding.messages import TokenId
+    from pearl.decoding.messages import TokenId
 
 
 class FinishReason(enum.StrEnum):

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from decoding.estimates import Estimate, of_mean, of_part, of_ratio
-from decoding.metrics import Metrics
+from pearl.decoding.estimates import Estimate, of_mean, of_part, of_ratio
+from pearl.decoding.metrics import Metrics
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """What is said of one system; the names are those of `decoding.metrics.Metrics`.
+    """What is said of one system; the names are those of `pearl.decoding.metrics.Metrics`.
 
     Args:
         tokens_per_s: tokens of all requests over their times.

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 if TYPE_CHECKING:
-    from decoding.messages import TokenId
+    from pearl.decoding.messages import TokenId
 
 Decode: TypeAlias = "Callable[[Sequence[TokenId]], str]"
 

@@ -17,9 +17,9 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import msgspec
 
-from decoding import files
-from decoding.errors import MalformedTraceError
-from decoding.messages import (
+from pearl.decoding import files
+from pearl.decoding.errors import MalformedTraceError
+from pearl.decoding.messages import (
     ANSWERS,
     DEVICES,
     Command,
@@ -34,8 +34,8 @@ from decoding.messages import (
     Role,
     TokenId,
 )
-from decoding.settings import Settings
-from decoding.stopping import FinishReason
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import FinishReason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

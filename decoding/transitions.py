@@ -1,7 +1,7 @@
 """What a schedule does next: what it waits for, what may come, and the table of both.
 
-`decoding.schedules` follows the table and knows what each step is; docs/theory-of-operation.md has
-it as a picture, drawn from here.
+`pearl.decoding.schedules` follows the table and knows what each step is;
+docs/theory-of-operation.md has it as a picture, drawn from here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import enum
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
-from decoding.verdicts import Outcome
+from pearl.decoding.verdicts import Outcome
 
 
 class State(enum.StrEnum):

@@ -1,7 +1,7 @@
 """What a verdict makes of the window that was written beside its pass.
 
 One rule, for the schedule that acts on a verdict and for the target that begins its next job
-without waiting for the command (`decoding.foresight`).
+without waiting for the command (`pearl.decoding.foresight`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from decoding.messages import Drafted, Judged, TokenId
+    from pearl.decoding.messages import Drafted, Judged, TokenId
 
 
 class Outcome(enum.StrEnum):

@@ -33,10 +33,10 @@ import msgspec
 import numpy as np
 from array_api_compat import array_namespace, device, to_device
 
-from decoding.coins import Array, Coins, CounterCoins, Purpose
-from decoding.errors import ImpossibleDraftError, LogitsError
-from decoding.messages import Drafted, TokenId
-from decoding.sampling import Sampling
+from pearl.decoding.coins import Array, Coins, CounterCoins, Purpose
+from pearl.decoding.errors import ImpossibleDraftError, LogitsError
+from pearl.decoding.messages import Drafted, TokenId
+from pearl.decoding.sampling import Sampling
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

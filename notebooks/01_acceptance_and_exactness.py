@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.distributions import acceptance_from_distributions, coupled_bound
-from decoding.coins import CounterCoins, Purpose
-from decoding.estimates import of_share
-from decoding.messages import Drafted
-from decoding.sampling import Sampling
-from decoding.verification import Coupled, Rejection, acceptance, residual
+from pearl.analysis.distributions import acceptance_from_distributions, coupled_bound
+from pearl.decoding.coins import CounterCoins, Purpose
+from pearl.decoding.estimates import of_share
+from pearl.decoding.messages import Drafted
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.verification import Coupled, Rejection, acceptance, residual
 
 # %% [markdown]
 # ## Two models
@@ -156,7 +156,7 @@ print(f"distance from the target's law, over all texts, is below 1e-12: {lossles
 # %% [markdown]
 # ## The same for the project's verifier
 #
-# `decoding.verification.Rejection` asks its coins two kinds of question: *is this below a
+# `pearl.decoding.verification.Rejection` asks its coins two kinds of question: *is this below a
 # probability*, and *draw from this law*. So hand it coins that give every possible answer in turn
 # and know the chance of each. In a round no coin is asked twice, so the chances multiply.
 

@@ -9,12 +9,12 @@
 # %%
 import numpy as np
 
-from analysis import figures, traces
-from analysis.theory import Assumptions, best_gamma, expected
-from decoding.settings import Settings
-from simulator import Fixed, Independent, Pair, Scenario, Workload, run, simulate
-from simulator.optimise import best
-from simulator.twin import PairTimes, Scheme, answer
+from pearl.analysis import figures, traces
+from pearl.analysis.theory import Assumptions, best_gamma, expected
+from pearl.decoding.settings import Settings
+from pearl.simulator import Fixed, Independent, Pair, Scenario, Workload, run, simulate
+from pearl.simulator.optimise import best
+from pearl.simulator.twin import PairTimes, Scheme, answer
 
 # %% [markdown]
 # Three letters do: $a$ is the chance that the target keeps a draft token, independent from token to
@@ -129,8 +129,8 @@ for a in ALPHAS:
 # The narrowest window has $S(1) = (1 + a)/(1/c + 1)$, which is above 1 exactly if $a > 1/c$. Wider
 # ones do not help: if $a \le 1/c$ then $a^{g+1} c \le 1$, so no further token brings more than
 # the target alone would in its time. Speculative decoding pays if, and only if, the draft's
-# chance to be right is more than its price. (The points are of `simulator.twin`, which draws 4,096
-# runs of agreement and does the arithmetic of a round on them.)
+# chance to be right is more than its price. (The points are of `pearl.simulator.twin`, which draws
+# 4,096 runs of agreement and does the arithmetic of a round on them.)
 
 # %%
 border = [

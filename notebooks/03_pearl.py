@@ -11,14 +11,14 @@ import itertools
 
 import numpy as np
 
-from analysis import figures
-from analysis.theory import Assumptions, best_gamma, chain, expected
-from decoding.messages import Judge
-from decoding.settings import Settings
-from decoding.trace import Received, Sent
-from simulator import Fixed, Independent, Pair, Replay, Scenario, Workload, run, simulate
-from simulator.links import Link, Network
-from simulator.twin import PairTimes, Scheme, exact, seconds_per_token
+from pearl.analysis import figures
+from pearl.analysis.theory import Assumptions, best_gamma, chain, expected
+from pearl.decoding.messages import Judge
+from pearl.decoding.settings import Settings
+from pearl.decoding.trace import Received, Sent
+from pearl.simulator import Fixed, Independent, Pair, Replay, Scenario, Workload, run, simulate
+from pearl.simulator.links import Link, Network
+from pearl.simulator.twin import PairTimes, Scheme, exact, seconds_per_token
 
 # %% [markdown]
 # The letters: $a$ the chance that a draft token is kept, $g$ gamma, the tokens of a window, $c$ the
@@ -175,8 +175,8 @@ for name in CASES:
     print(f"{name:19}" + "".join(f"{best[name, alpha]:9}" for alpha in RATES))
 
 # %% [markdown]
-# None of these curves is taken on trust: `simulator.twin` knows what the schedule makes of a run of
-# agreement and what each message and pass takes, and nothing of the closed forms.
+# None of these curves is taken on trust: `pearl.simulator.twin` knows what the schedule makes of a
+# run of agreement and what each message and pass takes, and nothing of the closed forms.
 
 
 # %%

@@ -6,15 +6,15 @@
 # that is worth; then the speed ratio is varied, and the devices are counted.
 
 # %%
-from analysis import figures, traces
-from analysis.theory import Assumptions, expected
-from decoding.settings import Settings
-from simulator import Fixed, Independent, Pair, Scenario, Workload, run
-from simulator.optimise import Means, best, placed
-from simulator.sweep import Sweep
-from simulator.sweep import run as run_sweep
-from simulator.twin import PairTimes, Scheme, exact
-from simulator.twin import figures as figures_of
+from pearl.analysis import figures, traces
+from pearl.analysis.theory import Assumptions, expected
+from pearl.decoding.settings import Settings
+from pearl.simulator import Fixed, Independent, Pair, Scenario, Workload, run
+from pearl.simulator.optimise import Means, best, placed
+from pearl.simulator.sweep import Sweep
+from pearl.simulator.sweep import run as run_sweep
+from pearl.simulator.twin import PairTimes, Scheme, exact
+from pearl.simulator.twin import figures as figures_of
 
 # %% [markdown]
 # ## One text, three schedules

@@ -8,17 +8,17 @@
 # %%
 import numpy as np
 
-from analysis import figures
-from analysis.theory import (
+from pearl.analysis import figures
+from pearl.analysis.theory import (
     Assumptions,
     best_gamma,
     best_head_start,
     expected,
     head_start_criterion,
 )
-from decoding.settings import Settings
-from simulator import Fixed, Independent, Pair, Scenario, Workload, run, simulate
-from simulator.twin import PairTimes, Scheme, exact, seconds_per_token
+from pearl.decoding.settings import Settings
+from pearl.simulator import Fixed, Independent, Pair, Scenario, Workload, run, simulate
+from pearl.simulator.twin import PairTimes, Scheme, exact, seconds_per_token
 
 # %% [markdown]
 # The letters: $a$ the chance that a draft token is kept, $g$ gamma, $c$ the speed ratio, $k$ the

@@ -9,13 +9,13 @@
 # %%
 import numpy as np
 
-from analysis import departures, figures
-from analysis.statistics import acceptance, independence, run_length, survival
-from analysis.theory import Assumptions, expected
-from decoding.exchanges import agreement
-from decoding.kinds import SCHEDULES
-from decoding.settings import Settings
-from simulator import (
+from pearl.analysis import departures, figures
+from pearl.analysis.statistics import acceptance, independence, run_length, survival
+from pearl.analysis.theory import Assumptions, expected
+from pearl.decoding.exchanges import agreement
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.settings import Settings
+from pearl.simulator import (
     Bursts,
     Fixed,
     Independent,

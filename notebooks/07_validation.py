@@ -8,12 +8,12 @@
 # %%
 from pathlib import Path
 
-from analysis import figures, published, statistics, traces
-from analysis.gap import PARTS_OF, parts
-from analysis.theory import chain
+from pearl.analysis import figures, published, statistics, traces
+from pearl.analysis.gap import PARTS_OF, parts
+from pearl.analysis.theory import chain
 from pearl.harness.systems import name_of
 from pearl.harness.validation import validate
-from simulator.recording import replay_file
+from pearl.simulator.recording import replay_file
 
 # %% [markdown]
 # The traces are what `pearl validate --record FOLDER` keeps: prompts decoded by the target alone

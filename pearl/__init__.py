@@ -18,16 +18,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from pearl.names import claim
-
 if TYPE_CHECKING:
-    from actors.engine import Engine, Piece, Result
-    from actors.engine_settings import Devices, EngineSettings
-    from decoding.kinds import SCHEDULES
-    from decoding.policies import POLICIES
-    from decoding.sampling import Sampling
-    from decoding.settings import Settings
-    from decoding.verification import VERIFIERS
+    from pearl.actors.engine import Engine, Piece, Result
+    from pearl.actors.engine_settings import Devices, EngineSettings
+    from pearl.decoding.kinds import SCHEDULES
+    from pearl.decoding.policies import POLICIES
+    from pearl.decoding.sampling import Sampling
+    from pearl.decoding.settings import Settings
+    from pearl.decoding.verification import VERIFIERS
 
 __all__ = [
     "POLICIES",
@@ -43,20 +41,18 @@ __all__ = [
 ]
 
 HOMES = {
-    "Devices": "actors.engine_settings",
-    "EngineSettings": "actors.engine_settings",
-    "POLICIES": "decoding.policies",
-    "SCHEDULES": "decoding.kinds",
-    "Sampling": "decoding.sampling",
-    "Settings": "decoding.settings",
-    "VERIFIERS": "decoding.verification",
+    "Devices": "pearl.actors.engine_settings",
+    "EngineSettings": "pearl.actors.engine_settings",
+    "POLICIES": "pearl.decoding.policies",
+    "SCHEDULES": "pearl.decoding.kinds",
+    "Sampling": "pearl.decoding.sampling",
+    "Settings": "pearl.decoding.settings",
+    "VERIFIERS": "pearl.decoding.verification",
 }
-
-claim()
 
 
 def __getattr__(name: str) -> object:
     """What a name stands for is imported when it is first asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'pearl' has no attribute {name!r}")
-    return getattr(importlib.import_module(HOMES.get(name, "actors.engine")), name)
+    return getattr(importlib.import_module(HOMES.get(name, "pearl.actors.engine")), name)

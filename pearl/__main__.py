@@ -16,8 +16,8 @@ from typing import Any, Final, final
 
 import click
 
-from decoding.errors import PearlError, UsageError
 from pearl import signals
+from pearl.decoding.errors import PearlError, UsageError
 from pearl.showing import terminal
 
 VERBS: Final = {

@@ -1,6 +1,6 @@
 """Virtual execution: the very schedules of `decoding` on SimPy's clock.
 
-    from simulator import Independent, Pair, Scenario, Settings, simulate
+    from pearl.simulator import Independent, Pair, Scenario, Settings, simulate
 
     for gamma in (3, 5, 8):
         what_if = Scenario(
@@ -45,13 +45,13 @@ May import: decoding, simpy, numpy, scipy.  Must never: know torch, Ray, actors 
 
 from __future__ import annotations
 
-from decoding.settings import Settings
-from simulator.acceptance import Bursts, Independent, Mixture, Positions, Replay
-from simulator.answers import Answer, run, simulate
-from simulator.costs import Affine, Constant, Measured, Roofline, Spread
-from simulator.faults import Fault, FaultKind
-from simulator.links import Link, Network
-from simulator.workload import (
+from pearl.decoding.settings import Settings
+from pearl.simulator.acceptance import Bursts, Independent, Mixture, Positions, Replay
+from pearl.simulator.answers import Answer, run, simulate
+from pearl.simulator.costs import Affine, Constant, Measured, Roofline, Spread
+from pearl.simulator.faults import Fault, FaultKind
+from pearl.simulator.links import Link, Network
+from pearl.simulator.workload import (
     ClosedLoop,
     Fixed,
     Geometric,
@@ -62,7 +62,7 @@ from simulator.workload import (
     Uniform,
     Workload,
 )
-from simulator.world import Pair, Run, Scenario
+from pearl.simulator.world import Pair, Run, Scenario
 
 __all__ = [
     "Affine",

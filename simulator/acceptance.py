@@ -22,8 +22,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding.messages import TokenId
-from decoding.sampling import refuse_unless
+from pearl.decoding.messages import TokenId
+from pearl.decoding.sampling import refuse_unless
 
 CHUNK: Final = 4096
 LONGEST: Final = 10**6  # a run of agreement in the twin; at a = 1 it would never end

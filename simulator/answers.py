@@ -16,15 +16,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding.errors import SettingError
-from decoding.estimates import Estimate, of_mean, of_part, of_ratio
-from decoding.policies import Gamma
-from decoding.settings import Settings
-from simulator.costs import Spread
-from simulator.ledger import Account
-from simulator.parallel import spread
-from simulator.workload import Geometric, LogNormal, Poisson, Uniform, check_tokens
-from simulator.world import Run, Scenario, World
+from pearl.decoding.errors import SettingError
+from pearl.decoding.estimates import Estimate, of_mean, of_part, of_ratio
+from pearl.decoding.policies import Gamma
+from pearl.decoding.settings import Settings
+from pearl.simulator.costs import Spread
+from pearl.simulator.ledger import Account
+from pearl.simulator.parallel import spread
+from pearl.simulator.workload import Geometric, LogNormal, Poisson, Uniform, check_tokens
+from pearl.simulator.world import Run, Scenario, World
 
 REPLICATIONS = 5
 

@@ -25,21 +25,21 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from decoding.errors import SettingError
-from decoding.messages import Propose
-from decoding.metrics import Metrics
-from decoding.settings import Settings
-from decoding.stopping import StopRules
-from decoding.summaries import Figures, over_requests
-from decoding.trace import Sent
-from simulator.acceptance import Independent, Replay
-from simulator.answers import run
-from simulator.costs import Constant, Measured
-from simulator.forecast import own_times
-from simulator.profiling import Recording, Sample, fit, luck_of, network, passes, windows
-from simulator.recording import Delays, replay
-from simulator.workload import ClosedLoop, Recorded, Workload
-from simulator.world import Pair, Scenario
+from pearl.decoding.errors import SettingError
+from pearl.decoding.messages import Propose
+from pearl.decoding.metrics import Metrics
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import StopRules
+from pearl.decoding.summaries import Figures, over_requests
+from pearl.decoding.trace import Sent
+from pearl.simulator.acceptance import Independent, Replay
+from pearl.simulator.answers import run
+from pearl.simulator.costs import Constant, Measured
+from pearl.simulator.forecast import own_times
+from pearl.simulator.profiling import Recording, Sample, fit, luck_of, network, passes, windows
+from pearl.simulator.recording import Delays, replay
+from pearl.simulator.workload import ClosedLoop, Recorded, Workload
+from pearl.simulator.world import Pair, Scenario
 
 ENOUGH: Final = 4096  # tokens, to tell windows apart
 

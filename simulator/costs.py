@@ -15,8 +15,8 @@ from typing import Final, TypeAlias
 import msgspec
 import numpy as np
 
-from decoding.errors import SettingError
-from decoding.sampling import refuse_unless
+from pearl.decoding.errors import SettingError
+from pearl.decoding.sampling import refuse_unless
 
 CHUNK: Final = 1024
 SHORTEST_S, LONGEST_S = 1e-12, 1e9

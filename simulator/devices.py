@@ -1,10 +1,10 @@
 """A draft and a target without models: the hosts' turns on a virtual clock.
 
-They keep the rules of `actors.hosts`, and the same desks (`decoding.desks`). Orders are taken
-between two turns. A turn of the draft writes one token for every open window; a turn of the target
-judges every waiting window in one pass. A device need not read again what it holds of a text, so a
-first job reads the prompt and a restart reads everything, in pieces where that is long
-(`decoding.turns`).
+They keep the rules of `pearl.actors.hosts`, and the same desks (`pearl.decoding.desks`). Orders are
+taken between two turns. A turn of the draft writes one token for every open window; a turn of the
+target judges every waiting window in one pass. A device need not read again what it holds of a
+text, so a first job reads the prompt and a restart reads everything, in pieces where that is long
+(`pearl.decoding.turns`).
 
 Tokens are those of a `Text`: 1 where draft and target agree, 0 where they do not.
 """
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from simpy import Environment, Interrupt
 
-from decoding.desks import DraftDesk, TargetDesk, Writing, judged
-from decoding.messages import (
+from pearl.decoding.desks import DraftDesk, TargetDesk, Writing, judged
+from pearl.decoding.messages import (
     DRAFT,
     TARGET,
     Cancel,
@@ -30,12 +30,12 @@ from decoding.messages import (
     Propose,
     Proposed,
 )
-from decoding.turns import SHORT, portions
-from simulator.acceptance import AGREES, DIFFERS, Text
-from simulator.ledger import DOWN, WORKS, Ledger
+from pearl.decoding.turns import SHORT, portions
+from pearl.simulator.acceptance import AGREES, DIFFERS, Text
+from pearl.simulator.ledger import DOWN, WORKS, Ledger
 
 if TYPE_CHECKING:
-    from simulator.costs import Clock
+    from pearl.simulator.costs import Clock
 
 Process: TypeAlias = Generator[Any, Any, None]
 Reply: TypeAlias = Callable[[int, "Proposed | Judged"], None]
@@ -390,7 +390,7 @@ class Worker:
                 yield from self._lie_down()
 
     def _serve(self) -> Process:
-        """The loop of `actors.device.serve`."""
+        """The loop of `pearl.actors.device.serve`."""
         env, host, orders, jobs = self._env, self.host, self._orders, self.host.jobs
         works, working, ready = WORKS[host.device], False, 0.0
         while True:

@@ -9,10 +9,10 @@ from typing import Final
 
 import msgspec
 
-from decoding.errors import SettingError
-from decoding.messages import DEVICES, Device
-from decoding.sampling import refuse_unless
-from simulator.costs import LONGEST_S
+from pearl.decoding.errors import SettingError
+from pearl.decoding.messages import DEVICES, Device
+from pearl.decoding.sampling import refuse_unless
+from pearl.simulator.costs import LONGEST_S
 
 MOST_FACTOR: Final = 1e6
 

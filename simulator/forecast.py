@@ -15,14 +15,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from decoding.estimates import Estimate
-from decoding.settings import Settings
-from decoding.summaries import Figures, over_requests
-from simulator.answers import run
-from simulator.profiles import Profile
-from simulator.profiling import Recording, fit, luck_of, network, passes, windows
-from simulator.workload import ClosedLoop
-from simulator.world import Pair
+from pearl.decoding.estimates import Estimate
+from pearl.decoding.settings import Settings
+from pearl.decoding.summaries import Figures, over_requests
+from pearl.simulator.answers import run
+from pearl.simulator.profiles import Profile
+from pearl.simulator.profiling import Recording, fit, luck_of, network, passes, windows
+from pearl.simulator.workload import ClosedLoop
+from pearl.simulator.world import Pair
 
 
 def forecast(profile: Profile, settings: Settings, *, users: int = 1, seed: int = 0) -> Figures:

@@ -2,7 +2,8 @@
 
 A round begins when its commands leave. If the pass waits for its command, the window is back after
 W and the verdict after J (the pass, and the exchange of messages around it). A target with
-foresight (`decoding.foresight`) has begun its pass earlier, by the *lead* l; and with a barrier
+foresight (`pearl.decoding.foresight`) has begun its pass earlier, by the *lead* l; and with a
+barrier
 
     a round takes           R = max(W, J - l)
     the next one's lead     l' = min(R - W, most)
@@ -28,7 +29,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding.rounds import RoundTimes
+from pearl.decoding.rounds import RoundTimes
 
 Array: TypeAlias = NDArray[Any]
 

@@ -13,7 +13,7 @@ from typing import Final, final
 import msgspec
 from simpy import Environment
 
-from decoding.messages import DEVICES, DRAFT, TARGET, Device
+from pearl.decoding.messages import DEVICES, DRAFT, TARGET, Device
 
 DRAFT_WORKS: Final = 1
 TARGET_WORKS: Final = 2

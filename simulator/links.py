@@ -14,9 +14,18 @@ import msgspec
 import numpy as np
 from simpy import Environment
 
-from decoding.messages import Command, Event, Foresight, Judge, Judged, Order, Propose, Proposed
-from decoding.sampling import refuse_unless
-from simulator.costs import LONGEST_S, SHORTEST_S
+from pearl.decoding.messages import (
+    Command,
+    Event,
+    Foresight,
+    Judge,
+    Judged,
+    Order,
+    Propose,
+    Proposed,
+)
+from pearl.decoding.sampling import refuse_unless
+from pearl.simulator.costs import LONGEST_S, SHORTEST_S
 
 Message: TypeAlias = Order | Event
 Deliver: TypeAlias = Callable[[int, Any], None]
@@ -65,8 +74,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
         draft, target: the links.
         control_s: seconds the scheduler takes from an answer to each order that follows.
         foresight: whether the target begins a job that it knows without waiting for the command
-            (`decoding.foresight`), as the real one does; otherwise it waits for every command,
-            as the closed forms presume.
+            (`pearl.decoding.foresight`), as the real one does; otherwise it waits for every
+            command, as the closed forms presume.
         onward_s: seconds it then takes at least from one pass to the next: the answer is sent,
             and what has come is read. (A target that waits for a command does that meanwhile.)
     """

@@ -4,9 +4,10 @@
     advice.best                     # pearl, gamma 5, head start 1: 2.32 times the speed of AR
     advice.tunings["sd"].plateau    # windows within a twentieth of the best
 
-Everything here is an expectation under the law of the runs itself (`simulator.twin.exact`), so
-nothing is drawn. Where two choices are equally fast the simpler one is taken: the smaller window,
-then the smaller head start, then the schedule that comes first in its table (AR, SD, PEARL).
+Everything here is an expectation under the law of the runs itself (`pearl.simulator.twin.exact`),
+so nothing is drawn. Where two choices are equally fast the simpler one is taken: the smaller
+window, then the smaller head start, then the schedule that comes first in its table (AR, SD,
+PEARL).
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Final
 
 import msgspec
 
-from decoding.kinds import SCHEDULES
-from decoding.measured import WIDEST
-from decoding.sampling import refuse_unless
-from simulator.acceptance import Acceptance, Positions
-from simulator.twin import ALONE, PairTimes, Scheme, exact, sampled, seconds_per_token
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.measured import WIDEST
+from pearl.decoding.sampling import refuse_unless
+from pearl.simulator.acceptance import Acceptance, Positions
+from pearl.simulator.twin import ALONE, PairTimes, Scheme, exact, sampled, seconds_per_token
 
 MOST_DEVICES: Final = 10**6
 PRICES: Final = (1e-9, 1e12)

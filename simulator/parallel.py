@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from decoding.errors import PeerError
+from pearl.decoding.errors import PeerError
 
 Job = TypeVar("Job")
 Done = TypeVar("Done")

@@ -12,14 +12,14 @@ from typing import Final
 
 import msgspec
 
-from decoding import files
-from decoding.errors import SettingError
-from decoding.settings import Settings
-from simulator.acceptance import Replay
-from simulator.costs import AnyCost, Measured
-from simulator.links import Network
-from simulator.workload import ClosedLoop, Recorded, Workload
-from simulator.world import Pair, Scenario
+from pearl.decoding import files
+from pearl.decoding.errors import SettingError
+from pearl.decoding.settings import Settings
+from pearl.simulator.acceptance import Replay
+from pearl.simulator.costs import AnyCost, Measured
+from pearl.simulator.links import Network
+from pearl.simulator.workload import ClosedLoop, Recorded, Workload
+from pearl.simulator.world import Pair, Scenario
 
 PROFILE_VERSION: Final = 2
 

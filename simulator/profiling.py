@@ -24,19 +24,28 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from decoding.errors import SettingError
-from decoding.exchanges import agreement, comparisons, correlation, exchanges
-from decoding.exchanges import passes as judged_in
-from decoding.exchanges import windows as written_in
-from decoding.messages import DRAFT, TARGET, Device, DeviceLost, Judge, Judged, Propose, Proposed
-from decoding.settings import Settings
-from decoding.stopping import StopRules
-from decoding.trace import Received, Record, Sent
-from simulator.acceptance import Replay
-from simulator.costs import Measured
-from simulator.links import Link, Network
-from simulator.profiles import Beside, Luck, Profile
-from simulator.world import Pair
+from pearl.decoding.errors import SettingError
+from pearl.decoding.exchanges import agreement, comparisons, correlation, exchanges
+from pearl.decoding.exchanges import passes as judged_in
+from pearl.decoding.exchanges import windows as written_in
+from pearl.decoding.messages import (
+    DRAFT,
+    TARGET,
+    Device,
+    DeviceLost,
+    Judge,
+    Judged,
+    Propose,
+    Proposed,
+)
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import StopRules
+from pearl.decoding.trace import Received, Record, Sent
+from pearl.simulator.acceptance import Replay
+from pearl.simulator.costs import Measured
+from pearl.simulator.links import Link, Network
+from pearl.simulator.profiles import Beside, Luck, Profile
+from pearl.simulator.world import Pair
 
 FEWEST: Final = 4  # samples of one size that make a point of the table
 ENOUGH: Final = 32  # passes beside windows of one size that make a table of their own
@@ -368,8 +377,8 @@ def network(recordings: Sequence[Recording]) -> Network:
     """Means of the ways of messages, out and back, for each direction half of both.
 
     The scheduler's own work is in them: a trace cannot tell it from the link. A job that the target
-    began by itself (`decoding.foresight`) says nothing of the way out; where no other job does
-    either, the way out counts as long as the way back, which every answer shows. In recordings
+    began by itself (`pearl.decoding.foresight`) says nothing of the way out; where no other job
+    does either, the way out counts as long as the way back, which every answer shows. In recordings
     where no job was ever begun before it was sent, the target waits for every command.
     """
     goes_on = any(_goes_on(recording.records) for recording in recordings)

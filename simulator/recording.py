@@ -25,11 +25,11 @@ from typing import Final, Literal, TypeAlias, final
 import msgspec
 import simpy
 
-from decoding import trace
-from decoding.conversation import Conversation
-from decoding.errors import MalformedTraceError, SettingError
-from decoding.exchanges import Exchange, Heard, exchanges
-from decoding.messages import (
+from pearl.decoding import trace
+from pearl.decoding.conversation import Conversation
+from pearl.decoding.errors import MalformedTraceError, SettingError
+from pearl.decoding.exchanges import Exchange, Heard, exchanges
+from pearl.decoding.messages import (
     ANSWERS,
     DEVICES,
     Command,
@@ -43,9 +43,9 @@ from decoding.messages import (
     Proposed,
     TokenId,
 )
-from decoding.settings import Settings
-from decoding.stopping import FinishReason, StopRules
-from decoding.trace import Received, Record, Sent
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import FinishReason, StopRules
+from pearl.decoding.trace import Received, Record, Sent
 
 Delays: TypeAlias = Literal["exact", "mean", "none"]
 Way: TypeAlias = Callable[[Exchange, Heard, int], int]

@@ -21,18 +21,18 @@ from typing import Final, TypeAlias, final
 import msgspec
 import numpy as np
 
-from decoding.errors import SettingError, StorageError
-from decoding.estimates import Estimate
-from decoding.files import reason
-from decoding.kinds import SCHEDULES
-from decoding.policies import POLICIES, Gamma
-from decoding.sampling import refuse_unless
-from simulator.acceptance import Acceptance, Independent
-from simulator.links import DELAYS, Link, Network, is_delay
-from simulator.optimise import best
-from simulator.parallel import spread
-from simulator.twin import RUNS, PairTimes, Point, Scheme, answer
-from simulator.world import Pair
+from pearl.decoding.errors import SettingError, StorageError
+from pearl.decoding.estimates import Estimate
+from pearl.decoding.files import reason
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.policies import POLICIES, Gamma
+from pearl.decoding.sampling import refuse_unless
+from pearl.simulator.acceptance import Acceptance, Independent
+from pearl.simulator.links import DELAYS, Link, Network, is_delay
+from pearl.simulator.optimise import best
+from pearl.simulator.parallel import spread
+from pearl.simulator.twin import RUNS, PairTimes, Point, Scheme, answer
+from pearl.simulator.world import Pair
 
 CHUNK: Final = 256  # points, about
 MOST_POINTS: Final = 1_000_000
@@ -82,7 +82,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
             tokens.
         schedules: all there are, by default. AR has no gamma, and only PEARL has a head start.
         gammas: a policy that ends up with the best one (`auto`) stands for the best one of the
-            point (`simulator.optimise`).
+            point (`pearl.simulator.optimise`).
         runs: drawn for each point; 0 takes their law itself, in which there is no chance.
     """
 

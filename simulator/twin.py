@@ -2,14 +2,14 @@
 
 The text of a request is a sequence of *runs*: positions where the draft agrees with the target,
 then one where it does not. What a schedule makes of a run depends on its length alone
-(`decoding.rounds`), so a whole sweep is arithmetic on arrays of lengths. (A window of speculative
-decoding that is fully kept also skips a position, the bonus token. Whether that token would have
-been agreed with does not matter: if it ends the run, the next one begins behind it.)
+(`pearl.decoding.rounds`), so a whole sweep is arithmetic on arrays of lengths. (A window of
+speculative decoding that is fully kept also skips a position, the bonus token. Whether that token
+would have been agreed with does not matter: if it ends the run, the next one begins behind it.)
 
 It holds where times are certain (constant or by tokens), rounds have a barrier, and acceptance
 belongs to the text; for jitter, loads, faults and cancelled windows ask `simulate`. A target with
-foresight carries one thing from run to run, its lead (`simulator.leads`); the mean lead is used, as
-if any run could follow any other.
+foresight carries one thing from run to run, its lead (`pearl.simulator.leads`); the mean lead is
+used, as if any run could follow any other.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding import rounds
-from decoding.errors import SettingError
-from decoding.estimates import Estimate, of_part, of_ratio
-from decoding.kinds import SCHEDULES, ScheduleKind
-from decoding.rounds import Rounds, RoundTimes
-from decoding.sampling import refuse_unless
-from simulator import leads
-from simulator.acceptance import (
+from pearl.decoding import rounds
+from pearl.decoding.errors import SettingError
+from pearl.decoding.estimates import Estimate, of_part, of_ratio
+from pearl.decoding.kinds import SCHEDULES, ScheduleKind
+from pearl.decoding.rounds import Rounds, RoundTimes
+from pearl.decoding.sampling import refuse_unless
+from pearl.simulator import leads
+from pearl.simulator.acceptance import (
     LONGEST,
     Acceptance,
     Bursts,
@@ -40,10 +40,10 @@ from simulator.acceptance import (
     Replay,
     Runs,
 )
-from simulator.costs import Spread
-from simulator.links import Network
-from simulator.streams import StreamPurpose, stream
-from simulator.world import Pair
+from pearl.simulator.costs import Spread
+from pearl.simulator.links import Network
+from pearl.simulator.streams import StreamPurpose, stream
+from pearl.simulator.world import Pair
 
 Array: TypeAlias = NDArray[Any]
 Of: TypeAlias = Callable[[Array, Array], Estimate]
@@ -308,7 +308,7 @@ def seconds_per_token(luck: WeightedRuns, scheme: Scheme, times: PairTimes) -> f
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """The twin's answer; names and meanings are those of `simulator.answers.Answer`."""
+    """The twin's answer; names and meanings are those of `pearl.simulator.answers.Answer`."""
 
     schedule: str
     alpha: float

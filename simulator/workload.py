@@ -11,9 +11,9 @@ from typing import Final, TypeAlias
 import msgspec
 import numpy as np
 
-from decoding.errors import SettingError
-from decoding.sampling import refuse_unless
-from simulator.costs import LEAST_SPREAD, LONGEST_S, WIDEST_SPREAD
+from pearl.decoding.errors import SettingError
+from pearl.decoding.sampling import refuse_unless
+from pearl.simulator.costs import LEAST_SPREAD, LONGEST_S, WIDEST_SPREAD
 
 MOST_TOKENS: Final = 10**8
 """That one replication writes: half an hour of a core. More is a mistake, or wants a sweep."""

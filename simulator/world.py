@@ -1,7 +1,7 @@
 """One run of a scenario: SimPy processes that drive the very schedules of `decoding`.
 
-It is the virtual half of "one protocol, two clocks". Like `actors.scheduler` it drives a
-`decoding.conversation` for each request, and nothing here decides about tokens.
+It is the virtual half of "one protocol, two clocks". Like `pearl.actors.scheduler` it drives a
+`pearl.decoding.conversation` for each request, and nothing here decides about tokens.
 
     a request arrives  ->  waits for a slot  ->  its conversation begins
     an answer comes    ->  the conversation hears it; tokens are committed, new orders leave
@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Final, final
 import msgspec
 import simpy
 
-from decoding.conversation import Conversation
-from decoding.errors import SettingError
-from decoding.measured import Measurements
-from decoding.messages import (
+from pearl.decoding.conversation import Conversation
+from pearl.decoding.errors import SettingError
+from pearl.decoding.measured import Measurements
+from pearl.decoding.messages import (
     DEVICES,
     DRAFT,
     TARGET,
@@ -33,23 +33,23 @@ from decoding.messages import (
     Order,
     Proposed,
 )
-from decoding.metrics import Metrics
-from decoding.settings import Settings
-from decoding.stopping import StopRules
-from decoding.trace import Record
-from simulator.acceptance import Acceptance, Independent
-from simulator.costs import Affine, AnyCost, Constant, clock
-from simulator.devices import Process, VirtualDraft, VirtualTarget, Worker
-from simulator.faults import Fault, FaultKind, check_apart
-from simulator.ledger import SERVING, Account, Ledger
-from simulator.links import Line, Network
-from simulator.streams import StreamPurpose, stream
-from simulator.workload import ClosedLoop, Poisson, Times, Workload, check_tokens
+from pearl.decoding.metrics import Metrics
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import StopRules
+from pearl.decoding.trace import Record
+from pearl.simulator.acceptance import Acceptance, Independent
+from pearl.simulator.costs import Affine, AnyCost, Constant, clock
+from pearl.simulator.devices import Process, VirtualDraft, VirtualTarget, Worker
+from pearl.simulator.faults import Fault, FaultKind, check_apart
+from pearl.simulator.ledger import SERVING, Account, Ledger
+from pearl.simulator.links import Line, Network
+from pearl.simulator.streams import StreamPurpose, stream
+from pearl.simulator.workload import ClosedLoop, Poisson, Times, Workload, check_tokens
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from simulator.acceptance import Text
+    from pearl.simulator.acceptance import Text
 
 RATIOS: Final = (1e-9, 1e9)  # of two devices
 DRAFT_PATIENCE_S: Final = 1.0  # as the real scheduler's: then requests go on without the draft

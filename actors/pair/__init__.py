@@ -4,9 +4,9 @@ Both are ordinary Hugging Face folders (configuration, safetensors weights in bf
 load offline with `AutoModelForCausalLM.from_pretrained(TARGET)`. They continue Python source code;
 MODEL_CARD.md beside this file says what they were trained on and how well they agree.
 
-`python -m actors.pair.train` trains them again, `python -m actors.pair.measure` measures how often
-the target keeps what the draft proposes. This module itself imports neither torch nor transformers,
-so that naming the pair costs nothing.
+`python -m pearl.actors.pair.train` trains them again, `python -m pearl.actors.pair.measure`
+measures how often the target keeps what the draft proposes. This module itself imports neither
+torch nor transformers, so that naming the pair costs nothing.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import click
 from transformers.utils import logging
 
-from decoding.errors import UsageError
+from pearl.decoding.errors import UsageError
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """How well the pair fits: how often the target keeps what the draft proposes.
 
-`python -m actors.pair.measure` repeats the measurement with the shipped pair. The prompts are the
-beginnings of held-out files of the standard library, which is on every machine; what is measured,
-`actors.training.measure` says.
+`python -m pearl.actors.pair.measure` repeats the measurement with the shipped pair. The prompts are
+the beginnings of held-out files of the standard library, which is on every machine; what is
+measured, `pearl.actors.training.measure` says.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from rich.table import Table
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-from actors.pair import DRAFT, TARGET, corpus
-from actors.pair.commands import command
-from actors.training import measure, models
-from actors.training.measure import AcceptanceRates
+from pearl.actors.pair import DRAFT, TARGET, corpus
+from pearl.actors.pair.commands import command
+from pearl.actors.training import measure, models
+from pearl.actors.training.measure import AcceptanceRates
 
 _LOSS_TOKENS: Final = 60_000
 

@@ -12,8 +12,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from actors.pair import tokenizer as tokens
-from actors.pair.recipe import LlamaShape
+from pearl.actors.pair import tokenizer as tokens
+from pearl.actors.pair.recipe import LlamaShape
 
 
 def untrained(shape: LlamaShape, vocabulary: int, positions: int, seed: int) -> LlamaForCausalLM:

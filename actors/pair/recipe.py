@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from actors.training.budget import Budget, RowBudget
+from pearl.actors.training.budget import Budget, RowBudget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

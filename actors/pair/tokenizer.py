@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from actors.pair.corpus import Document
+from pearl.actors.pair.corpus import Document
 
 END: Final = "<|endoftext|>"
 END_ID: Final = 0

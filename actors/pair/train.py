@@ -1,6 +1,6 @@
 """Train the embedded pair: one command, from nothing to two folders.
 
-    python -m actors.pair.train
+    python -m pearl.actors.pair.train
 
     corpus      Python sources on this machine     -> train.npy, held_out.npy, tokenizer.json
     target      reads the corpus                   -> target/
@@ -37,18 +37,18 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-from actors.pair import TARGET, corpus, measure, models, tokenizer
-from actors.pair.commands import command
-from actors.pair.recipe import FULL, SMALL, LlamaShape, Recipe
-from actors.pair.tokenizer import END_ID
-from actors.training import course as courses
-from actors.training import rows
-from actors.training.budget import Budget
-from actors.training.lessons import Imitation, Lesson, Reading
-from actors.training.measure import nats_a_token
-from actors.training.models import load
-from actors.training.windows import Windows
-from decoding.errors import SettingError
+from pearl.actors.pair import TARGET, corpus, measure, models, tokenizer
+from pearl.actors.pair.commands import command
+from pearl.actors.pair.recipe import FULL, SMALL, LlamaShape, Recipe
+from pearl.actors.pair.tokenizer import END_ID
+from pearl.actors.training import course as courses
+from pearl.actors.training import rows
+from pearl.actors.training.budget import Budget
+from pearl.actors.training.lessons import Imitation, Lesson, Reading
+from pearl.actors.training.measure import nats_a_token
+from pearl.actors.training.models import load
+from pearl.actors.training.windows import Windows
+from pearl.decoding.errors import SettingError
 
 Watch = Callable[[str, courses.Progress], None]
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from actors.runners.memory import Buffer
+from pearl.actors.runners.memory import Buffer
 
 
 @final

@@ -22,14 +22,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, __v
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from actors.runners import folders
-from actors.runners.folders import ModelFolder
-from actors.runners.gguf_files import check_gguf
-from actors.runners.layers import cache_layers, positions_of
-from actors.runners.quiet import quietly, refused
-from actors.runners.rehearsal import headers, rehearse
-from decoding.errors import ModelError
-from decoding.sampling import LARGEST_WHOLE
+from pearl.actors.runners import folders
+from pearl.actors.runners.folders import ModelFolder
+from pearl.actors.runners.gguf_files import check_gguf
+from pearl.actors.runners.layers import cache_layers, positions_of
+from pearl.actors.runners.quiet import quietly, refused
+from pearl.actors.runners.rehearsal import headers, rehearse
+from pearl.decoding.errors import ModelError
+from pearl.decoding.sampling import LARGEST_WHOLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

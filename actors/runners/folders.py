@@ -21,7 +21,7 @@ from typing import Any, Final
 import huggingface_hub
 from huggingface_hub import errors as hub
 
-from decoding.errors import ModelError
+from pearl.decoding.errors import ModelError
 
 HUB_DEADLINE_S = 10.0
 

@@ -17,9 +17,9 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from actors.runners.folders import ModelFolder
-from actors.runners.quiet import refused
-from decoding.errors import ModelError
+from pearl.actors.runners.folders import ModelFolder
+from pearl.actors.runners.quiet import refused
+from pearl.decoding.errors import ModelError
 
 PACKAGES: Final = ("accelerate", "gguf")
 PART: Final = re.compile(r"-\d+-of-(\d+)\.gguf$", re.IGNORECASE)

@@ -35,17 +35,17 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from actors.runners import memory, trial
-from actors.runners.graphs import STEP_TOKENS, PassShape, RecordedPasses, Recorder, rounded
-from actors.runners.interface import Feed, Room, RunnerStatistics
-from actors.runners.layers import cache_layers, positions_of, stores, windows_of
-from actors.runners.lengths import LengthBorders, lengths_of
-from actors.runners.library import LibraryForward
-from actors.runners.llama import LlamaForward, fits
-from actors.runners.masks import Masks
-from actors.runners.passes import check, line_of, passes, shape_of
-from actors.runners.shelves import CacheRow, Shelf, Shelves
-from decoding.errors import ModelError, PromptError, ProtocolError
+from pearl.actors.runners import memory, trial
+from pearl.actors.runners.graphs import STEP_TOKENS, PassShape, RecordedPasses, Recorder, rounded
+from pearl.actors.runners.interface import Feed, Room, RunnerStatistics
+from pearl.actors.runners.layers import cache_layers, positions_of, stores, windows_of
+from pearl.actors.runners.lengths import LengthBorders, lengths_of
+from pearl.actors.runners.library import LibraryForward
+from pearl.actors.runners.llama import LlamaForward, fits
+from pearl.actors.runners.masks import Masks
+from pearl.actors.runners.passes import check, line_of, passes, shape_of
+from pearl.actors.runners.shelves import CacheRow, Shelf, Shelves
+from pearl.decoding.errors import ModelError, PromptError, ProtocolError
 
 # Longer feeds are read in pieces: the scores and activations of a piece are all that a long prompt
 # needs beside its cache.

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 from transformers.cache_utils import DynamicCache
 
-from decoding.errors import ModelError
+from pearl.decoding.errors import ModelError
 
 UNBOUNDED: Final = 1 << 24
 """Positions of a model that has no longest sequence, such as one with linear position biases."""

@@ -37,7 +37,7 @@ from typing import Any, Final, TypeAlias, final
 import torch
 from torch import Tensor
 
-from decoding.errors import ModelError
+from pearl.decoding.errors import ModelError
 
 LOOKED_AT: Final = 3
 """Positions whose rotation is compared; a distant one says how long the text is."""

@@ -13,8 +13,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from actors.runners.cache import RowCache
-from actors.runners.masks import MaskArgument
+from pearl.actors.runners.cache import RowCache
+from pearl.actors.runners.masks import MaskArgument
 
 
 @final

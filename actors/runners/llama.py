@@ -35,9 +35,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from actors.runners.cache import Passage
-from actors.runners.masks import FEW_TOKENS
-from actors.runners.memory import Buffer
+from pearl.actors.runners.cache import Passage
+from pearl.actors.runners.masks import FEW_TOKENS
+from pearl.actors.runners.memory import Buffer
 
 CLASSES: Final = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"})
 FLOAT_BYTES: Final = 4

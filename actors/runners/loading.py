@@ -22,15 +22,15 @@ from typing import Any, Final, cast
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from actors.runners import folders, memory
-from actors.runners.describing import ModelDescription, describe
-from actors.runners.gguf_files import without_bars
-from actors.runners.graphs import recorder_for
-from actors.runners.hugging_face import HuggingFaceRunner
-from actors.runners.layers import positions_of
-from actors.runners.quiet import quietly, refused
-from actors.runners.rehearsal import BELONG, check_complete
-from decoding.errors import PlacementError, PromptError, SettingError
+from pearl.actors.runners import folders, memory
+from pearl.actors.runners.describing import ModelDescription, describe
+from pearl.actors.runners.gguf_files import without_bars
+from pearl.actors.runners.graphs import recorder_for
+from pearl.actors.runners.hugging_face import HuggingFaceRunner
+from pearl.actors.runners.layers import positions_of
+from pearl.actors.runners.quiet import quietly, refused
+from pearl.actors.runners.rehearsal import BELONG, check_complete
+from pearl.decoding.errors import PlacementError, PromptError, SettingError
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,

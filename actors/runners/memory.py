@@ -24,7 +24,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from decoding.errors import PlacementError
+from pearl.decoding.errors import PlacementError
 
 NO_RESERVE: Final = {"x86_64": 0x4000, "aarch64": 0x4000}.get(platform.machine())
 """MAP_NORESERVE, which Python's mmap does not name: take addresses only, however many."""

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
-from actors.runners.graphs import PassShape
-from actors.runners.interface import Feed
-from actors.runners.shelves import CacheRow
-from decoding.errors import PromptError, ProtocolError
+from pearl.actors.runners.graphs import PassShape
+from pearl.actors.runners.interface import Feed
+from pearl.actors.runners.shelves import CacheRow
+from pearl.decoding.errors import PromptError, ProtocolError
 
 # A pass reads all weights once, which costs about as much as the arithmetic of some tokens more: so
 # much padding is cheaper than another pass, and so many idle rows are.

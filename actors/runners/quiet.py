@@ -17,7 +17,7 @@ from typing import Any, Final
 from huggingface_hub import utils as hub_utils_module
 from transformers.utils import logging
 
-from decoding.errors import ModelError, PearlError
+from pearl.decoding.errors import ModelError, PearlError
 
 # The hub's client does not mark these as public, though its manual names them.
 hub_utils: Any = hub_utils_module

@@ -20,8 +20,8 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from actors.runners.loading import load_model
-from decoding.sampling import Sampling
+from pearl.actors.runners.loading import load_model
+from pearl.decoding.sampling import Sampling
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class ReferenceSpec:
     Args:
         target, draft: folders or hub names.
         target_place, draft_place: torch's names of their devices.
-        dtype: as `actors.runners.loading.load_model` takes it.
+        dtype: as `pearl.actors.runners.loading.load_model` takes it.
         threads: CPU threads of the process.
         cores: to stay on; empty for all.
         trust_remote_code: whether the models may bring code of their own.
@@ -85,7 +85,7 @@ class Reference:
     """A pair, loaded by the library, and its `generate`.
 
     Raises:
-        UsageError: as `actors.runners.loading.load_model`.
+        UsageError: as `pearl.actors.runners.loading.load_model`.
     """
 
     def __init__(self, spec: ReferenceSpec) -> None:

@@ -29,8 +29,8 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.quantizers.auto import get_hf_quantizer
 
-from actors.runners.quiet import refused
-from decoding.errors import ModelError
+from pearl.actors.runners.quiet import refused
+from pearl.decoding.errors import ModelError
 
 NOWHERE: Final = torch.device("meta")
 STORED: Final[Mapping[str, torch.dtype]] = {

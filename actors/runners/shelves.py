@@ -28,8 +28,8 @@ from typing import Final, Protocol, final
 
 import torch
 
-from actors.runners import memory
-from decoding.errors import PlacementError, ProtocolError
+from pearl.actors.runners import memory
+from pearl.decoding.errors import PlacementError, ProtocolError
 
 BLOCK: Final = 128
 """Positions that are granted at once."""

@@ -18,10 +18,10 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from actors.runners.interface import Feed, Room, Runner, RunnerStatistics
-from actors.scripts import POSITIONS, PROMPT_TOKENS, Script
-from decoding.errors import PromptError
-from decoding.messages import Role
+from pearl.actors.runners.interface import Feed, Room, Runner, RunnerStatistics
+from pearl.actors.scripts import POSITIONS, PROMPT_TOKENS, Script
+from pearl.decoding.errors import PromptError
+from pearl.decoding.messages import Role
 
 CERTAIN: Final = 100.0
 """Logit of the scripted token over the others: at temperature 1 nothing else is ever drawn."""

@@ -1,8 +1,8 @@
 """From a tokenizer to what the rest needs of it: prompts as tokens, tokens as text.
 
 How a text may be put together bit by bit depends on the tokenizer's decoder, which is looked at
-here, once. A decoder of parts that are known is *local* (`decoding.text`); of any other, the text
-is decoded as a whole with every token, which is slow and right.
+here, once. A decoder of parts that are known is *local* (`pearl.decoding.text`); of any other, the
+text is decoded as a whole with every token, which is slow and right.
 
 May import: transformers and tokenizers, decoding.
 """
@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from decoding.messages import TokenId
-from decoding.text import Detokenizer
+from pearl.decoding.messages import TokenId
+from pearl.decoding.text import Detokenizer
 
 TOKENWISE: Final = {
     "BPEDecoder",

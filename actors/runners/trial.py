@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, final
 import torch
 from torch import Tensor
 
-from actors.runners.interface import Feed, Runner
-from decoding.errors import ModelError
+from pearl.actors.runners.interface import Feed, Runner
+from pearl.decoding.errors import ModelError
 
 if TYPE_CHECKING:
-    from actors.runners.lengths import LengthBorders
+    from pearl.actors.runners.lengths import LengthBorders
 
 TOKENS: Final = 12
 ACROSS: Final = 256

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from actors.runners import folders
-from actors.runners.describing import ModelDescription
-from actors.runners.gguf_files import check_gguf
-from actors.runners.interface import Feed, Room, Runner, RunnerStatistics
-from actors.runners.quiet import first_line, quietly, translated
-from decoding.errors import ModelError, PairError
+from pearl.actors.runners import folders
+from pearl.actors.runners.describing import ModelDescription
+from pearl.actors.runners.gguf_files import check_gguf
+from pearl.actors.runners.interface import Feed, Room, Runner, RunnerStatistics
+from pearl.actors.runners.quiet import first_line, quietly, translated
+from pearl.decoding.errors import ModelError, PairError
 
 ENOUGH: Final = 0.9
 """Of the target's tokens so many must be the draft's too, or it guesses for another language."""

@@ -18,9 +18,9 @@ from typing import Any, Final, final
 import torch
 from transformers import LlamaForCausalLM
 
-from actors.training.budget import Budget
-from actors.training.crew import Crew
-from actors.training.lessons import Lesson
+from pearl.actors.training.budget import Budget
+from pearl.actors.training.crew import Crew
+from pearl.actors.training.lessons import Lesson
 
 _CLIP: Final = 1.0
 

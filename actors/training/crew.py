@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch import multiprocessing as torch_multiprocessing
 from transformers import LlamaForCausalLM
 
-from actors.training.lessons import Lesson, Loss
+from pearl.actors.training.lessons import Lesson, Loss
 
 _PATIENCE_S: Final = 900.0
 _STOP: Final = -1

@@ -16,8 +16,8 @@ import torch.nn.functional as F  # noqa: N812  (the name everyone reads)
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from actors.training import models
-from actors.training.windows import IGNORED, Windows
+from pearl.actors.training import models
+from pearl.actors.training.windows import IGNORED, Windows
 
 Loss = Callable[[int, int, int], Tensor]
 

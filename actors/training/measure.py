@@ -24,8 +24,8 @@ import torch.nn.functional as F  # noqa: N812  (the name everyone reads)
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from actors.training.writing import continued, gumbel
-from decoding.estimates import Estimate, of_mean
+from pearl.actors.training.writing import continued, gumbel
+from pearl.decoding.estimates import Estimate, of_mean
 
 _NOISES: Final = 8
 

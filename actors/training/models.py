@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM
 
-from decoding.errors import ModelError
+from pearl.decoding.errors import ModelError
 
 
 def load(folder: Path) -> LlamaForCausalLM:

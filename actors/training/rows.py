@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from actors.training import models
-from actors.training.budget import RowBudget
-from actors.training.windows import Windows
-from actors.training.writing import continued
+from pearl.actors.training import models
+from pearl.actors.training.budget import RowBudget
+from pearl.actors.training.windows import Windows
+from pearl.actors.training.writing import continued
 
 _TEMPERATURES: Final = (1.0, 1.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.7)
 _PROMPT_LENGTHS: Final = (16, 48, 8)

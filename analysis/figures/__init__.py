@@ -21,13 +21,13 @@ This is the home of matplotlib: the rest of the project imports it late, or not 
 
 from __future__ import annotations
 
-from analysis.figures.comparisons import Speed, ThreeAnswers, gap_bars, side_by_side, speeds
-from analysis.figures.curves import MeasuredSpeed, run_lengths, speedup_against_gamma
-from analysis.figures.files import Picture, check_figure_path, picture, save
-from analysis.figures.maps import speedup_map
-from analysis.figures.style import HEAD_START
-from analysis.figures.timeline import ROWS, timeline
-from analysis.figures.waiting import PARTS, waiting_bars
+from pearl.analysis.figures.comparisons import Speed, ThreeAnswers, gap_bars, side_by_side, speeds
+from pearl.analysis.figures.curves import MeasuredSpeed, run_lengths, speedup_against_gamma
+from pearl.analysis.figures.files import Picture, check_figure_path, picture, save
+from pearl.analysis.figures.maps import speedup_map
+from pearl.analysis.figures.style import HEAD_START
+from pearl.analysis.figures.timeline import ROWS, timeline
+from pearl.analysis.figures.waiting import PARTS, waiting_bars
 
 __all__ = [
     "HEAD_START",

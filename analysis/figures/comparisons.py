@@ -9,8 +9,8 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from analysis.figures import style
-from decoding.estimates import Estimate
+from pearl.analysis.figures import style
+from pearl.decoding.estimates import Estimate
 
 # One a part, in the order in which parts come; neighbours differ in darkness.
 LAYERS: Final = (

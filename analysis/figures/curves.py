@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from analysis.figures import style
-from decoding.estimates import Estimate
+from pearl.analysis.figures import style
+from pearl.decoding.estimates import Estimate
 
 BEYOND: Final = 1.4  # times the widest window measured: so far theory is drawn
 FEWEST_WINDOWS: Final = 8

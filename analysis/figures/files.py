@@ -13,8 +13,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from decoding import files
-from decoding.errors import SettingError
+from pearl.decoding import files
+from pearl.decoding.errors import SettingError
 
 SUFFIXES: Final = (".png", ".svg")
 

@@ -14,9 +14,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.figures import style
-from decoding.errors import SettingError
-from decoding.kinds import SCHEDULES
+from pearl.analysis.figures import style
+from pearl.decoding.errors import SettingError
+from pearl.decoding.kinds import SCHEDULES
 
 Numbers: TypeAlias = NDArray[np.float64]
 Overtaking: TypeAlias = tuple[str, str, Any]  # one, other, the other's lead

@@ -14,7 +14,7 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
-from decoding.kinds import SCHEDULES
+from pearl.decoding.kinds import SCHEDULES
 
 INK, SOFT = "#1f2328", "#656d76"
 SMALL: Final = 8.5  # points

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from matplotlib.axes import Axes
 
-from analysis.figures import style
-from decoding.messages import Judged, Propose, Proposed, Role, TokenId
-from decoding.trace import Received, Record, Sent
+from pearl.analysis.figures import style
+from pearl.decoding.messages import Judged, Propose, Proposed, Role, TokenId
+from pearl.decoding.trace import Received, Record, Sent
 
 SKIP: Final = 2  # passes at the start of a request that may read the prompt
 ROUNDS: Final = 10

@@ -8,12 +8,12 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from analysis.figures import style
-from decoding.errors import SettingError
-from decoding.messages import Role
+from pearl.analysis.figures import style
+from pearl.decoding.errors import SettingError
+from pearl.decoding.messages import Role
 
 WORD: Final = 24  # points that a share needs, in width
-# The parts of a device's time, by the names that `simulator.answers.Waiting` gives them.
+# The parts of a device's time, by the names that `pearl.simulator.answers.Waiting` gives them.
 PARTS: Final[Mapping[str, str]] = {
     "useful": "{device}, useful",
     "wasted": "wasted",

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from decoding.transitions import TRANSITIONS, Sign, State, Step
-from decoding.verdicts import Outcome
+from pearl.decoding.transitions import TRANSITIONS, Sign, State, Step
+from pearl.decoding.verdicts import Outcome
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "theory-of-operation.md"
 BEGIN, END = "<!-- transitions: drawn -->\n", "<!-- transitions: end -->\n"

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import msgspec
 
-from decoding import files
-from decoding.errors import SettingError
 from pearl.asking.values import or_refuse, refuse
+from pearl.decoding import files
+from pearl.decoding.errors import SettingError
 
 NEEDED: Final = ("name", "alpha")
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from decoding import files
-from decoding.errors import SettingError
-from decoding.messages import Device, Role
-from decoding.settings import Settings
 from pearl.asking.values import Kinds, check_number, of_kind, or_refuse, refuse, whole
+from pearl.decoding import files
+from pearl.decoding.errors import SettingError
+from pearl.decoding.messages import Device, Role
+from pearl.decoding.settings import Settings
 
 if TYPE_CHECKING:
-    from simulator.faults import Fault
-    from simulator.profiles import Profile
-    from simulator.workload import Arrivals, Lengths, Workload
+    from pearl.simulator.faults import Fault
+    from pearl.simulator.profiles import Profile
+    from pearl.simulator.workload import Arrivals, Lengths, Workload
 
 TOKENS: Final = 20_000
 
@@ -40,7 +40,7 @@ LOAD = [
 
 def workload(given: Mapping[str, Any], profile: Profile | None) -> Workload:
     """Which requests come, when, and how long they are."""
-    from simulator.workload import Fixed, Workload
+    from pearl.simulator.workload import Fixed, Workload
 
     measured = None if profile is None else profile.scenario(Settings()).workload
     asked = given["requests"]
@@ -57,7 +57,7 @@ def workload(given: Mapping[str, Any], profile: Profile | None) -> Workload:
 
 def lengths(option: str, text: str | None, default: Lengths) -> Lengths:
     """A number, or a distribution of them."""
-    from simulator.workload import Fixed, Geometric, LogNormal, Uniform
+    from pearl.simulator.workload import Fixed, Geometric, LogNormal, Uniform
 
     if text is None:
         return default
@@ -81,7 +81,7 @@ def _number_of_tokens(option: str, text: str) -> int:
 
 
 def _arrivals(text: str) -> Arrivals:
-    from simulator.workload import ClosedLoop, Poisson
+    from pearl.simulator.workload import ClosedLoop, Poisson
 
     kind, _, rest = text.partition(":")
     if kind == "file":
@@ -94,7 +94,7 @@ def _arrivals(text: str) -> Arrivals:
 
 
 def _arrival_times(file: str) -> Arrivals:
-    from simulator.workload import Times
+    from pearl.simulator.workload import Times
 
     wanted = "; one number of seconds a line"
     with or_refuse(SettingError, f"arrivals cannot be read from {file}", wanted):
@@ -103,7 +103,7 @@ def _arrival_times(file: str) -> Arrivals:
 
 
 def fault(text: str) -> Fault:
-    from simulator.faults import Fault, FaultKind
+    from pearl.simulator.faults import Fault, FaultKind
 
     allowed = "DEVICE:KIND:AT:SECONDS[:FACTOR], such as draft:crash:2:5 or target:slow:0:10:3"
     try:

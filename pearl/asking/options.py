@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from decoding import files
-from decoding.errors import SettingError
-from decoding.kinds import SCHEDULES
-from decoding.sampling import Sampling
-from decoding.settings import Settings, parse_gamma
-from decoding.verification import VERIFIERS
 from pearl.asking.values import NameIn
+from pearl.decoding import files
+from pearl.decoding.errors import SettingError
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings, parse_gamma
+from pearl.decoding.verification import VERIFIERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actors.engine_settings import EngineSettings
+    from pearl.actors.engine_settings import EngineSettings
 
 ENGINE = [
     click.option("--target", metavar="MODEL", help="Folder or hub name; default: embedded pair."),
@@ -123,7 +123,7 @@ def as_typed(text: str) -> str:
 
 def engine_settings(given: dict[str, Any]) -> EngineSettings:
     """The engine that the options describe."""
-    from actors.engine_settings import Devices, EngineSettings
+    from pearl.actors.engine_settings import Devices, EngineSettings
 
     names = ("target", "draft", "dtype", "gpus", "ray_address", "trust_remote_code")
     return EngineSettings(
@@ -148,7 +148,7 @@ def figure_path(file: str) -> pathlib.Path:
     Raises:
         SettingError: its name is not that of a .png or an .svg, or it cannot be written.
     """
-    from analysis.figures import check_figure_path
+    from pearl.analysis.figures import check_figure_path
 
     check_figure_path(file)
     return check_writable(file)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
 import click
 
-from decoding import files
-from decoding.errors import SettingError, UsageError
-from decoding.kinds import SCHEDULES
-from decoding.policies import POLICIES, Gamma
-from decoding.settings import WIDEST_GAMMA
+from pearl.decoding import files
+from pearl.decoding.errors import SettingError, UsageError
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.policies import POLICIES, Gamma
+from pearl.decoding.settings import WIDEST_GAMMA
 
 Made = TypeVar("Made")
 Kinds: TypeAlias = Mapping[str, Callable[..., Made]]
@@ -158,7 +158,7 @@ def _part(option: str, text: str) -> list[float]:
     """A number, or a range; in decimals, where 0.5 and a step of 0.02 make 0.52."""
     if ":" not in text:
         return [float(text)]
-    from simulator.sweep import MOST_POINTS
+    from pearl.simulator.sweep import MOST_POINTS
 
     start, stop, step = map(Decimal, text.split(":"))
     finite = start.is_finite() and stop.is_finite() and step.is_finite()

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from decoding.errors import SettingError
-from decoding.kinds import SCHEDULES, who_take
-from decoding.settings import Settings, parse_gamma
 from pearl.asking.loads import fault, workload
 from pearl.asking.values import Kinds, NameIn, check_number, of_kind, refuse
+from pearl.decoding.errors import SettingError
+from pearl.decoding.kinds import SCHEDULES, who_take
+from pearl.decoding.settings import Settings, parse_gamma
 
 if TYPE_CHECKING:
-    from simulator.acceptance import Acceptance
-    from simulator.costs import AnyCost
-    from simulator.links import Network
-    from simulator.profiles import Profile
-    from simulator.world import Pair, Scenario
+    from pearl.simulator.acceptance import Acceptance
+    from pearl.simulator.costs import AnyCost
+    from pearl.simulator.links import Network
+    from pearl.simulator.profiles import Profile
+    from pearl.simulator.world import Pair, Scenario
 
 ALPHA: Final = 0.8
 SPEED_RATIO: Final = 5.0
@@ -92,7 +92,7 @@ def scenario(given: Mapping[str, Any]) -> Scenario:
     Raises:
         SettingError: one of them is outside its range, or two contradict each other.
     """
-    from simulator.world import Scenario
+    from pearl.simulator.world import Scenario
 
     profile, settings = read_profile(given["profile_file"]), schedule_settings(given)
     return Scenario(
@@ -123,7 +123,7 @@ def read_profile(file: str | None) -> Profile | None:
     """The profile that was named, if one was."""
     if file is None:
         return None
-    from simulator import profiles
+    from pearl.simulator import profiles
 
     return profiles.read(pathlib.Path(file))
 
@@ -133,7 +133,7 @@ def read_profile(file: str | None) -> Profile | None:
 
 def pair(given: Mapping[str, Any], profile: Profile | None, settings: Settings) -> Pair:
     """How long forwards take; measured ones depend on whether the draft works beside them."""
-    from simulator.world import Pair
+    from pearl.simulator.world import Pair
 
     check_number(given["speed_ratio"], "speed-ratio", "more than 0", lambda c: c > 0)
     check_number(given["target_ms"], "target-ms", "more than 0", lambda ms: ms > 0)
@@ -159,7 +159,7 @@ def pair(given: Mapping[str, Any], profile: Profile | None, settings: Settings) 
 
 
 def _spread(cost: AnyCost, variation: float) -> AnyCost:
-    from simulator.costs import Spread
+    from pearl.simulator.costs import Spread
 
     if not variation or isinstance(cost, Spread):
         return cost
@@ -168,7 +168,7 @@ def _spread(cost: AnyCost, variation: float) -> AnyCost:
 
 def _time(text: str) -> AnyCost:
     """`constant:30`, `affine:30,0.5`, `roofline:…`; milliseconds on the way in."""
-    from simulator.costs import Constant
+    from pearl.simulator.costs import Constant
 
     kinds: Kinds[AnyCost] = {
         "constant": lambda ms: Constant(ms / 1e3),
@@ -179,7 +179,7 @@ def _time(text: str) -> AnyCost:
 
 
 def _affine(ms: float, token: float = 0.0, row: float = 0.0, position: float = 0.0) -> AnyCost:
-    from simulator.costs import Affine
+    from pearl.simulator.costs import Affine
 
     return Affine(
         base=ms / 1e3, per_token=token / 1e3, per_row=row / 1e3, per_position=position / 1e3
@@ -189,7 +189,7 @@ def _affine(ms: float, token: float = 0.0, row: float = 0.0, position: float = 0
 def _roofline(  # noqa: PLR0917 - the numbers of one specification, in its order
     gb: float, kb: float, gflop: float, gb_per_s: float, tflop_per_s: float, launch_ms: float = 0.0
 ) -> AnyCost:
-    from simulator.costs import Roofline
+    from pearl.simulator.costs import Roofline
 
     return Roofline(
         weight_bytes=gb * 1e9,
@@ -203,7 +203,7 @@ def _roofline(  # noqa: PLR0917 - the numbers of one specification, in its order
 
 def network(given: Mapping[str, Any], profile: Profile | None) -> Network:
     """Links and control; what was measured, unless something is given."""
-    from simulator.links import Link, Network
+    from pearl.simulator.links import Link, Network
 
     names = ("link_ms", "link_jitter_ms", "control_ms")
     for name in names:
@@ -223,7 +223,7 @@ def measured_network(profile: Profile, *, told: bool) -> Network:
 
 def acceptance(given: Mapping[str, Any], profile: Profile | None) -> Acceptance:
     """How often the draft agrees."""
-    from simulator.acceptance import Independent, Replay
+    from pearl.simulator.acceptance import Independent, Replay
 
     alpha, kind = given["alpha"], given["acceptance"]
     check_number(alpha, "alpha", "from 0 to 1", lambda a: 0 <= a <= 1)
@@ -237,7 +237,7 @@ def acceptance(given: Mapping[str, Any], profile: Profile | None) -> Acceptance:
 
 
 def _acceptance(text: str) -> Acceptance:
-    from simulator.acceptance import Bursts, Independent, Positions
+    from pearl.simulator.acceptance import Bursts, Independent, Positions
 
     kind, _, rest = text.partition(":")
     if kind == "replay":
@@ -253,7 +253,7 @@ def _acceptance(text: str) -> Acceptance:
 
 
 def _mixture(text: str) -> Acceptance:
-    from simulator.acceptance import Mixture
+    from pearl.simulator.acceptance import Mixture
 
     try:
         parts = [tuple(map(float, part.split("*"))) for part in text.split(",")]
@@ -265,9 +265,9 @@ def _mixture(text: str) -> Acceptance:
 
 def _replay(file: str) -> Acceptance:
     """Where draft and target agreed in a recorded run; of a file cut off, what can be read."""
-    from decoding import trace
-    from decoding.exchanges import agreement
-    from simulator.acceptance import Replay
+    from pearl.decoding import trace
+    from pearl.decoding.exchanges import agreement
+    from pearl.simulator.acceptance import Replay
 
     _, records, whole = trace.read(pathlib.Path(file))
     found = Replay(tuple(text for text in agreement(records).values() if text.strip("?")))

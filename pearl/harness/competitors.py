@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from decoding.settings import Settings
+from pearl.decoding.settings import Settings
 from pearl.harness.systems import combinations, name_of
 
 if TYPE_CHECKING:
-    from actors.runners.reference import Assistance
-    from actors.stand_ins import StandIn
-    from decoding.messages import Role
+    from pearl.actors.runners.reference import Assistance
+    from pearl.actors.stand_ins import StandIn
+    from pearl.decoding.messages import Role
 
 THRESHOLDS: Final = (0.0, 0.4)  # never stop early, and the library's own default
 
@@ -101,7 +101,7 @@ def candidates(contest: Contest) -> dict[Family, list[Competitor]]:
 
 
 def _assisted(tokens: Sequence[int]) -> Iterator[Competitor]:
-    from actors.runners.reference import Assistance
+    from pearl.actors.runners.reference import Assistance
 
     family = Family.ASSISTED
     yield Competitor(family=family, name=f"{family}, defaults", way=Assistance())

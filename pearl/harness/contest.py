@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from msgspec.structs import replace
 
-from decoding.settings import Settings
+from pearl.decoding.settings import Settings
 from pearl.harness.competitors import Competitor, Contest, Family, StandIns, candidates
 from pearl.harness.engines import WARMING_TOKENS, check_prompts, fit, warmed
 from pearl.harness.meters import Others
@@ -30,10 +30,10 @@ from pearl.harness.turns import turns
 from pearl.progress import bar
 
 if TYPE_CHECKING:
-    from actors.checking import ModelPair
-    from actors.engine_settings import EngineSettings
-    from analysis.benchmark import BenchmarkRun, System
-    from analysis.traces import Request
+    from pearl.actors.checking import ModelPair
+    from pearl.actors.engine_settings import EngineSettings
+    from pearl.analysis.benchmark import BenchmarkRun, System
+    from pearl.analysis.traces import Request
 
 Speeds: TypeAlias = dict[str, list[float]]  # tokens per second by competitor, prompt by prompt
 
@@ -50,7 +50,7 @@ class Tuned:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ContestResult:
-    """Everything that was run, for `analysis.benchmark.report`."""
+    """Everything that was run, for `pearl.analysis.benchmark.report`."""
 
     systems: list[System]
     runs: list[BenchmarkRun]
@@ -111,8 +111,8 @@ def pair_for(
 
 
 def _stand_ins(given: StandIns, seed: int, engine_settings: EngineSettings) -> ModelPair:
-    from actors.scripts import Script
-    from actors.stand_ins import StandInPair
+    from pearl.actors.scripts import Script
+    from pearl.actors.stand_ins import StandInPair
 
     script = Script(acceptance=given.acceptance, seed=seed)
     return StandInPair(settings=engine_settings, devices=given.devices, script=script)

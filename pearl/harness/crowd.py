@@ -1,8 +1,8 @@
 """Several requests at once, for `pearl bench --in-flight`: the same crowds by every system.
 
-What a crowd is, says `analysis.crowds`. Only the time in which all users have a request under way
-counts, because texts end at different times, and the last ones run with fewer beside them. Prompts
-come in a fixed cycle, the same for all systems.
+What a crowd is, says `pearl.analysis.crowds`. Only the time in which all users have a request under
+way counts, because texts end at different times, and the last ones run with fewer beside them.
+Prompts come in a fixed cycle, the same for all systems.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from decoding.errors import SettingError
-from decoding.settings import Settings
+from pearl.decoding.errors import SettingError
+from pearl.decoding.settings import Settings
 from pearl.harness.competitors import Contest, Family, candidates
 from pearl.harness.contest import Tuned, pair_for, tune
 from pearl.harness.engines import warmed
@@ -30,11 +30,11 @@ from pearl.harness.turns import rotated
 from pearl.progress import bar
 
 if TYPE_CHECKING:
-    from actors.engine import Engine, Result
-    from actors.engine_settings import EngineSettings
-    from analysis.benchmark import Difference
-    from analysis.crowds import BatchTimes, Crowd, Level
-    from decoding.messages import TokenId
+    from pearl.actors.engine import Engine, Result
+    from pearl.actors.engine_settings import EngineSettings
+    from pearl.analysis.benchmark import Difference
+    from pearl.analysis.crowds import BatchTimes, Crowd, Level
+    from pearl.decoding.messages import TokenId
 
 LAPS: Final = 3  # requests of each user, about
 
@@ -58,7 +58,7 @@ async def gather(
         UsageError: the pair, a prompt or the machine does not do.
         PeerError: a device failed.
     """
-    from analysis import crowds
+    from pearl.analysis import crowds
 
     pair = await asyncio.to_thread(pair_for, contest, engine_settings, prompts)
     every = candidates(contest)
@@ -117,7 +117,7 @@ async def _crowd(  # noqa: PLR0917 - what is asked, of whom, and how it ends
     eos: tuple[TokenId, ...],
 ) -> Crowd:
     """So many users until all is written."""
-    from analysis.crowds import Crowd
+    from pearl.analysis.crowds import Crowd
 
     places = asked_of(len(prompts), size)
     waiting = iter(enumerate(places))
@@ -148,8 +148,8 @@ async def _crowd(  # noqa: PLR0917 - what is asked, of whom, and how it ends
 
 def _times(crowds: Sequence[Crowd]) -> BatchTimes | None:
     """How long passes of so many rows took, in all crowds; None where too little was timed."""
-    from analysis.crowds import BatchTimes
-    from simulator import profiling
+    from pearl.analysis.crowds import BatchTimes
+    from pearl.simulator import profiling
 
     together = [[recording(request) for request in crowd.requests] for crowd in crowds]
     try:
@@ -162,7 +162,7 @@ def _times(crowds: Sequence[Crowd]) -> BatchTimes | None:
 
 def _differences(crowds: Sequence[Crowd], prompts: int) -> list[Difference]:
     """Texts that are not AR's, where they must be."""
-    from analysis.benchmark import BenchmarkRun, System, differences
+    from pearl.analysis.benchmark import BenchmarkRun, System, differences
 
     settings = {crowd.system: crowd.requests[0].settings for crowd in crowds}
     compared = [

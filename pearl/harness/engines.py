@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from decoding.errors import PlacementError
+from pearl.decoding.errors import PlacementError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from actors.checking import CheckedPair, ModelPair
-    from actors.engine import Engine
-    from actors.engine_settings import EngineSettings
-    from decoding.settings import Settings
+    from pearl.actors.checking import CheckedPair, ModelPair
+    from pearl.actors.engine import Engine
+    from pearl.actors.engine_settings import EngineSettings
+    from pearl.decoding.settings import Settings
 
 WARMING_TOKENS: Final = 32
 
@@ -26,7 +26,7 @@ def fit(engine_settings: EngineSettings, what_for: str) -> CheckedPair:
     Raises:
         UsageError: there is none, or they cannot be used together.
     """
-    from actors.checking import CheckedPair
+    from pearl.actors.checking import CheckedPair
 
     pair = CheckedPair(engine_settings)
     if len(pair.models) == 1:
@@ -51,7 +51,7 @@ async def warmed(pair: ModelPair, ways: Iterable[Settings], prompt: str) -> Asyn
     Raises:
         PeerError: a device did not start, or failed.
     """
-    from actors.engine import Engine
+    from pearl.actors.engine import Engine
 
     async with await Engine.start_pair(pair) as engine:
         for settings in ways:

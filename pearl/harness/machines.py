@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from actors.engine_settings import EngineSettings
+    from pearl.actors.engine_settings import EngineSettings
 
 PACKAGES: Final = (
     "pearl-decoding", "torch", "transformers", "tokenizers", "safetensors",
@@ -19,7 +19,7 @@ PACKAGES: Final = (
 
 def machine() -> dict[str, Any]:
     """What it runs on."""
-    from actors.threads import available_cores
+    from pearl.actors.threads import available_cores
 
     return {
         "system": platform.platform(),
@@ -34,7 +34,7 @@ def _hardware() -> dict[str, Any]:
     try:
         import psutil
 
-        from actors.runners import loading
+        from pearl.actors.runners import loading
     except ModuleNotFoundError as error:
         return {"missing": f"{error.name} is not installed; pip install 'pearl-decoding[run]'"}
     memory = psutil.virtual_memory()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from decoding.settings import Settings
+from pearl.decoding.settings import Settings
 from pearl.harness.engines import check_prompts, fit, warmed
 from pearl.harness.machines import machine, models, packages
 from pearl.harness.records import recording, request_of
@@ -26,11 +26,11 @@ from pearl.progress import bar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from actors.engine import Engine
-    from actors.engine_settings import EngineSettings
-    from decoding.messages import TokenId
-    from simulator.profiles import Profile
-    from simulator.profiling import Recording
+    from pearl.actors.engine import Engine
+    from pearl.actors.engine_settings import EngineSettings
+    from pearl.decoding.messages import TokenId
+    from pearl.simulator.profiles import Profile
+    from pearl.simulator.profiling import Recording
 
 SIZES: Final = (1, 2, 4, 8, 16)  # windows whose times are measured
 CROWDS: Final = (2, 4, 8)
@@ -51,7 +51,7 @@ async def measure(
         UsageError: the pair or a prompt does not do.
         PeerError: a device failed.
     """
-    from simulator import profiling
+    from pearl.simulator import profiling
 
     pair = await asyncio.to_thread(fit, engine_settings, "a profile")
     check_prompts(pair, prompts, settings)

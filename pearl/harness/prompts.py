@@ -11,8 +11,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from decoding import files
-from decoding.errors import PromptError, SettingError
+from pearl.decoding import files
+from pearl.decoding.errors import PromptError, SettingError
 
 FIELDS: Final = ("prompt", "question", "turns", "text")
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from decoding import trace
-from decoding.stopping import StopRules
+from pearl.decoding import trace
+from pearl.decoding.stopping import StopRules
 from pearl.harness.turns import Turn, turns
 from pearl.progress import bar
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable, Mapping, Sequence
 
-    from actors.engine import Engine, Result
-    from analysis.traces import Request
-    from decoding.messages import TokenId
-    from decoding.settings import Settings
-    from simulator.profiling import Recording
+    from pearl.actors.engine import Engine, Result
+    from pearl.analysis.traces import Request
+    from pearl.decoding.messages import TokenId
+    from pearl.decoding.settings import Settings
+    from pearl.simulator.profiling import Recording
 
 
 async def recorded_in_turns(
@@ -50,7 +50,7 @@ async def recorded_in_turns(
 
 def request_of(name: str, settings: Settings, result: Result, eos: tuple[TokenId, ...]) -> Request:
     """What an engine did, as the analysis reads it."""
-    from analysis.traces import Request
+    from pearl.analysis.traces import Request
 
     return Request(
         name=name, settings=settings, prompt=result.prompt_tokens, records=result.trace, eos=eos
@@ -62,7 +62,7 @@ def recording(request: Request) -> Recording:
 
     A real one had to end where its settings say; a simulated one where it did.
     """
-    from simulator.profiling import Recording
+    from pearl.simulator.profiling import Recording
 
     rules = StopRules(limit=request.settings.max_new_tokens, eos=frozenset(request.eos))
     return Recording(

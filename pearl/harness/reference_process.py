@@ -18,11 +18,11 @@ import signal
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Self, TypeVar, final
 
-from decoding.errors import PeerError
-from simulator.parallel import end_with_the_parent
+from pearl.decoding.errors import PeerError
+from pearl.simulator.parallel import end_with_the_parent
 
 if TYPE_CHECKING:
-    from actors.runners.reference import Reference, ReferenceRequest, ReferenceSpec, Written
+    from pearl.actors.runners.reference import Reference, ReferenceRequest, ReferenceSpec, Written
 
 _T = TypeVar("_T")
 
@@ -95,8 +95,8 @@ def _begin() -> None:
 
 
 def _serve(spec: ReferenceSpec) -> int:
-    from actors.runners.reference import Reference
-    from actors.threads import stay_on
+    from pearl.actors.runners.reference import Reference
+    from pearl.actors.threads import stay_on
 
     if spec.cores:
         stay_on(list(spec.cores))
@@ -105,7 +105,7 @@ def _serve(spec: ReferenceSpec) -> int:
 
 
 def _write(asked: ReferenceRequest) -> Written:
-    from actors.runners.quiet import quietly
+    from pearl.actors.runners.quiet import quietly
 
     with quietly():  # what the library has to say is not read here
         return _loaded[0].generate(asked)

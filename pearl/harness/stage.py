@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, final
 
 from msgspec.structs import replace
 
-from decoding.messages import Role
-from decoding.settings import Settings
+from pearl.decoding.messages import Role
+from pearl.decoding.settings import Settings
 from pearl.harness.competitors import Competitor, Contest, Family
 from pearl.harness.meters import Energy, PeakMemory
 from pearl.harness.reference_process import ReferenceProcess
 
 if TYPE_CHECKING:
-    from actors.checking import CheckedPair, ModelPair
-    from actors.engine import Engine
-    from actors.runners.reference import Assistance, ReferenceSpec
-    from analysis.benchmark import BenchmarkRun, System
+    from pearl.actors.checking import CheckedPair, ModelPair
+    from pearl.actors.engine import Engine
+    from pearl.actors.runners.reference import Assistance, ReferenceSpec
+    from pearl.analysis.benchmark import BenchmarkRun, System
 
 
 @final
@@ -58,7 +58,7 @@ class Stage:
 
     def system(self, each: Competitor) -> System:
         """A competitor as the analysis knows it."""
-        from analysis.benchmark import System
+        from pearl.analysis.benchmark import System
 
         ours = each.way if isinstance(each.way, Settings) else None
         if ours is None:
@@ -77,7 +77,7 @@ class Stage:
 
     async def run(self, each: Competitor, prompt: str, limit: int | None = None) -> BenchmarkRun:
         """One text; `limit` makes it shorter."""
-        from analysis.benchmark import BenchmarkRun
+        from pearl.analysis.benchmark import BenchmarkRun
 
         whole = self._contest.settings.max_new_tokens
         most = min(limit or whole, whole)
@@ -127,7 +127,7 @@ class Stage:
         self, prompt: str, assistance: Assistance | None, most: int
     ) -> dict[str, Any]:
         """The same of the library, which says nothing of how it went."""
-        from actors.runners.reference import ReferenceRequest
+        from pearl.actors.runners.reference import ReferenceRequest
 
         assert self._reference is not None
         settings = self._contest.settings
@@ -154,7 +154,7 @@ async def library_beside(
     Raises:
         PeerError: its process failed.
     """
-    from actors.checking import CheckedPair
+    from pearl.actors.checking import CheckedPair
 
     if not (wanted and isinstance(pair, CheckedPair)):
         yield None
@@ -165,8 +165,8 @@ async def library_beside(
 
 def reference_spec(fitted: CheckedPair) -> ReferenceSpec:
     """The same pair for the library: on the target's device, its cores and as many threads."""
-    from actors.runners.reference import ReferenceSpec
-    from actors.threads import available_cores, cores_for
+    from pearl.actors.runners.reference import ReferenceSpec
+    from pearl.actors.threads import available_cores, cores_for
 
     settings, places = fitted.settings, fitted.places
     cores = cores_for(Role.TARGET, available_cores())

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
-from decoding.kinds import SCHEDULES
-from decoding.policies import Gamma
-from decoding.settings import Settings
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.policies import Gamma
+from pearl.decoding.settings import Settings
 
 
 def name_of(settings: Settings) -> str:

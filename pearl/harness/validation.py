@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from decoding.errors import MalformedTraceError, SettingError
+from pearl.decoding.errors import MalformedTraceError, SettingError
 from pearl.harness.records import recording
 from pearl.progress import bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from analysis.comparison import Group
-    from analysis.parameters import Constants
-    from analysis.traces import Request
-    from analysis.validation import BestWindow, Validation
-    from simulator.profiling import Recording
-    from simulator.world import Pair
+    from pearl.analysis.comparison import Group
+    from pearl.analysis.parameters import Constants
+    from pearl.analysis.traces import Request
+    from pearl.analysis.validation import BestWindow, Validation
+    from pearl.simulator.profiling import Recording
+    from pearl.simulator.world import Pair
 
 WIDEST_TRIED: Final = 32  # windows that theorem 1 is held against
 
@@ -32,10 +32,10 @@ def validate(requests: dict[str, list[Request]]) -> Validation:
     Raises:
         MalformedTraceError: no target pass, or no draft step, was timed in any of them.
     """
-    from analysis import validation
-    from analysis.comparison import Group
-    from analysis.parameters import Constants
-    from simulator import attribution
+    from pearl.analysis import validation
+    from pearl.analysis.comparison import Group
+    from pearl.analysis.parameters import Constants
+    from pearl.simulator import attribution
 
     recorded = {name: [recording(r) for r in found] for name, found in requests.items()}
     pair = _pair(requests, recorded)
@@ -57,7 +57,7 @@ def validate(requests: dict[str, list[Request]]) -> Validation:
 
 def _pair(requests: dict[str, list[Request]], recorded: dict[str, list[Recording]]) -> Pair:
     """The two times: of all windows, and of AR's passes where AR was run."""
-    from simulator import attribution
+    from pearl.simulator import attribution
 
     every = [recording for found in recorded.values() for recording in found]
     alone = [
@@ -76,9 +76,9 @@ def _best_window(
     groups: Sequence[Group], recorded: dict[str, list[Recording]], constants: Constants
 ) -> BestWindow | None:
     """What every window would give, with the agreement and times of the first run of PEARL."""
-    from analysis import theory, traces, validation
-    from analysis.parameters import assumptions, rate_of, window
-    from simulator import attribution
+    from pearl.analysis import theory, traces, validation
+    from pearl.analysis.parameters import assumptions, rate_of, window
+    from pearl.simulator import attribution
 
     group = next((g for g in groups if g.settings.kind.parallel), None)
     if group is None or traces.overlap(group.requests):
@@ -106,7 +106,7 @@ def _seconds_per_token(alone: Group) -> float:
 
 def _notes(groups: Sequence[Group]) -> Iterator[str]:
     """What a reader must know of these runs."""
-    from analysis import traces
+    from pearl.analysis import traces
 
     for group in groups:
         if all(request.simulated for request in group.requests):

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from rich.console import Console
 
-from decoding.kinds import SCHEDULES
+from pearl.decoding.kinds import SCHEDULES
 from pearl.harness.systems import title
 from pearl.showing.tables import table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from simulator.optimise import Advice, Choice, Means, Placement, Tuning
+    from pearl.simulator.optimise import Advice, Choice, Means, Placement, Tuning
 
 
 class PairAdvice(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from rich.console import Console
 
-from decoding.estimates import Estimate
+from pearl.decoding.estimates import Estimate
 from pearl.harness.machines import machine, models, packages
 from pearl.showing.tables import as_object, digits, share, table, with_ends
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from actors.engine_settings import EngineSettings
-    from analysis.benchmark import BenchmarkRun, Difference, Quantiles, Report, Standing
-    from analysis.crowds import Level
+    from pearl.actors.engine_settings import EngineSettings
+    from pearl.analysis.benchmark import BenchmarkRun, Difference, Quantiles, Report, Standing
+    from pearl.analysis.crowds import Level
     from pearl.harness.competitors import Contest, Family
     from pearl.harness.contest import ContestResult, Tuned
     from pearl.harness.crowd import Crowds
@@ -100,8 +100,8 @@ def _row(row: Standing, outcome: ContestResult) -> dict[str, Any]:
 
 def _how(way: Any) -> dict[str, Any]:
     """What a system was run with."""
-    from actors.runners.reference import Assistance
-    from decoding.settings import Settings
+    from pearl.actors.runners.reference import Assistance
+    from pearl.decoding.settings import Settings
 
     match way:
         case Settings() if not way.kind.drafts:
@@ -248,8 +248,8 @@ def _three(found: Quantiles | None) -> Sequence[float | None]:
 
 
 def draw(path: pathlib.Path, found: Report) -> None:
-    from analysis import figures
-    from analysis.figures import Speed
+    from pearl.analysis import figures
+    from pearl.analysis.figures import Speed
 
     rows = [
         Speed(

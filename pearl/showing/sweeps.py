@@ -11,14 +11,14 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from decoding import files
-from decoding.kinds import SCHEDULES
+from pearl.decoding import files
+from pearl.decoding.kinds import SCHEDULES
 
 if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from simulator.sweep import GridPoint, Sweep, Value
+    from pearl.simulator.sweep import GridPoint, Sweep, Value
 
     Rows: TypeAlias = Iterable[GridPoint]
 
@@ -28,7 +28,7 @@ FIGURE_INCHES: Final = (8.0, 5.0)
 
 def csv_writer(stream: IO[str]) -> Any:
     """A writer that has written the names of the columns."""
-    from simulator.sweep import COLUMNS
+    from pearl.simulator.sweep import COLUMNS
 
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -48,7 +48,7 @@ def write_csv(path: pathlib.Path, _: Sweep, rows: Rows) -> None:
 
 def write_json(path: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
     """One object: `about`, the question, and `rows`, an object each."""
-    from simulator.sweep import COLUMNS
+    from pearl.simulator.sweep import COLUMNS
 
     with files.replacing(path) as raw, _text(raw) as file:
         file.write(f'{{"about": {_about(sweep)},\n"rows": [')
@@ -63,7 +63,7 @@ def write_parquet(path: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    from simulator.sweep import COLUMNS
+    from pearl.simulator.sweep import COLUMNS
 
     kinds = {"schedule": pa.string(), "gamma_auto": pa.bool_()}
     kinds |= dict.fromkeys(("gamma", "head_start"), pa.int64())
@@ -103,7 +103,7 @@ TABLES: Final[Mapping[str, Callable[[pathlib.Path, Sweep, Rows], None]]] = {
 def draw(path: pathlib.Path, sweep: Sweep, rows: Rows) -> None:
     import numpy as np
 
-    from analysis import figures
+    from pearl.analysis import figures
 
     alphas, ratios = sorted(sweep.alphas), sorted(sweep.speed_ratios)
     several = len(sweep.head_starts) > 1

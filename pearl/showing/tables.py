@@ -10,7 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from decoding.estimates import Estimate
+    from pearl.decoding.estimates import Estimate
 
 NONE: Final = "–"
 """In place of a figure that there is none of."""

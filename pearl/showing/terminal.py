@@ -19,8 +19,8 @@ from typing import IO, Any, Final
 import click
 import msgspec
 
-from decoding.errors import StorageError
-from decoding.files import reason
+from pearl.decoding.errors import StorageError
+from pearl.decoding.files import reason
 
 NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 LONGEST_LINE: Final = 1000  # of a complaint: a value may have a million digits

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from decoding.messages import DRAFT, TARGET, Judged, Proposed
-from decoding.trace import Received, Record
+from pearl.decoding.messages import DRAFT, TARGET, Judged, Proposed
+from pearl.decoding.trace import Received, Record
 
 ROUNDS: Final = 8
 SKIP: Final = 2  # the first passes read the prompt

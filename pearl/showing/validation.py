@@ -12,8 +12,8 @@ from pearl.showing.tables import NONE, as_object, digits, share, table, with_end
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from analysis.comparison import Comparison
-    from analysis.validation import Validation
+    from pearl.analysis.comparison import Comparison
+    from pearl.analysis.validation import Validation
 
 WIDTH: Final = 100
 
@@ -44,7 +44,7 @@ def as_builtins(found: Validation) -> dict[str, Any]:
 
 
 def _system(system: Comparison) -> dict[str, Any]:
-    from analysis.gap import parts
+    from pearl.analysis.gap import parts
 
     measured = as_object(system.measured_figures)
     lengths = as_object(msgspec.structs.asdict(system.run_length))
@@ -144,7 +144,7 @@ def _three(system: Comparison, name: str, places: int) -> str:
 
 def _gaps(found: Validation) -> Table:
     """From theory to the run."""
-    from analysis.gap import PARTS_OF, parts
+    from pearl.analysis.gap import PARTS_OF, parts
 
     heads = [name.replace("_", " ") for name in PARTS_OF]
     shown = table("", *heads, "speed", title="from theory to the run")

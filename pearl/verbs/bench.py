@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from actors.stand_ins import STAND_INS, parse_stand_ins
-from decoding import files
-from decoding.errors import SettingError
 from pearl import signals
+from pearl.actors.stand_ins import STAND_INS, parse_stand_ins
 from pearl.asking import options
 from pearl.asking.values import whole_numbers
+from pearl.decoding import files
+from pearl.decoding.errors import SettingError
 from pearl.harness.competitors import Contest, StandIns
 from pearl.harness.contest import compete
 from pearl.harness.crowd import gather
@@ -24,8 +24,8 @@ from pearl.showing.terminal import said
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from actors.engine_settings import EngineSettings
-    from analysis.benchmark import Difference
+    from pearl.actors.engine_settings import EngineSettings
+    from pearl.analysis.benchmark import Difference
 
 MOST: Final = 4096  # requests at once
 MOST_TIMED_TOKENS: Final = 100_000
@@ -86,7 +86,7 @@ def command(
     if sizes is not None:
         return _together(contest, engine, prompts, sorted(sizes), file, as_json=as_json)
     outcome = signals.run(compete(contest, engine, prompts))
-    from analysis import benchmark
+    from pearl.analysis import benchmark
 
     found = benchmark.report(outcome.systems, outcome.runs, outcome.traced)
     answer = showing.about(contest, prompts, engine, outcome, found.differences)

@@ -16,11 +16,11 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.text import Text
 
-from decoding.kinds import SCHEDULES
-from decoding.sampling import Sampling
-from decoding.settings import Settings, parse_gamma
 from pearl import signals
 from pearl.asking.options import ENGINE, check_writable, engine_settings, takes
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings, parse_gamma
 from pearl.harness import prompts
 from pearl.harness.engines import warmed
 from pearl.harness.records import write_trace
@@ -32,10 +32,10 @@ from pearl.showing.timeline import PLAIN, SHADES, timeline
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from actors.engine import Engine, Result
-    from actors.engine_settings import EngineSettings
-    from decoding.messages import TokenId
-    from decoding.metrics import Metrics
+    from pearl.actors.engine import Engine, Result
+    from pearl.actors.engine_settings import EngineSettings
+    from pearl.decoding.messages import TokenId
+    from pearl.decoding.metrics import Metrics
 
     Runs: TypeAlias = dict[str, list[Result]]
 
@@ -80,7 +80,7 @@ async def _run(
     engine_settings: EngineSettings, settings: Settings, console: Console
 ) -> tuple[Runs, tuple[TokenId, ...]]:
     """The results, and the tokens that end a text."""
-    from actors.checking import CheckedPair
+    from pearl.actors.checking import CheckedPair
 
     console.print("[dim]starting the draft and the target …[/dim]")
     runs: Runs = {name: [] for name in SCHEDULES}
@@ -133,7 +133,7 @@ def _table(runs: dict[str, list[Metrics]]) -> Table:
 
 def _identical(runs: Runs, console: Console) -> bool:
     """Say whether the three texts are the same, for every prompt."""
-    from analysis.benchmark import first_difference
+    from pearl.analysis.benchmark import first_difference
 
     for number, alone in enumerate(runs["ar"]):
         for name in runs:

@@ -8,13 +8,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from decoding.errors import UsageError
 from pearl.asking.options import ENGINE, engine_settings, takes
+from pearl.decoding.errors import UsageError
 from pearl.harness.machines import machine, packages
 from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:
-    from actors.runners.vocabulary import Vocabulary
+    from pearl.actors.runners.vocabulary import Vocabulary
 
 
 @click.command(name="doctor")
@@ -33,7 +33,7 @@ def command(*, as_json: bool, **given: Any) -> int:
 def _pair(given: dict[str, Any]) -> dict[str, Any]:
     """The models, and whether they fit together; a problem is part of the report."""
     try:
-        from actors.checking import CheckedPair
+        from pearl.actors.checking import CheckedPair
 
         fitted = CheckedPair(engine_settings(given))
     except (UsageError, ModuleNotFoundError) as error:

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from decoding import files
-from decoding.errors import PromptError
 from pearl import signals
 from pearl.asking import options
 from pearl.asking.values import or_refuse
+from pearl.decoding import files
+from pearl.decoding.errors import PromptError
 from pearl.harness.records import write_trace
 from pearl.showing import terminal
 
 if TYPE_CHECKING:
-    from actors.engine import Result
-    from actors.engine_settings import EngineSettings
-    from actors.text import Prompt
-    from decoding.messages import TokenId
-    from decoding.settings import Settings
+    from pearl.actors.engine import Result
+    from pearl.actors.engine_settings import EngineSettings
+    from pearl.actors.text import Prompt
+    from pearl.decoding.messages import TokenId
+    from pearl.decoding.settings import Settings
 
 LONGEST_NUMBER: Final = 18  # digits
 
@@ -98,8 +98,8 @@ async def _generate(
     as_json: bool,
     trace_file: pathlib.Path | None,
 ) -> Result:
-    from actors.checking import CheckedPair
-    from actors.engine import Engine
+    from pearl.actors.checking import CheckedPair
+    from pearl.actors.engine import Engine
 
     fitted = await asyncio.to_thread(CheckedPair, engine_settings)
     # What cannot be done is refused before anything is started.

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from decoding.settings import Settings
 from pearl.asking import what_if
 from pearl.asking.candidates import Candidate, read_candidates
 from pearl.asking.options import takes
 from pearl.asking.values import check_number, refuse
+from pearl.decoding.settings import Settings
 from pearl.showing.advice import PairAdvice, as_object, show, show_candidates
 from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:
-    from simulator.optimise import Advice, Means
+    from pearl.simulator.optimise import Advice, Means
 
 CANDIDATES = [
     click.option("--candidates", "candidates_file", metavar="FILE",
@@ -68,7 +68,7 @@ def command(*, as_json: bool, candidates_file: str | None, **given: Any) -> None
 
 
 def _means(given: Mapping[str, Any]) -> Means:
-    from simulator.optimise import Means
+    from pearl.simulator.optimise import Means
 
     means = Means(**{name: given[name] for name in Means.__struct_fields__})
     least = means.target_devices
@@ -81,8 +81,8 @@ def _means(given: Mapping[str, Any]) -> Means:
 
 def _of_pair(given: Mapping[str, Any], means: Means) -> PairAdvice:
     """One pair, from options or a profile."""
-    from simulator.optimise import advise
-    from simulator.twin import PairTimes
+    from pearl.simulator.optimise import advise
+    from pearl.simulator.twin import PairTimes
 
     profile = what_if.read_profile(given["profile_file"])
     every = {**given, **NO_CHANCE}
@@ -106,9 +106,9 @@ def _of_candidates(file: str, given: Mapping[str, Any], means: Means) -> list[Pa
 
 
 def _of_candidate(candidate: Candidate, given: Mapping[str, Any], means: Means) -> PairAdvice:
-    from simulator.acceptance import Independent
-    from simulator.optimise import advise
-    from simulator.twin import PairTimes
+    from pearl.simulator.acceptance import Independent
+    from pearl.simulator.optimise import advise
+    from pearl.simulator.twin import PairTimes
 
     every = {**given, **NO_CHANCE, "speed_ratio": candidate.speed_ratio}
     times = PairTimes(what_if.pair(every, None, RESTING), what_if.network(every, None))
@@ -118,7 +118,7 @@ def _of_candidate(candidate: Candidate, given: Mapping[str, Any], means: Means) 
 
 
 def _found(name: str | None, advice: Advice, means: Means) -> PairAdvice:
-    from simulator.optimise import foremost, placed
+    from pearl.simulator.optimise import foremost, placed
 
     placements = tuple(placed(choice, means) for choice in advice.choices)
     return PairAdvice(name=name, best=foremost(placements), placements=placements, advice=advice)

@@ -9,18 +9,18 @@ import click
 import msgspec
 from rich.console import Console
 
-from decoding.kinds import SCHEDULES
-from decoding.settings import Settings
 from pearl.asking.options import takes
 from pearl.asking.values import check_number, check_seed, gammas, schedules, whole_numbers
 from pearl.asking.what_if import TOLD, measured_network
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.settings import Settings
 from pearl.harness.systems import combinations
 from pearl.progress import bar
 from pearl.showing.tables import NONE, as_object, share, table
 from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:
-    from decoding.summaries import Figures
+    from pearl.decoding.summaries import Figures
 
 WIDTH: Final = 88
 FIGURES: Final = ("tokens_per_s", "tokens_per_target_pass", "acceptance_rate", "draft_idle",
@@ -47,8 +47,8 @@ def command(
     *, profile_file: str, users: int, told: bool, seed: int, as_json: bool, **given: Any
 ) -> None:
     """Forecast speed, idle times and waste of the requests in a profile, one row a setting."""
-    from simulator import profiles
-    from simulator.forecast import forecast
+    from pearl.simulator import profiles
+    from pearl.simulator.forecast import forecast
 
     check_number(users, "users", "1 or more", lambda n: n >= 1)
     check_seed(seed)

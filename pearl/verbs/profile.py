@@ -13,7 +13,7 @@ from pearl.harness.prompts import read_prompts
 from pearl.showing.terminal import said
 
 if TYPE_CHECKING:
-    from simulator.profiles import Profile
+    from pearl.simulator.profiles import Profile
 
 
 @click.command(name="profile")
@@ -29,7 +29,7 @@ def command(*, output: str, gamma: int, **given: Any) -> None:
     prompts = read_prompts(given)
     path = options.check_writable(output)
     profile = signals.run(measure(engine, settings, prompts))
-    from simulator import profiles
+    from pearl.simulator import profiles
 
     with said(None, lambda: click.echo(f"{path}: {_summary(profile)}")):
         profiles.write(path, profile)

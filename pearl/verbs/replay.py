@@ -11,7 +11,7 @@ import msgspec
 from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:
-    from simulator.recording import Delays
+    from pearl.simulator.recording import Delays
 
 
 @click.command(name="replay")
@@ -25,7 +25,7 @@ def command(*, file: str, delays: Delays, as_json: bool) -> int:
 
     Exit code 1 where commands, commits or epochs differ.
     """
-    from simulator.recording import replay_file
+    from pearl.simulator.recording import replay_file
 
     done = replay_file(pathlib.Path(file), delays=delays)
     same = done.same_commands and done.same_commits and done.same_epochs

@@ -10,11 +10,11 @@ import click
 import msgspec
 from rich.console import Console
 
-from decoding.stopping import FinishReason
 from pearl.asking import what_if
 from pearl.asking.loads import LOAD
 from pearl.asking.options import check_writable, figure_path, takes
 from pearl.asking.values import check_seed
+from pearl.decoding.stopping import FinishReason
 from pearl.harness.systems import name_of, title
 from pearl.progress import bar
 from pearl.showing.tables import NONE, table
@@ -23,9 +23,9 @@ from pearl.showing.terminal import said
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from decoding.estimates import Estimate
-    from simulator.answers import Answer, Waiting
-    from simulator.world import Scenario
+    from pearl.decoding.estimates import Estimate
+    from pearl.simulator.answers import Answer, Waiting
+    from pearl.simulator.world import Scenario
 
 WORTH_SPREADING: Final = 100_000  # tokens: about two seconds
 FIGURE_TOKENS: Final = 400  # enough for the rounds that a figure shows
@@ -46,7 +46,7 @@ def command(
     **given: Any,
 ) -> None:
     """Simulate draft and target; what is not named is left out (links, control, load)."""
-    from simulator.answers import check_work
+    from pearl.simulator.answers import check_work
 
     scenario = what_if.scenario(given)
     check_work(scenario, given["replications"])
@@ -63,8 +63,8 @@ def command(
 
 def _answer(scenario: Scenario, given: dict[str, Any]) -> Answer:
     """The answer, with the time it took and a bar while it takes it."""
-    from simulator.answers import runs_of, simulate
-    from simulator.parallel import cores
+    from pearl.simulator.answers import runs_of, simulate
+    from pearl.simulator.parallel import cores
 
     began = time.perf_counter()
     replications = given["replications"]
@@ -82,8 +82,8 @@ def _answer(scenario: Scenario, given: dict[str, Any]) -> Answer:
 
 def _write_trace(path: pathlib.Path, scenario: Scenario, seed: int) -> None:
     """With all that `simulator.recording` needs to run it again, where it is of one request."""
-    from decoding import trace
-    from simulator.answers import run
+    from pearl.decoding import trace
+    from pearl.simulator.answers import run
 
     done = run(scenario, seed=seed, trace=True)
     served = sorted(done.served, key=lambda each: each.number)
@@ -100,9 +100,9 @@ def _write_trace(path: pathlib.Path, scenario: Scenario, seed: int) -> None:
 
 def _draw(path: pathlib.Path, scenario: Scenario, seed: int) -> None:
     """The first rounds of the first request, of a run that goes no further."""
-    from analysis import figures
-    from simulator.answers import run
-    from simulator.workload import Fixed
+    from pearl.analysis import figures
+    from pearl.simulator.answers import run
+    from pearl.simulator.workload import Fixed
 
     short = msgspec.structs.replace(scenario.workload, output=Fixed(FIGURE_TOKENS))
     begun = msgspec.structs.replace(scenario, workload=short)

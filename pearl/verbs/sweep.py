@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 
-from decoding.errors import SettingError
-from decoding.kinds import SCHEDULES
 from pearl.asking import values, what_if
 from pearl.asking.options import check_writable, figure_path, takes
+from pearl.decoding.errors import SettingError
+from pearl.decoding.kinds import SCHEDULES
 from pearl.progress import bar
 from pearl.showing.sweeps import TABLES, as_text, csv_writer, draw
 
 if TYPE_CHECKING:
-    from simulator.profiles import Profile
-    from simulator.sweep import GridPoint, Job, Journal, Sweep
+    from pearl.simulator.profiles import Profile
+    from pearl.simulator.sweep import GridPoint, Job, Journal, Sweep
 
     Solve: TypeAlias = Callable[[Sequence[Job]], Iterator[list[GridPoint]]]
 
@@ -107,8 +107,8 @@ def question(given: Mapping[str, Any]) -> Sweep:
     Raises:
         SettingError: one of them is outside its range, or two contradict each other.
     """
-    from simulator.sweep import Sweep
-    from simulator.twin import RUNS
+    from pearl.simulator.sweep import Sweep
+    from pearl.simulator.twin import RUNS
 
     profile = what_if.read_profile(given["profile_file"])
     values.check_seed(given["seed"])
@@ -167,8 +167,8 @@ def _messages(given: Mapping[str, Any], profile: Profile | None) -> dict[str, An
 
 def _on_cores(workers: int | None, sweep: Sweep) -> Solve:
     """On processes of this machine; by default on one, or on all where that is sooner."""
-    from simulator.parallel import cores, spread
-    from simulator.sweep import compute
+    from pearl.simulator.parallel import cores, spread
+    from pearl.simulator.sweep import compute
 
     allowed = f"1 or more, at most {MOST_WORKERS}"
     values.check_number(workers, "workers", allowed, lambda n: 1 <= n <= MOST_WORKERS)
@@ -177,8 +177,8 @@ def _on_cores(workers: int | None, sweep: Sweep) -> Solve:
 
 
 def _on_ray(address: str | None, workers: int | None) -> Solve:
-    from actors import cluster
-    from simulator.sweep import compute
+    from pearl.actors import cluster
+    from pearl.simulator.sweep import compute
 
     if workers is not None:
         raise values.refuse("workers", workers, "left out with --on-ray: Ray counts its own")
@@ -187,7 +187,7 @@ def _on_ray(address: str | None, workers: int | None) -> Solve:
 
 def _print(sweep: Sweep, solve: Solve, figure: pathlib.Path | None) -> None:
     """The table on standard output, row by row."""
-    from simulator.sweep import jobs
+    from pearl.simulator.sweep import jobs
 
     stream = sys.stdout  # the bar puts something else in its place
     writer = csv_writer(stream)
@@ -203,7 +203,7 @@ def _print(sweep: Sweep, solve: Solve, figure: pathlib.Path | None) -> None:
 
 def _write(path: pathlib.Path, sweep: Sweep, solve: Solve, figure: pathlib.Path | None) -> None:
     """The table in a file; what is done is remembered beside it until all is."""
-    from simulator.sweep import Journal, jobs
+    from pearl.simulator.sweep import Journal, jobs
 
     journal = Journal(_beside(path, "partial"), sweep)
     with contextlib.closing(journal):

@@ -10,16 +10,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from decoding.settings import WIDEST_GAMMA, parse_gamma
 from pearl.asking import what_if
 from pearl.asking.options import takes
 from pearl.asking.values import check_number
+from pearl.decoding.settings import WIDEST_GAMMA, parse_gamma
 from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from analysis.theory import Assumptions, Expected
+    from pearl.analysis.theory import Assumptions, Expected
 
 QUESTION = [
     click.option("--alpha", type=float, metavar="A", default=what_if.ALPHA, show_default=True,
@@ -53,7 +53,7 @@ def command(*, as_json: bool, **given: Any) -> None:
     Acceptance is independent, rounds have a barrier, and texts are without end; `pearl simulate`
     needs none of that.
     """
-    from analysis.theory import Assumptions, best_gamma, expected
+    from pearl.analysis.theory import Assumptions, best_gamma, expected
 
     gamma, head_start = _numbers(given)
     pair = {name: given[name] for name in ("speed_ratio", *COSTS)} | {"acceptance": given["alpha"]}
@@ -101,7 +101,7 @@ def _answer(pearl: Expected, sd: Expected, best: int) -> dict[str, Any]:
         sd: speculative decoding at its own best gamma.
         best: gamma of PEARL, with this head start and these costs.
     """
-    from analysis.theory import best_head_start
+    from pearl.analysis.theory import best_head_start
 
     assumed = pearl.assumed
     costs = {name: float(getattr(assumed, name)) for name in COSTS}

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from decoding.errors import SettingError, StorageError
-from decoding.files import write
-from decoding.kinds import SCHEDULES
-from decoding.settings import Settings
 from pearl import signals
 from pearl.asking import options
 from pearl.asking.values import or_refuse, whole_numbers
+from pearl.decoding.errors import SettingError, StorageError
+from pearl.decoding.files import write
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.settings import Settings
 from pearl.harness.engines import check_prompts, fit, warmed
 from pearl.harness.prompts import read_prompts
 from pearl.harness.records import recorded_in_turns, write_trace
@@ -27,9 +27,9 @@ from pearl.showing.validation import as_builtins, show
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from actors.engine import Result
-    from actors.engine_settings import EngineSettings
-    from analysis.traces import Request
+    from pearl.actors.engine import Result
+    from pearl.actors.engine_settings import EngineSettings
+    from pearl.analysis.traces import Request
     from pearl.harness.turns import Turn
 
 RUNS = [
@@ -63,7 +63,7 @@ def command(
     found = validate(requests)
     with said(as_builtins(found) if as_json else None, lambda: show(found)):
         if page is not None:
-            from analysis import report as reports
+            from pearl.analysis import report as reports
 
             write(page, reports.html(found, requests).encode())
     for name, claim in found.violated:
@@ -97,7 +97,7 @@ def _refuse_what_runs(files: Sequence[str]) -> None:
 
 def _read(files: Sequence[str]) -> dict[str, list[Request]]:
     """The traces by system, in the order in which they are named."""
-    from analysis import traces
+    from pearl.analysis import traces
 
     found: dict[str, list[Request]] = {}
     for file in files:

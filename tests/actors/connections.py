@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import cast, final
 
-from actors.wire import AnyPacket, Unframer
+from pearl.actors.wire import AnyPacket, Unframer
 
 
 @final

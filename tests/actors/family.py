@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import psutil
 
-from actors.cluster import RayDeployment
-from actors.engine import Engine
-from actors.membership import Connection
+from pearl.actors.cluster import RayDeployment
+from pearl.actors.engine import Engine
+from pearl.actors.membership import Connection
 
 
 def connection(engine: Engine) -> Connection:

@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from actors.engine import Engine, Result
-from decoding.sampling import Sampling
-from decoding.settings import Settings
+from pearl.actors.engine import Engine, Result
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
 
 PROMPTS: Final = ("def f(x):", "αβγ – 日本語 🎉", "a", "x" * 60, "\n\n", "import os", "0", "é")
 """Short and long, and of all kinds of characters."""

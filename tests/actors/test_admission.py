@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from actors.admission import SHARE, Admission
-from actors.hosts import Host, draft_host, target_host
-from actors.runners.interface import Feed, Room
-from actors.wire import Close, JobDone, Open, Spoilt
-from decoding.errors import PlacementError
-from decoding.messages import Drafted, Judge, Order
-from decoding.sampling import Sampling
+from pearl.actors.admission import SHARE, Admission
+from pearl.actors.hosts import Host, draft_host, target_host
+from pearl.actors.runners.interface import Feed, Room
+from pearl.actors.wire import Close, JobDone, Open, Spoilt
+from pearl.decoding.errors import PlacementError
+from pearl.decoding.messages import Drafted, Judge, Order
+from pearl.decoding.sampling import Sampling
 from tests.actors.toys import ToyRunner
 from tests.decoding.toys import similar
 

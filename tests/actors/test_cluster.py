@@ -21,23 +21,23 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from actors.client import Client
-from actors.cluster import RayDeployment
-from actors.deadlines import Patience
-from actors.engine import Engine, Generation
-from actors.engine_settings import EngineSettings
-from actors.guardian import marked
-from actors.membership import Membership
-from actors.wire import Finished
-from decoding.errors import PeerError, PlacementError, ProtocolError
-from decoding.messages import DEVICES, DRAFT, TARGET, Device, Role, TokenId
-from decoding.settings import Settings
+from pearl.actors.client import Client
+from pearl.actors.cluster import RayDeployment
+from pearl.actors.deadlines import Patience
+from pearl.actors.engine import Engine, Generation
+from pearl.actors.engine_settings import EngineSettings
+from pearl.actors.guardian import marked
+from pearl.actors.membership import Membership
+from pearl.actors.wire import Finished
+from pearl.decoding.errors import PeerError, PlacementError, ProtocolError
+from pearl.decoding.messages import DEVICES, DRAFT, TARGET, Device, Role, TokenId
+from pearl.decoding.settings import Settings
 from tests.actors.family import connection, mentions
 from tests.actors.pairs import SavedPair
 from tests.actors.requests import AR, PROMPTS, VARIANTS, all_at_once, sampled
 
 if TYPE_CHECKING:
-    from decoding.text import Detokenizer
+    from pearl.decoding.text import Detokenizer
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="module")]
 
@@ -92,8 +92,8 @@ async def test_a_cluster_that_says_nothing_is_not_waited_for(
 
 async def test_a_placement_that_cannot_be_had_says_what_is_missing(text_pair: SavedPair) -> None:
     """A GPU is asked for where Ray knows of none."""
-    from actors.cluster import RayDeployment  # noqa: PLC0415 - Ray comes with it
-    from actors.specs import DeviceSpec  # noqa: PLC0415
+    from pearl.actors.cluster import RayDeployment  # noqa: PLC0415 - Ray comes with it
+    from pearl.actors.specs import DeviceSpec  # noqa: PLC0415
 
     spec = DeviceSpec(
         role=Role.TARGET, model=str(text_pair.target), place="cuda:0", vocabulary=300, gpu_share=7
@@ -159,7 +159,7 @@ async def test_ray_writes_what_threads_of_this_process_write(
     engine: Engine, text_pair: SavedPair
 ) -> None:
     """Eight requests in flight on both, of every schedule."""
-    from actors.engine_settings import Devices  # noqa: PLC0415 - beside its only use
+    from pearl.actors.engine_settings import Devices  # noqa: PLC0415 - beside its only use
 
     asked = [
         (prompt, sampled(settings, 0.7, seed))

@@ -8,10 +8,10 @@ from typing import cast
 import psutil
 import pytest
 
-from actors.engine import Engine
-from actors.engine_settings import EngineSettings
-from decoding.errors import PeerError
-from decoding.settings import Settings
+from pearl.actors.engine import Engine
+from pearl.actors.engine_settings import EngineSettings
+from pearl.decoding.errors import PeerError
+from pearl.decoding.settings import Settings
 from tests.actors.family import connection, mentions
 from tests.actors.pairs import SavedPair
 from tests.actors.requests import PROMPTS

@@ -6,13 +6,13 @@ from typing import Final
 
 import pytest
 
-from actors.dispatch import Dispatch
-from actors.peers import Peer
-from actors.scheduler import Scheduler
-from actors.wire import JobDone, Spoilt, Submit
-from decoding.messages import DEVICES, DRAFT, TARGET, Drafted, Judged, Proposed
-from decoding.settings import Settings
-from decoding.stopping import StopRules
+from pearl.actors.dispatch import Dispatch
+from pearl.actors.peers import Peer
+from pearl.actors.scheduler import Scheduler
+from pearl.actors.wire import JobDone, Spoilt, Submit
+from pearl.decoding.messages import DEVICES, DRAFT, TARGET, Drafted, Judged, Proposed
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import StopRules
 
 GAMMA: Final = 2
 

@@ -16,12 +16,12 @@ import pytest_asyncio
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.engine import Engine, Piece
-from actors.engine_settings import Devices, EngineSettings
-from actors.placing import places
-from actors.text import Prompt
-from decoding import trace
-from decoding.errors import (
+from pearl.actors.engine import Engine, Piece
+from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.actors.placing import places
+from pearl.actors.text import Prompt
+from pearl.decoding import trace
+from pearl.decoding.errors import (
     PairError,
     PeerError,
     PlacementError,
@@ -29,10 +29,10 @@ from decoding.errors import (
     ProtocolError,
     SettingError,
 )
-from decoding.messages import Role
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from decoding.stopping import FinishReason
+from pearl.decoding.messages import Role
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import FinishReason
 from tests.actors.pairs import POSITIONS, SavedPair, with_end, with_short_draft
 from tests.actors.requests import AR, PROMPTS, TOKENS, VARIANTS, all_at_once, sampled
 from tests.decoding.certainty import chi_square_limit

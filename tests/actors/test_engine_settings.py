@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from actors.deadlines import Patience
-from actors.engine_settings import Devices, EngineSettings
-from decoding.errors import SettingError
+from pearl.actors.deadlines import Patience
+from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.decoding.errors import SettingError
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import pytest
 import pytest_asyncio
 from transformers import AutoTokenizer
 
-from actors.engine import Engine
-from actors.engine_settings import Devices, EngineSettings
-from decoding.errors import PromptError, SettingError
-from decoding.settings import Settings
-from decoding.stopping import FinishReason
+from pearl.actors.engine import Engine
+from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.decoding.errors import PromptError, SettingError
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import FinishReason
 from tests.actors.pairs import END, SavedPair, save_pair_of, with_added, with_end, with_hidden
 from tests.actors.requests import AR, PROMPTS, VARIANTS, sampled
 from tests.actors.tokenizers import KINDS, before_stop

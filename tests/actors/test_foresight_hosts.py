@@ -22,11 +22,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.hosts import Host, Judging, draft_host, target_host
-from actors.peers import Peer
-from actors.runners.interface import Feed
-from actors.scheduler import Scheduler
-from actors.wire import (
+from pearl.actors.hosts import Host, Judging, draft_host, target_host
+from pearl.actors.peers import Peer
+from pearl.actors.runners.interface import Feed
+from pearl.actors.scheduler import Scheduler
+from pearl.actors.wire import (
     Alive,
     AnyPacket,
     Beat,
@@ -39,9 +39,9 @@ from actors.wire import (
     Tokens,
     frame,
 )
-from decoding.desks import TargetDesk
-from decoding.kinds import SCHEDULES
-from decoding.messages import (
+from pearl.decoding.desks import TargetDesk
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.messages import (
     DEVICES,
     DRAFT,
     TARGET,
@@ -52,12 +52,12 @@ from decoding.messages import (
     Order,
     TokenId,
 )
-from decoding.policies import REST, AutoPolicy, Gamma
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from decoding.stopping import FinishReason, StopRules
-from decoding.text import Detokenizer
-from decoding.verification import VERIFIERS, make_verifier
+from pearl.decoding.policies import REST, AutoPolicy, Gamma
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import FinishReason, StopRules
+from pearl.decoding.text import Detokenizer
+from pearl.decoding.verification import VERIFIERS, make_verifier
 from tests.actors.connections import Wire
 from tests.actors.toys import ToyRunner
 from tests.decoding.toys import Logits, Model, Prefix, autoregressive, blend, only, table

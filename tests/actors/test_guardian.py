@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from actors import guardian
-from actors.guardian import LOCK, MARK, TOKEN, marked, remove_leftovers, without_ray
+from pearl.actors import guardian
+from pearl.actors.guardian import LOCK, MARK, TOKEN, marked, remove_leftovers, without_ray
 
 
 @pytest.fixture

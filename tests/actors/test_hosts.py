@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.hosts import Drafting, Host, draft_host, target_host
-from actors.wire import Alive, Close, JobDone, Open, Probe
-from decoding.messages import (
+from pearl.actors.hosts import Drafting, Host, draft_host, target_host
+from pearl.actors.wire import Alive, Close, JobDone, Open, Probe
+from pearl.decoding.messages import (
     Cancel,
     Drafted,
     Foresight,
@@ -23,9 +23,9 @@ from decoding.messages import (
     Proposed,
     TokenId,
 )
-from decoding.sampling import Sampling
-from decoding.turns import OVERTAKES, PIECE, SHORT
-from decoding.verification import VERIFIERS
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.turns import OVERTAKES, PIECE, SHORT
+from pearl.decoding.verification import VERIFIERS
 from tests.actors.toys import ToyRunner, alone
 from tests.decoding.toys import Logits, Prefix, table
 

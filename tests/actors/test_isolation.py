@@ -11,18 +11,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from actors import transcripts
-from actors.client import Client
-from actors.hosts import draft_host, target_host
-from actors.isolation import LONGEST_REASON
-from actors.runners.interface import Room
-from actors.scheduler import Scheduler
-from actors.wire import Alive, DeviceFailed, Finished, JobDone, Open, Spoilt, Tokens
-from decoding.errors import PeerError, PlacementError
-from decoding.messages import DEVICES, DRAFT, TARGET, Device, Drafted, Judge, Order, TokenId
-from decoding.settings import Settings
-from decoding.turns import PIECE
-from decoding.verification import make_verifier
+from pearl.actors import transcripts
+from pearl.actors.client import Client
+from pearl.actors.hosts import draft_host, target_host
+from pearl.actors.isolation import LONGEST_REASON
+from pearl.actors.runners.interface import Room
+from pearl.actors.scheduler import Scheduler
+from pearl.actors.wire import Alive, DeviceFailed, Finished, JobDone, Open, Spoilt, Tokens
+from pearl.decoding.errors import PeerError, PlacementError
+from pearl.decoding.messages import DEVICES, DRAFT, TARGET, Device, Drafted, Judge, Order, TokenId
+from pearl.decoding.settings import Settings
+from pearl.decoding.turns import PIECE
+from pearl.decoding.verification import make_verifier
 from tests.actors.toys import ToyDevice, ToyRunner, alone, until
 from tests.decoding.toys import Logits, Model, Prefix, similar
 

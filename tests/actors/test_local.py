@@ -10,17 +10,17 @@ from typing import Any, Final
 
 import pytest
 
-from actors import device, transcripts
-from actors.engine import Engine
-from actors.engine_settings import Devices, EngineSettings
-from actors.hosts import Host
-from actors.local import LocalDeployment
-from actors.scripts import PROMPT_TOKENS, Script
-from actors.specs import DeviceSpec
-from actors.stand_ins import StandInPair, parse_stand_ins
-from decoding.errors import PeerError
-from decoding.messages import TARGET, Device, Role
-from decoding.settings import Settings
+from pearl.actors import device, transcripts
+from pearl.actors.engine import Engine
+from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.actors.hosts import Host
+from pearl.actors.local import LocalDeployment
+from pearl.actors.scripts import PROMPT_TOKENS, Script
+from pearl.actors.specs import DeviceSpec
+from pearl.actors.stand_ins import StandInPair, parse_stand_ins
+from pearl.decoding.errors import PeerError
+from pearl.decoding.messages import TARGET, Device, Role
+from pearl.decoding.settings import Settings
 
 DEADLINE_S: Final = 60.0
 PROMPT: Final = "a prompt"

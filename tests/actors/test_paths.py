@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.engine_settings import EngineSettings
-from decoding.messages import Role
+from pearl.actors.engine_settings import EngineSettings
+from pearl.decoding.messages import Role
 
 
 @pytest.mark.parametrize("typed", ["model", "./model", "../here/model", "~/model"])

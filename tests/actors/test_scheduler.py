@@ -13,14 +13,14 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from actors import client, peers
-from actors.client import Client, Ticket
-from actors.deadlines import SILENCE_S, Patience
-from actors.peers import HANDSHAKE_S, MOST_STRANGERS, Peer
-from actors.runners.interface import Room
-from actors.scheduler import Scheduler
-from actors.stations import MOST_LOSSES, MOST_STARTS
-from actors.wire import (
+from pearl.actors import client, peers
+from pearl.actors.client import Client, Ticket
+from pearl.actors.deadlines import SILENCE_S, Patience
+from pearl.actors.peers import HANDSHAKE_S, MOST_STRANGERS, Peer
+from pearl.actors.runners.interface import Room
+from pearl.actors.scheduler import Scheduler
+from pearl.actors.stations import MOST_LOSSES, MOST_STARTS
+from pearl.actors.wire import (
     LARGEST_FRAME,
     LENGTH,
     Address,
@@ -33,13 +33,13 @@ from actors.wire import (
     Unframer,
     frame,
 )
-from decoding.errors import PeerError, ProtocolError
-from decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, TokenId
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from decoding.stopping import FinishReason
-from decoding.text import Detokenizer
-from decoding.trace import Received
+from pearl.decoding.errors import PeerError, ProtocolError
+from pearl.decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, TokenId
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import FinishReason
+from pearl.decoding.text import Detokenizer
+from pearl.decoding.trace import Received
 from tests.actors.toys import ToyDevice, ToyRunner, alone, until
 from tests.decoding.toys import Logits, Prefix, similar
 

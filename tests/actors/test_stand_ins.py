@@ -15,20 +15,27 @@ import pytest
 import pytest_asyncio
 from transformers import LlamaConfig, MambaConfig, T5Config
 
-from actors import stand_ins
-from actors.engine import Engine
-from actors.engine_settings import Devices, EngineSettings
-from actors.runners.interface import Runner
-from actors.runners.stand_in import TimedRunner
-from actors.scripts import POSITIONS, PROMPT_TOKENS, Script
-from actors.specs import DeviceSpec
-from actors.stand_ins import LONGEST_PASS_S, StandIn, StandInPair, Timed, Untrained, parse_stand_ins
-from decoding.errors import PeerError, PlacementError, PromptError, SettingError
-from decoding.messages import DEVICES, Role
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from decoding.stopping import FinishReason
 from pearl.__main__ import run
+from pearl.actors import stand_ins
+from pearl.actors.engine import Engine
+from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.actors.runners.interface import Runner
+from pearl.actors.runners.stand_in import TimedRunner
+from pearl.actors.scripts import POSITIONS, PROMPT_TOKENS, Script
+from pearl.actors.specs import DeviceSpec
+from pearl.actors.stand_ins import (
+    LONGEST_PASS_S,
+    StandIn,
+    StandInPair,
+    Timed,
+    Untrained,
+    parse_stand_ins,
+)
+from pearl.decoding.errors import PeerError, PlacementError, PromptError, SettingError
+from pearl.decoding.messages import DEVICES, Role
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import FinishReason
 from tests.actors.requests import AR, TOKENS, VARIANTS, all_at_once, sampled
 from tests.decoding.certainty import Z
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.stations import MOST_STARTS, SAMPLES, STALLED, Asked, Station
+from pearl.actors.stations import MOST_STARTS, SAMPLES, STALLED, Asked, Station
 
 
 def _measured(*seconds_of_a_token: float) -> Station:

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.text import check_ids, check_stop
-from decoding.errors import PromptError, SettingError
-from decoding.stopping import TextStream
-from decoding.text import Detokenizer
+from pearl.actors.text import check_ids, check_stop
+from pearl.decoding.errors import PromptError, SettingError
+from pearl.decoding.stopping import TextStream
+from pearl.decoding.text import Detokenizer
 from tests.actors.tokenizers import before_stop
 
 

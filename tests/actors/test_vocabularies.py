@@ -13,12 +13,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.checking import CheckedPair
-from actors.engine import Engine, Result
-from actors.engine_settings import Devices, EngineSettings
-from decoding.messages import Role
-from decoding.sampling import Sampling
-from decoding.settings import Settings
+from pearl.actors.checking import CheckedPair
+from pearl.actors.engine import Engine, Result
+from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.decoding.messages import Role
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
 from tests.actors.pairs import SavedPair, save_letter_pair
 from tests.actors.requests import AR, PROMPTS, VARIANTS, all_at_once, sampled
 from tests.actors.swapped import swap

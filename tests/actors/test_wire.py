@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from actors.wire import (
+from pearl.actors.wire import (
     LARGEST_FRAME,
     LENGTH,
     Abort,
@@ -30,8 +30,8 @@ from actors.wire import (
     Unframer,
     frame,
 )
-from decoding.errors import PeerError, SettingError
-from decoding.messages import (
+from pearl.decoding.errors import PeerError, SettingError
+from pearl.decoding.messages import (
     DRAFT,
     TARGET,
     Cancel,
@@ -44,12 +44,12 @@ from decoding.messages import (
     Propose,
     Proposed,
 )
-from decoding.metrics import Meter
-from decoding.sampling import Sampling
-from decoding.schedules import Counts
-from decoding.settings import Settings
-from decoding.stopping import FinishReason
-from decoding.trace import Received, Sent
+from pearl.decoding.metrics import Meter
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.schedules import Counts
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import FinishReason
+from pearl.decoding.trace import Received, Sent
 
 _SECRET = "told out of band"  # noqa: S105 - in a test
 _DRAFTED = Drafted(tokens=(4, 5), laws=(b"\x00\x01", b"\xff"))

@@ -15,13 +15,22 @@ from typing import Any, Final, cast, final
 
 import numpy as np
 
-from actors.hosts import Host, draft_host, target_host
-from actors.runners.interface import Feed, Room, RunnerStatistics
-from actors.wire import Address, Alive, DeviceFailed, FromDevice, Hello, ToDevice, Unframer, frame
-from decoding.errors import PeerError
-from decoding.messages import DRAFT, Device, TokenId
-from decoding.sampling import Sampling
-from decoding.verification import make_verifier
+from pearl.actors.hosts import Host, draft_host, target_host
+from pearl.actors.runners.interface import Feed, Room, RunnerStatistics
+from pearl.actors.wire import (
+    Address,
+    Alive,
+    DeviceFailed,
+    FromDevice,
+    Hello,
+    ToDevice,
+    Unframer,
+    frame,
+)
+from pearl.decoding.errors import PeerError
+from pearl.decoding.messages import DRAFT, Device, TokenId
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.verification import make_verifier
 from tests.decoding.toys import Model, Prefix
 
 CHUNK: Final = 1 << 16

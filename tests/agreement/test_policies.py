@@ -8,13 +8,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis import theory
-from decoding.kinds import SCHEDULES
-from decoding.measured import WIDEST, Measurements
-from decoding.policies import AutoPolicy
-from simulator.costs import Constant
-from simulator.twin import PairTimes, Scheme, decode
-from simulator.world import Pair
+from pearl.analysis import theory
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.measured import WIDEST, Measurements
+from pearl.decoding.policies import AutoPolicy
+from pearl.simulator.costs import Constant
+from pearl.simulator.twin import PairTimes, Scheme, decode
+from pearl.simulator.world import Pair
 from tests.analysis.forms import pearl, pearl_at, sd, sd_at
 from tests.decoding.learning import learn, timed, windows
 

@@ -11,17 +11,17 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from actors.engine import Engine, Result
-from actors.engine_settings import Devices, EngineSettings
-from decoding.exchanges import agreement
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from decoding.stopping import StopRules
-from simulator.acceptance import Replay
-from simulator.answers import run as simulate
-from simulator.recording import Replayed, replay
-from simulator.workload import Fixed, Workload
-from simulator.world import Scenario
+from pearl.actors.engine import Engine, Result
+from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.decoding.exchanges import agreement
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import StopRules
+from pearl.simulator.acceptance import Replay
+from pearl.simulator.answers import run as simulate
+from pearl.simulator.recording import Replayed, replay
+from pearl.simulator.workload import Fixed, Workload
+from pearl.simulator.world import Scenario
 from tests.actors.pairs import SavedPair
 from tests.actors.requests import AR, PROMPTS, VARIANTS, sampled
 

@@ -8,10 +8,10 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from decoding import trace
-from decoding.errors import MalformedTraceError, SettingError
 from pearl.__main__ import run
-from simulator.recording import Replayed, replay_file
+from pearl.decoding import trace
+from pearl.decoding.errors import MalformedTraceError, SettingError
+from pearl.simulator.recording import Replayed, replay_file
 from tests.actors.pairs import SavedPair, with_end
 
 PROMPT: Final = "def f(x):"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from analysis.traces import Request
-from decoding.settings import Settings
-from simulator.acceptance import Independent
-from simulator.answers import run as simulated
-from simulator.links import Network
-from simulator.workload import ClosedLoop, Fixed, Workload
-from simulator.world import Pair, Scenario
+from pearl.analysis.traces import Request
+from pearl.decoding.settings import Settings
+from pearl.simulator.acceptance import Independent
+from pearl.simulator.answers import run as simulated
+from pearl.simulator.links import Network
+from pearl.simulator.workload import ClosedLoop, Fixed, Workload
+from pearl.simulator.world import Pair, Scenario
 
 
 def decoded(

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from analysis.theory import Assumptions, Expected, expected
-from decoding.kinds import ScheduleKind
+from pearl.analysis.theory import Assumptions, Expected, expected
+from pearl.decoding.kinds import ScheduleKind
 
 EAGER = ScheduleKind(
     title="EAGER",

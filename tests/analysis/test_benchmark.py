@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 from msgspec.structs import replace
 
-from analysis.benchmark import (
+from pearl.analysis.benchmark import (
     BenchmarkRun,
     Difference,
     Quantiles,
@@ -21,13 +21,13 @@ from analysis.benchmark import (
     report,
     token_times,
 )
-from analysis.parameters import own_constants
-from analysis.statistics import acceptance
-from decoding.estimates import Estimate, of_median, of_ratio
-from decoding.settings import Settings
-from simulator.costs import Affine
-from simulator.links import Network
-from simulator.world import Pair
+from pearl.analysis.parameters import own_constants
+from pearl.analysis.statistics import acceptance
+from pearl.decoding.estimates import Estimate, of_median, of_ratio
+from pearl.decoding.settings import Settings
+from pearl.simulator.costs import Affine
+from pearl.simulator.links import Network
+from pearl.simulator.world import Pair
 from tests.analysis.decoded import decoded
 from tests.analysis.forms import pearl
 from tests.decoding.two_requests import LONG, SHORT

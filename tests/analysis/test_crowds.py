@@ -6,16 +6,16 @@ from typing import Final
 
 import pytest
 
-from analysis.crowds import BatchTimes, Crowd, allowed, levels
-from analysis.statistics import acceptance
-from analysis.traces import Request
-from decoding.estimates import of_ratio
-from decoding.settings import Settings
-from simulator.acceptance import Independent
-from simulator.answers import run
-from simulator.costs import Affine
-from simulator.workload import ClosedLoop, Fixed, Workload
-from simulator.world import Pair, Scenario
+from pearl.analysis.crowds import BatchTimes, Crowd, allowed, levels
+from pearl.analysis.statistics import acceptance
+from pearl.analysis.traces import Request
+from pearl.decoding.estimates import of_ratio
+from pearl.decoding.settings import Settings
+from pearl.simulator.acceptance import Independent
+from pearl.simulator.answers import run
+from pearl.simulator.costs import Affine
+from pearl.simulator.workload import ClosedLoop, Fixed, Workload
+from pearl.simulator.world import Pair, Scenario
 from tests.analysis.decoded import decoded
 from tests.analysis.forms import pearl, sd
 

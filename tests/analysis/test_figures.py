@@ -18,7 +18,7 @@ from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.figures import (
+from pearl.analysis.figures import (
     PARTS,
     ROWS,
     check_figure_path,
@@ -27,13 +27,13 @@ from analysis.figures import (
     timeline,
     waiting_bars,
 )
-from decoding.errors import SettingError
-from decoding.messages import Drafted, Judged, Propose, Proposed, Role
-from decoding.settings import Settings
-from decoding.trace import Received, Record, Sent
-from simulator.answers import run
-from simulator.workload import Fixed, Workload
-from simulator.world import Pair, Scenario
+from pearl.decoding.errors import SettingError
+from pearl.decoding.messages import Drafted, Judged, Propose, Proposed, Role
+from pearl.decoding.settings import Settings
+from pearl.decoding.trace import Received, Record, Sent
+from pearl.simulator.answers import run
+from pearl.simulator.workload import Fixed, Workload
+from pearl.simulator.world import Pair, Scenario
 
 Bars: TypeAlias = list[tuple[float, float, float]]  # row, left, width
 TARGET, DRAFT = ROWS[Role.TARGET], ROWS[Role.DRAFT]
@@ -497,7 +497,7 @@ def test_the_same_figure_gives_the_same_bytes(
 
 def test_figures_need_neither_a_display_nor_global_state() -> None:
     """The module pyplot keeps a list of figures and may open windows; here it is never loaded."""
-    script = "import sys, analysis.figures; print('matplotlib.pyplot' in sys.modules)"
+    script = "import sys, pearl.analysis.figures; print('matplotlib.pyplot' in sys.modules)"
 
     finished = subprocess.run(
         [sys.executable, "-c", script],

@@ -11,9 +11,9 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import figures
-from analysis.figures import Speed
-from decoding.estimates import Estimate
+from pearl.analysis import figures
+from pearl.analysis.figures import Speed
+from pearl.decoding.estimates import Estimate
 
 ROWS = [
     Speed(name="AR", measured=Estimate(1.0, 1.0, 1.0), theory=1.0),

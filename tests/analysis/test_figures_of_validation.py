@@ -13,11 +13,11 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import figures
-from analysis.figures import HEAD_START, MeasuredSpeed, ThreeAnswers
-from analysis.figures.style import schedule_lines
-from decoding.estimates import Estimate
-from decoding.kinds import SCHEDULES
+from pearl.analysis import figures
+from pearl.analysis.figures import HEAD_START, MeasuredSpeed, ThreeAnswers
+from pearl.analysis.figures.style import schedule_lines
+from pearl.decoding.estimates import Estimate
+from pearl.decoding.kinds import SCHEDULES
 from tests.analysis.forms import EAGER
 
 SPEEDS = {

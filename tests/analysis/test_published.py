@@ -9,13 +9,13 @@ from typing import Final
 import numpy as np
 import pytest
 
-from analysis.published import PublishedRun, best_gamma, fit, read, tau, without
-from decoding.errors import SettingError
-from decoding.settings import Settings
-from simulator.acceptance import Independent
-from simulator.answers import run
-from simulator.workload import Fixed, Workload
-from simulator.world import Scenario
+from pearl.analysis.published import PublishedRun, best_gamma, fit, read, tau, without
+from pearl.decoding.errors import SettingError
+from pearl.decoding.settings import Settings
+from pearl.simulator.acceptance import Independent
+from pearl.simulator.answers import run
+from pearl.simulator.workload import Fixed, Workload
+from pearl.simulator.world import Scenario
 
 TABLE: Final = Path(__file__).resolve().parents[3] / "shared/data/published/nano_pearl_h200.csv"
 RATES: Final = (0.5, 0.7, 0.85, 0.96)

@@ -16,20 +16,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics import (
+from pearl.analysis.statistics import (
     Independence,
     acceptance,
     independence,
     run_length,
     survival,
 )
-from decoding.estimates import LEVEL, Estimate, of_share
-from decoding.exchanges import agreement
-from decoding.settings import Settings
-from simulator.acceptance import Independent, Positions
-from simulator.answers import run
-from simulator.workload import Fixed, Workload
-from simulator.world import Pair, Scenario
+from pearl.decoding.estimates import LEVEL, Estimate, of_share
+from pearl.decoding.exchanges import agreement
+from pearl.decoding.settings import Settings
+from pearl.simulator.acceptance import Independent, Positions
+from pearl.simulator.answers import run
+from pearl.simulator.workload import Fixed, Workload
+from pearl.simulator.world import Pair, Scenario
 from tests.analysis.forms import pearl, sd
 from tests.decoding.certainty import ALPHA, Z
 from tests.decoding.intervals import ends, holds

@@ -25,15 +25,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from analysis import departures, theory
-from analysis.distributions import acceptance_from_distributions, coupled_bound
-from analysis.theory import Assumptions, chain
-from decoding.errors import SettingError
-from decoding.settings import Settings
-from simulator.acceptance import Bursts, Independent, Positions
-from simulator.answers import simulate
-from simulator.workload import Fixed, Workload
-from simulator.world import Pair, Scenario
+from pearl.analysis import departures, theory
+from pearl.analysis.distributions import acceptance_from_distributions, coupled_bound
+from pearl.analysis.theory import Assumptions, chain
+from pearl.decoding.errors import SettingError
+from pearl.decoding.settings import Settings
+from pearl.simulator.acceptance import Bursts, Independent, Positions
+from pearl.simulator.answers import simulate
+from pearl.simulator.workload import Fixed, Workload
+from pearl.simulator.world import Pair, Scenario
 from tests.analysis.forms import pearl, pearl_at, sd, sd_at
 from tests.decoding import policies
 from tests.decoding.certainty import margin, ratio_margin

@@ -16,17 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import departures, theory
-from analysis.theory import Assumptions, expected
-from decoding.errors import SettingError
-from decoding.kinds import SCHEDULES
-from decoding.settings import Settings
-from simulator import twin
-from simulator.acceptance import Bursts, Independent, Positions
-from simulator.answers import run
-from simulator.links import Link, Network
-from simulator.workload import Geometric, Workload
-from simulator.world import Pair, Scenario
+from pearl.analysis import departures, theory
+from pearl.analysis.theory import Assumptions, expected
+from pearl.decoding.errors import SettingError
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.settings import Settings
+from pearl.simulator import twin
+from pearl.simulator.acceptance import Bursts, Independent, Positions
+from pearl.simulator.answers import run
+from pearl.simulator.links import Link, Network
+from pearl.simulator.workload import Geometric, Workload
+from pearl.simulator.world import Pair, Scenario
 from tests.analysis.forms import EAGER, pearl, pearl_at, sd, sd_at
 from tests.decoding.certainty import ratio_margin
 

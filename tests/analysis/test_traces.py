@@ -15,27 +15,27 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from actors.engine import Engine
-from actors.engine_settings import Devices, EngineSettings
-from analysis import traces
-from analysis.traces import Request, figures, metrics, overlap, runs, shares
-from decoding import trace
-from decoding.errors import MalformedTraceError
-from decoding.messages import DRAFT, TARGET
-from decoding.metrics import Metrics
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from decoding.stopping import FinishReason
-from decoding.summaries import Figures, over_requests
-from decoding.trace import Received
 from pearl.__main__ import run as pearl
-from simulator.acceptance import Independent
-from simulator.answers import run
-from simulator.costs import Constant, Spread
-from simulator.faults import Fault, FaultKind
-from simulator.links import Link, Network
-from simulator.workload import ClosedLoop, Fixed, Geometric, Poisson, Uniform, Workload
-from simulator.world import Pair, Run, Scenario
+from pearl.actors.engine import Engine
+from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.analysis import traces
+from pearl.analysis.traces import Request, figures, metrics, overlap, runs, shares
+from pearl.decoding import trace
+from pearl.decoding.errors import MalformedTraceError
+from pearl.decoding.messages import DRAFT, TARGET
+from pearl.decoding.metrics import Metrics
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import FinishReason
+from pearl.decoding.summaries import Figures, over_requests
+from pearl.decoding.trace import Received
+from pearl.simulator.acceptance import Independent
+from pearl.simulator.answers import run
+from pearl.simulator.costs import Constant, Spread
+from pearl.simulator.faults import Fault, FaultKind
+from pearl.simulator.links import Link, Network
+from pearl.simulator.workload import ClosedLoop, Fixed, Geometric, Poisson, Uniform, Workload
+from pearl.simulator.world import Pair, Run, Scenario
 from tests.actors.pairs import save_text_pair
 from tests.actors.requests import PROMPTS, VARIANTS
 

@@ -8,23 +8,23 @@ from typing import Any, Final
 import pytest
 from msgspec.structs import replace
 
-from analysis.comparison import Claim, Comparison, Relation
-from analysis.gap import PARTS_OF, Part, parts
-from analysis.traces import Request
-from analysis.validation import BestWindow, Validation
-from decoding.errors import MalformedTraceError
-from decoding.estimates import Estimate
-from decoding.kinds import SCHEDULES
-from decoding.settings import Settings
-from decoding.trace import Received, Record
+from pearl.analysis.comparison import Claim, Comparison, Relation
+from pearl.analysis.gap import PARTS_OF, Part, parts
+from pearl.analysis.traces import Request
+from pearl.analysis.validation import BestWindow, Validation
+from pearl.decoding.errors import MalformedTraceError
+from pearl.decoding.estimates import Estimate
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.settings import Settings
+from pearl.decoding.trace import Received, Record
 from pearl.harness.systems import name_of
 from pearl.harness.validation import validate
-from simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions
-from simulator.answers import run
-from simulator.costs import Affine
-from simulator.links import Link, Network
-from simulator.workload import ClosedLoop, Fixed, Workload
-from simulator.world import Pair, Scenario
+from pearl.simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions
+from pearl.simulator.answers import run
+from pearl.simulator.costs import Affine
+from pearl.simulator.links import Link, Network
+from pearl.simulator.workload import ClosedLoop, Fixed, Workload
+from pearl.simulator.world import Pair, Scenario
 from tests.analysis.forms import EAGER, pearl
 
 REQUESTS, TOKENS, PROMPT = 8, 400, 30

@@ -14,23 +14,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from decoding.coins import Array, CounterCoins
-from decoding.kinds import SCHEDULES, Numbers, ScheduleKind
-from decoding.measured import Measurements
-from decoding.messages import Drafted, Judged, Proposed
-from decoding.policies import POLICIES, Gamma, PolicyKind
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from decoding.verification import VERIFIERS, Greedy, Verdict, VerifierKind
 from pearl.__main__ import run as pearl
-from simulator import answers, twin
-from simulator.acceptance import Independent, Replay
-from simulator.optimise import advise
-from simulator.sweep import Sweep
-from simulator.sweep import run as swept
-from simulator.twin import PairTimes, Scheme
-from simulator.workload import Fixed, Workload
-from simulator.world import Pair, Scenario
+from pearl.decoding.coins import Array, CounterCoins
+from pearl.decoding.kinds import SCHEDULES, Numbers, ScheduleKind
+from pearl.decoding.measured import Measurements
+from pearl.decoding.messages import Drafted, Judged, Proposed
+from pearl.decoding.policies import POLICIES, Gamma, PolicyKind
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.decoding.verification import VERIFIERS, Greedy, Verdict, VerifierKind
+from pearl.simulator import answers, twin
+from pearl.simulator.acceptance import Independent, Replay
+from pearl.simulator.optimise import advise
+from pearl.simulator.sweep import Sweep
+from pearl.simulator.sweep import run as swept
+from pearl.simulator.twin import PairTimes, Scheme
+from pearl.simulator.workload import Fixed, Workload
+from pearl.simulator.world import Pair, Scenario
 from tests.decoding.adversity import Trouble, check_text, requests, troubles
 from tests.decoding.enumeration import Arrival, Case, check_output
 from tests.decoding.requests import SAMPLING_VERIFIERS, request, requests_of

@@ -8,9 +8,9 @@ from typing import Final
 
 import pytest
 
-from decoding.kinds import SCHEDULES
-from decoding.policies import POLICIES
-from decoding.verification import VERIFIERS
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.policies import POLICIES
+from pearl.decoding.verification import VERIFIERS
 from tests.architecture.sources import ROOT
 
 CODE: Final = ("actors", "analysis", "benchmarks", "decoding", "docs", "notebooks", "pearl",

@@ -9,8 +9,8 @@ from typing import Final
 from tests.architecture.sources import ROOT, imported
 
 TESTS: Final = ROOT / "tests"
-GROUND_FLOOR: Final = ("decoding", "tests.decoding")
-OUR_OWN: Final = ("actors", "analysis", "benchmarks", "decoding", "pearl", "simulator", "tests")
+GROUND_FLOOR: Final = ("pearl.decoding", "tests.decoding")
+OUR_OWN: Final = ("benchmarks", "pearl", "tests")
 
 
 def test_nobody_imports_from_a_test() -> None:

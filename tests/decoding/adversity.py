@@ -8,15 +8,15 @@ from typing import Final
 
 from hypothesis import strategies as st
 
-from decoding.coins import CounterCoins
-from decoding.kinds import SCHEDULES
-from decoding.messages import TokenId
-from decoding.policies import POLICIES, Gamma
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from decoding.stopping import StopRules
-from decoding.text import Detokenizer
-from decoding.verification import VERIFIERS
+from pearl.decoding.coins import CounterCoins
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.messages import TokenId
+from pearl.decoding.policies import POLICIES, Gamma
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import StopRules
+from pearl.decoding.text import Detokenizer
+from pearl.decoding.verification import VERIFIERS
 from tests.decoding.enumeration import honest
 from tests.decoding.network import Move, Network, Script
 from tests.decoding.toys import Pair, ToyDevices, autoregressive, similar

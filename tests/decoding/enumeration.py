@@ -22,13 +22,13 @@ from typing import Final, TypeAlias, TypeVar, final
 
 import numpy as np
 
-from decoding.coins import Array, Coins, Purpose
-from decoding.messages import Cancel, Judge, Judged, Propose, Proposed, TokenId
-from decoding.sampling import Sampling
-from decoding.schedules import Schedule
-from decoding.settings import Settings
-from decoding.stopping import StopRules
-from decoding.verification import Verifier
+from pearl.decoding.coins import Array, Coins, Purpose
+from pearl.decoding.messages import Cancel, Judge, Judged, Propose, Proposed, TokenId
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.schedules import Schedule
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import StopRules
+from pearl.decoding.verification import Verifier
 from tests.decoding.network import Network, Script
 from tests.decoding.toys import Logits, Pair, Prefix, ToyDevices, autoregressive
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decoding.estimates import (
+from pearl.decoding.estimates import (
     Estimate,
 )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from decoding.measured import Measurements
-from decoding.messages import Drafted, Judged, Proposed
-from decoding.policies import AutoPolicy
+from pearl.decoding.measured import Measurements
+from pearl.decoding.messages import Drafted, Judged, Proposed
+from pearl.decoding.policies import AutoPolicy
 
 
 def flat(seconds: float) -> Callable[[float], float]:

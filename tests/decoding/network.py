@@ -18,8 +18,8 @@ from typing import Final, TypeAlias, TypeVar, final
 
 import msgspec
 
-from decoding.foresight import onward
-from decoding.messages import (
+from pearl.decoding.foresight import onward
+from pearl.decoding.messages import (
     DRAFT,
     TARGET,
     Cancel,
@@ -34,9 +34,9 @@ from decoding.messages import (
     Proposed,
     TokenId,
 )
-from decoding.policies import AutoPolicy
-from decoding.schedules import TwoModelSchedule
-from decoding.stopping import FinishReason, StopRules
+from pearl.decoding.policies import AutoPolicy
+from pearl.decoding.schedules import TwoModelSchedule
+from pearl.decoding.stopping import FinishReason, StopRules
 from tests.decoding.toys import Prefix, ToyDevices
 
 T = TypeVar("T")

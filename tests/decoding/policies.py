@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from decoding.policies import FixedPolicy
+from pearl.decoding.policies import FixedPolicy
 
 AUTOREGRESSIVE: Final = FixedPolicy()
 

@@ -6,11 +6,11 @@ from typing import Final
 
 import msgspec
 
-from decoding.kinds import SCHEDULES
-from decoding.policies import POLICIES, Gamma
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from decoding.verification import VERIFIERS
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.policies import POLICIES, Gamma
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.decoding.verification import VERIFIERS
 
 GAMMAS: Final = (1, 2, 3)
 HEAD_STARTS: Final = (1, 2)

@@ -10,11 +10,11 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from decoding.desks import judged
-from decoding.messages import Cancel, Drafted, Judge, Judged, Propose, Proposed
-from decoding.policies import Policy
-from decoding.schedules import TwoModelSchedule
-from decoding.stopping import StopRules
+from pearl.decoding.desks import judged
+from pearl.decoding.messages import Cancel, Drafted, Judge, Judged, Propose, Proposed
+from pearl.decoding.policies import Policy
+from pearl.decoding.schedules import TwoModelSchedule
+from pearl.decoding.stopping import StopRules
 
 ENDLESS = 10**9
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 
-from decoding.messages import (
+from pearl.decoding.messages import (
     DRAFT,
     TARGET,
     DeviceBack,
@@ -18,9 +18,9 @@ from decoding.messages import (
     Judged,
     Propose,
 )
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from decoding.stopping import FinishReason, StopRules
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import FinishReason, StopRules
 from tests.decoding.adversity import (
     VOCAB,
     Trouble,

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from decoding.errors import LogitsError
-from decoding.messages import Drafted
-from decoding.sampling import Sampling
-from decoding.verification import Verifier, make_verifier
+from pearl.decoding.errors import LogitsError
+from pearl.decoding.messages import Drafted
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.verification import Verifier, make_verifier
 
 VOCAB: Final = 6
 BROKEN: Final = {

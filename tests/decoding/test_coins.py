@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from decoding.coins import CounterCoins, Purpose, exponentials, mix, uniform
+from pearl.decoding.coins import CounterCoins, Purpose, exponentials, mix, uniform
 from tests.decoding.certainty import Z, chi_square_limit
 
 LAWS: Final = {

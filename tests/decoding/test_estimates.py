@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from decoding.estimates import (
+from pearl.decoding.estimates import (
     LEVEL,
     Estimate,
     inverse,

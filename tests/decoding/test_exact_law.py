@@ -11,9 +11,9 @@ from typing import Final
 
 import pytest
 
-from decoding.coins import Purpose
-from decoding.sampling import Sampling
-from decoding.settings import Settings
+from pearl.decoding.coins import Purpose
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
 from tests.decoding.enumeration import (
     TOLERANCE,
     Arrival,

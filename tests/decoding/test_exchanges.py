@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from decoding.exchanges import exchanges
-from decoding.messages import Drafted, Judge, Judged
-from decoding.trace import Received, Sent
+from pearl.decoding.exchanges import exchanges
+from pearl.decoding.messages import Drafted, Judge, Judged
+from pearl.decoding.trace import Received, Sent
 
 
 def _received(judged: int, *, wanted: bool) -> Received:

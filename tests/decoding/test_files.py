@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from decoding import files
-from decoding.errors import SettingError, StorageError
+from pearl.decoding import files
+from pearl.decoding.errors import SettingError, StorageError
 
 ROW = b'{"a": 1}'
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import pytest
 
-from decoding.foresight import onward
-from decoding.messages import Drafted, Foresight, Judge, Judged
-from decoding.policies import Policy
-from decoding.schedules import TwoModelSchedule
-from decoding.stopping import StopRules
-from decoding.verification import Greedy
+from pearl.decoding.foresight import onward
+from pearl.decoding.messages import Drafted, Foresight, Judge, Judged
+from pearl.decoding.policies import Policy
+from pearl.decoding.schedules import TwoModelSchedule
+from pearl.decoding.stopping import StopRules
+from pearl.decoding.verification import Greedy
 from tests.decoding.network import Move, Network
 from tests.decoding.policies import AUTOREGRESSIVE, pearl, speculative
 from tests.decoding.toys import ToyDevices, similar

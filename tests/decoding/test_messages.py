@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 import pytest
 
-from decoding.messages import (
+from pearl.decoding.messages import (
     DEVICES,
     DRAFT,
     TARGET,

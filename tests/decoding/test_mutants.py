@@ -17,17 +17,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from decoding import schedules, verdicts, verification
-from decoding.coins import Array, Coins, CounterCoins, Purpose
-from decoding.errors import ImpossibleDraftError
-from decoding.messages import Command, Drafted, Judge, Judged, Propose, Proposed, TokenId
-from decoding.sampling import Sampling
-from decoding.schedules import TwoModelSchedule
-from decoding.settings import Settings
-from decoding.stopping import FinishReason, StopRules
-from decoding.transitions import Sign
-from decoding.verdicts import Outcome
-from decoding.verification import Coupled, Rejection, Verdict, Verifier
+from pearl.decoding import schedules, verdicts, verification
+from pearl.decoding.coins import Array, Coins, CounterCoins, Purpose
+from pearl.decoding.errors import ImpossibleDraftError
+from pearl.decoding.messages import Command, Drafted, Judge, Judged, Propose, Proposed, TokenId
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.schedules import TwoModelSchedule
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import FinishReason, StopRules
+from pearl.decoding.transitions import Sign
+from pearl.decoding.verdicts import Outcome
+from pearl.decoding.verification import Coupled, Rejection, Verdict, Verifier
 from tests.decoding.enumeration import (
     Arrival,
     Case,

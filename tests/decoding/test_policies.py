@@ -11,11 +11,11 @@ import random
 import msgspec
 import pytest
 
-from decoding.errors import SettingError
-from decoding.kinds import SCHEDULES, ScheduleKind
-from decoding.measured import Measurements, Wait
-from decoding.messages import Drafted, Judged, Proposed
-from decoding.policies import FIRST_GAMMA, AutoPolicy, FixedPolicy
+from pearl.decoding.errors import SettingError
+from pearl.decoding.kinds import SCHEDULES, ScheduleKind
+from pearl.decoding.measured import Measurements, Wait
+from pearl.decoding.messages import Drafted, Judged, Proposed
+from pearl.decoding.policies import FIRST_GAMMA, AutoPolicy, FixedPolicy
 from tests.decoding.learning import flat, learn, timed, windows
 
 SD, PEARL = SCHEDULES["sd"], SCHEDULES["pearl"]

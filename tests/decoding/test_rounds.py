@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from decoding import rounds
-from decoding.rounds import RoundTimes
+from pearl.decoding import rounds
+from pearl.decoding.rounds import RoundTimes
 
 LENGTHS = np.arange(40)
 NUMBERS = [
@@ -20,7 +20,7 @@ numbers = pytest.mark.parametrize(("before", "beside"), NUMBERS)
 
 @dataclasses.dataclass(slots=True)
 class Walk:
-    """One run, as the rule at the top of `decoding.schedules` goes on."""
+    """One run, as the rule at the top of `pearl.decoding.schedules` goes on."""
 
     tokens: int = 0
     first: int = 0

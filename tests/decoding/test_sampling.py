@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding.errors import SettingError
-from decoding.sampling import Sampling
+from pearl.decoding.errors import SettingError
+from pearl.decoding.sampling import Sampling
 
 SAMPLINGS: Final = [
     Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from decoding.messages import (
+from pearl.decoding.messages import (
     DEVICES,
     DRAFT,
     TARGET,
@@ -22,9 +22,9 @@ from decoding.messages import (
     Role,
     TokenId,
 )
-from decoding.policies import FixedPolicy
-from decoding.schedules import TwoModelSchedule
-from decoding.stopping import StopRules
+from pearl.decoding.policies import FixedPolicy
+from pearl.decoding.schedules import TwoModelSchedule
+from pearl.decoding.stopping import StopRules
 from tests.decoding.policies import AUTOREGRESSIVE, pearl, speculative
 from tests.decoding.scripted import run
 
@@ -77,7 +77,7 @@ def tell(schedule: TwoModelSchedule, answer: Proposed | Judged) -> tuple[TokenId
     ids=["AR", "SD", "PEARL", "PEARL with a head start"],
 )
 def test_each_schedule_begins_in_its_own_way(plan: FixedPolicy, first: list[Command]) -> None:
-    """The table at the top of `decoding.schedules`: two numbers make the difference."""
+    """The table at the top of `pearl.decoding.schedules`: two numbers make the difference."""
     assert list(asked(start(plan))) == first
 
 

@@ -8,13 +8,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from decoding.errors import SettingError
-from decoding.measured import WIDEST
-from decoding.messages import Judge
-from decoding.policies import AutoPolicy
-from decoding.sampling import Sampling
-from decoding.settings import Settings, parse_gamma
-from decoding.stopping import StopRules
+from pearl.decoding.errors import SettingError
+from pearl.decoding.measured import WIDEST
+from pearl.decoding.messages import Judge
+from pearl.decoding.policies import AutoPolicy
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings, parse_gamma
+from pearl.decoding.stopping import StopRules
 from tests.decoding.policies import AUTOREGRESSIVE, pearl, speculative
 
 WARM: Final = Sampling(temperature=1.0)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding.stopping import FinishReason, StopRules, first_stop
-from decoding.text import Detokenizer
+from pearl.decoding.stopping import FinishReason, StopRules, first_stop
+from pearl.decoding.text import Detokenizer
 
 LETTERS = ["a", "b", "ab", "ba", "é", "\n"]
 HEART = "❤".encode()  # three bytes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from decoding.estimates import Estimate, of_part, of_ratio
-from decoding.summaries import Figures, over_requests
+from pearl.decoding.estimates import Estimate, of_part, of_ratio
+from pearl.decoding.summaries import Figures, over_requests
 from tests.decoding.two_requests import LONG, SHORT
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding.text import CONTEXT, Detokenizer, GrowingText
+from pearl.decoding.text import CONTEXT, Detokenizer, GrowingText
 
 
 def as_bytes(tokens: Sequence[int]) -> str:

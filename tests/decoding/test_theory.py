@@ -1,7 +1,7 @@
 """The schedules against the closed forms of the theory, under independent acceptance.
 
-The forms are written out here again, so that neither `decoding.policies` nor `analysis` is trusted.
-Notation: a acceptance rate, g gamma, k head start.
+The forms are written out here again, so that neither `pearl.decoding.policies` nor `analysis` is
+trusted. Notation: a acceptance rate, g gamma, k head start.
 """
 
 from __future__ import annotations

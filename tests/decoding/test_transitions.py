@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
-from decoding import schedules
-from decoding.messages import (
+from pearl.decoding import schedules
+from pearl.decoding.messages import (
     DRAFT,
     TARGET,
     DeviceBack,
@@ -20,9 +20,9 @@ from decoding.messages import (
     Judged,
     Proposed,
 )
-from decoding.schedules import TwoModelSchedule
-from decoding.stopping import StopRules
-from decoding.transitions import TRANSITIONS, News, State, Step
+from pearl.decoding.schedules import TwoModelSchedule
+from pearl.decoding.stopping import StopRules
+from pearl.decoding.transitions import TRANSITIONS, News, State, Step
 from tests.decoding.policies import AUTOREGRESSIVE, pearl, speculative
 
 LIMIT: Final = 4

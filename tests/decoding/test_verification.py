@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from decoding.coins import CounterCoins
-from decoding.errors import ImpossibleDraftError
-from decoding.messages import Drafted
-from decoding.sampling import Sampling
-from decoding.verification import (
+from pearl.decoding.coins import CounterCoins
+from pearl.decoding.errors import ImpossibleDraftError
+from pearl.decoding.messages import Drafted
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.verification import (
     VERIFIERS,
     Coupled,
     Greedy,

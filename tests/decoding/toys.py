@@ -17,9 +17,9 @@ from typing import Final, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-from decoding.messages import Drafted, Judge, Judged, Propose, Proposed, TokenId
-from decoding.stopping import StopRules
-from decoding.verification import Verifier
+from pearl.decoding.messages import Drafted, Judge, Judged, Propose, Proposed, TokenId
+from pearl.decoding.stopping import StopRules
+from pearl.decoding.verification import Verifier
 
 PASS_SECONDS: Final = 3.0  # a draft step takes 1.0
 

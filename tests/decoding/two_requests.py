@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from decoding.metrics import Metrics
+from pearl.decoding.metrics import Metrics
 
 SHORT = Metrics(
     schedule="pearl",

@@ -39,7 +39,7 @@ def test_every_file_and_module_that_a_page_names_is_there(page: str) -> None:
 
 
 def test_every_module_that_a_docstring_or_a_comment_names_is_there() -> None:
-    """As `decoding.desks`, or with a name of it: `decoding.kinds.SCHEDULES`."""
+    """As `pearl.decoding.desks`, or with a name of it: `pearl.decoding.kinds.SCHEDULES`."""
     named = {
         (file.relative_to(ROOT).as_posix(), word)
         for package in (*PACKAGES, "benchmarks", "tools")

@@ -15,7 +15,7 @@ from tools.notebooks import FIGURE, Notebook
 
 REMEDY: Final = "run `make notebooks`"
 FIGURE_CELL: Final = """
-from analysis import figures
+from pearl.analysis import figures
 figures.picture(lambda axes: axes.plot([1, 2]))
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, Final
 
-from decoding.settings import Settings
+from pearl.decoding.settings import Settings
 from pearl.harness.competitors import Contest
 from pearl.harness.stage import Stage
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from decoding.settings import Settings
-from simulator import profiles
-from simulator.costs import Constant
-from simulator.links import Network
-from simulator.profiles import Luck, Profile
-from simulator.world import Pair
+from pearl.decoding.settings import Settings
+from pearl.simulator import profiles
+from pearl.simulator.costs import Constant
+from pearl.simulator.links import Network
+from pearl.simulator.profiles import Luck, Profile
+from pearl.simulator.world import Pair
 
 
 def saved_profile(path: Path) -> Path:

@@ -11,9 +11,9 @@ import psutil
 import pytest
 import torch
 
-from actors.engine import Engine
-from actors.runners import loading
 from pearl.__main__ import run
+from pearl.actors.engine import Engine
+from pearl.actors.runners import loading
 from tests.actors.pairs import SavedPair
 
 

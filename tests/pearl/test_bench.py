@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import pytest
 
-from actors.threads import available_cores
-from analysis.benchmark import BenchmarkRun
 from pearl.__main__ import run
+from pearl.actors.threads import available_cores
+from pearl.analysis.benchmark import BenchmarkRun
 from pearl.harness import engines
 from pearl.harness.competitors import Family, candidates
 from pearl.harness.contest import ContestResult, Tuned

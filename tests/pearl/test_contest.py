@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from actors.runners.reference import Assistance
-from analysis.benchmark import BenchmarkRun
-from decoding.messages import Role
-from decoding.sampling import Sampling
-from decoding.settings import Settings
+from pearl.actors.runners.reference import Assistance
+from pearl.analysis.benchmark import BenchmarkRun
+from pearl.decoding.messages import Role
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
 from pearl.harness.competitors import Competitor, Family, candidates
 from pearl.harness.contest import Tuned, tune
 from pearl.harness.crowd import asked_of, systems

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from actors.engine import Engine, Result
-from decoding import trace
-from decoding.kinds import SCHEDULES
-from decoding.messages import Drafted, Judged, Proposed
-from decoding.settings import Settings
 from pearl.__main__ import run
+from pearl.actors.engine import Engine, Result
+from pearl.decoding import trace
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.messages import Drafted, Judged, Proposed
+from pearl.decoding.settings import Settings
 from pearl.showing.timeline import timeline
 from pearl.verbs import demo
 from tests.actors.pairs import SavedPair

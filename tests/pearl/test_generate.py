@@ -16,10 +16,10 @@ import psutil
 import pytest
 from transformers import AutoTokenizer
 
-from actors.hosts import Host
-from decoding import trace
-from decoding.stopping import TextStream
 from pearl.__main__ import run
+from pearl.actors.hosts import Host
+from pearl.decoding import trace
+from pearl.decoding.stopping import TextStream
 from tests.actors.pairs import SavedPair
 
 PROMPT: Final = "def f(x):\n"

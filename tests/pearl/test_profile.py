@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from actors.engine_settings import Devices, EngineSettings
-from actors.scripts import Script
-from actors.stand_ins import StandInPair, Timed
-from decoding.kinds import SCHEDULES
-from decoding.messages import Role
-from decoding.settings import Settings
 from pearl.__main__ import run
+from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.actors.scripts import Script
+from pearl.actors.stand_ins import StandInPair, Timed
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.messages import Role
+from pearl.decoding.settings import Settings
 from pearl.harness import profiling
-from simulator import profiles
+from pearl.simulator import profiles
 from tests.actors.pairs import SavedPair
 
 TOKENS = 24

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from decoding.errors import PromptError, SettingError
+from pearl.decoding.errors import PromptError, SettingError
 from pearl.harness.prompts import PROMPTS, read_prompts
 
 SHARED: Final = Path(__file__).resolve().parents[3] / "shared/data/prompts"

@@ -7,9 +7,9 @@ from typing import Final
 
 import pytest
 
-from actors.pair import DRAFT, TARGET
-from actors.runners.reference import Assistance, Reference, ReferenceRequest, ReferenceSpec
-from decoding.errors import ModelError, PeerError
+from pearl.actors.pair import DRAFT, TARGET
+from pearl.actors.runners.reference import Assistance, Reference, ReferenceRequest, ReferenceSpec
+from pearl.decoding.errors import ModelError, PeerError
 from pearl.harness import reference_process
 from pearl.harness.reference_process import ReferenceProcess
 

@@ -17,9 +17,9 @@ from typing import IO, Final, cast
 import psutil
 import pytest
 
-from actors.guardian import HOME, PREFIX
 from pearl import signals
 from pearl.__main__ import run
+from pearl.actors.guardian import HOME, PREFIX
 from tests.actors.pairs import SavedPair
 
 DEADLINE_S: Final = 100.0

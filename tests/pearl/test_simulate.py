@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from decoding import trace
 from pearl.__main__ import run
-from simulator import profiles
+from pearl.decoding import trace
+from pearl.simulator import profiles
 from tests.simulator.profiled import measured_profile
 
 QUICK = ["--tokens", "500", "--replications", "3"]

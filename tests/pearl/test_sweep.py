@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-import simulator.sweep
+import pearl.simulator.sweep
 from pearl.__main__ import run
 from pearl.asking.values import numbers
-from simulator.acceptance import Independent
-from simulator.sweep import COLUMNS, GridPoint, Job, Value, compute
-from simulator.twin import PairTimes, Scheme, answer
-from simulator.world import Pair
+from pearl.simulator.acceptance import Independent
+from pearl.simulator.sweep import COLUMNS, GridPoint, Job, Value, compute
+from pearl.simulator.twin import PairTimes, Scheme, answer
+from pearl.simulator.world import Pair
 from tests.pearl.profiled import saved_profile
 
 AXES = "--alpha 0.5:0.9:0.1 --speed-ratio 2:20:0.5 --gamma 3,5"
@@ -165,7 +165,7 @@ class Counting:
 def interrupted(file: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> Counting:
     """A sweep that came only so far."""
     counting = Counting(after)
-    monkeypatch.setattr(simulator.sweep, "compute", counting)
+    monkeypatch.setattr(pearl.simulator.sweep, "compute", counting)
     assert run([*GRID, "--output", str(file)]) == 130
     return counting
 
@@ -184,7 +184,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
     first = interrupted(halved, monkeypatch, after=2)
     assert not halved.exists()
     second = Counting()
-    monkeypatch.setattr(simulator.sweep, "compute", second)
+    monkeypatch.setattr(pearl.simulator.sweep, "compute", second)
     capsys.readouterr()
 
     assert run([*GRID, "--output", str(halved)]) == 0
@@ -207,7 +207,7 @@ def test_a_chunk_that_was_cut_off_is_computed_again(
     partial = Path(f"{halved}.partial")
     partial.write_bytes(partial.read_bytes()[:-100])
     second = Counting()
-    monkeypatch.setattr(simulator.sweep, "compute", second)
+    monkeypatch.setattr(pearl.simulator.sweep, "compute", second)
 
     assert run([*GRID, "--output", str(halved)]) == 0
 
@@ -225,7 +225,7 @@ def test_what_was_found_for_another_question_is_not_taken(
     file = tmp_path / "table.csv"
     interrupted(file, monkeypatch, after=2)
     counting = Counting()
-    monkeypatch.setattr(simulator.sweep, "compute", counting)
+    monkeypatch.setattr(pearl.simulator.sweep, "compute", counting)
     capsys.readouterr()
 
     assert run([*GRID, *other.split(), "--output", str(file)]) == 0
@@ -295,7 +295,7 @@ def _nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(_: Job) -> list[GridPoint]:
         pytest.fail("work began before the input was checked")
 
-    monkeypatch.setattr(simulator.sweep, "compute", never)
+    monkeypatch.setattr(pearl.simulator.sweep, "compute", never)
 
 
 def complaint_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -12,14 +12,14 @@ from typing import NoReturn
 
 import pytest
 
-import actors.checking
-import actors.cluster
-import actors.engine
-from decoding.settings import Settings
+import pearl.actors.checking
+import pearl.actors.cluster
+import pearl.actors.engine
 from pearl.__main__ import run
-from simulator import profiles
-from simulator.links import Network
-from simulator.world import Pair
+from pearl.decoding.settings import Settings
+from pearl.simulator import profiles
+from pearl.simulator.links import Network
+from pearl.simulator.world import Pair
 from tests.pearl import wrong_values
 from tests.pearl.wrong_values import Case
 
@@ -35,9 +35,9 @@ def _nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*_: object, **__: object) -> NoReturn:
         raise Reached
 
-    monkeypatch.setattr(actors.checking, "CheckedPair", reached)
-    monkeypatch.setattr(actors.engine.Engine, "start_pair", reached)
-    monkeypatch.setattr(actors.cluster, "spread", reached)
+    monkeypatch.setattr(pearl.actors.checking, "CheckedPair", reached)
+    monkeypatch.setattr(pearl.actors.engine.Engine, "start_pair", reached)
+    monkeypatch.setattr(pearl.actors.cluster, "spread", reached)
     monkeypatch.setattr("sys.stdin", io.StringIO("hello"))
     monkeypatch.setenv("PEARL_TRACEBACK", "1")  # the net is not to catch what falls here
 

@@ -14,15 +14,15 @@ from typing import Final
 
 from scipy.special import stdtrit
 
-from decoding.estimates import LEVEL, Estimate
-from decoding.messages import Judged, Proposed
-from decoding.settings import Settings
-from decoding.trace import Received
-from simulator.acceptance import Acceptance
-from simulator.answers import run
-from simulator.links import Network
-from simulator.workload import ClosedLoop, Fixed, Workload
-from simulator.world import Pair, Run, Scenario
+from pearl.decoding.estimates import LEVEL, Estimate
+from pearl.decoding.messages import Judged, Proposed
+from pearl.decoding.settings import Settings
+from pearl.decoding.trace import Received
+from pearl.simulator.acceptance import Acceptance
+from pearl.simulator.answers import run
+from pearl.simulator.links import Network
+from pearl.simulator.workload import ClosedLoop, Fixed, Workload
+from pearl.simulator.world import Pair, Run, Scenario
 from tests.decoding.certainty import ALPHA, Z, margin, ratio_margin
 
 PASS_S: Final = 1 / 32

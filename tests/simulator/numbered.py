@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from decoding.messages import Device, Judge, Judged, Propose, Proposed
-from decoding.trace import Received, Record, Sent
+from pearl.decoding.messages import Device, Judge, Judged, Propose, Proposed
+from pearl.decoding.trace import Received, Record, Sent
 
 NOBODYS = 999  # the number of an answer to nothing
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 
-from decoding.settings import Settings
-from simulator import profiling
-from simulator.acceptance import Acceptance, Independent
-from simulator.answers import run
-from simulator.costs import Affine
-from simulator.links import Link, Network
-from simulator.profiles import Profile
-from simulator.profiling import Recording
-from simulator.workload import ClosedLoop, Fixed, Workload
-from simulator.world import Pair, Scenario
+from pearl.decoding.settings import Settings
+from pearl.simulator import profiling
+from pearl.simulator.acceptance import Acceptance, Independent
+from pearl.simulator.answers import run
+from pearl.simulator.costs import Affine
+from pearl.simulator.links import Link, Network
+from pearl.simulator.profiles import Profile
+from pearl.simulator.profiling import Recording
+from pearl.simulator.workload import ClosedLoop, Fixed, Workload
+from pearl.simulator.world import Pair, Scenario
 
 PROMPT = 40
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding.errors import SettingError
-from simulator.acceptance import (
+from pearl.decoding.errors import SettingError
+from pearl.simulator.acceptance import (
     CHUNK,
     LONGEST,
     Acceptance,

@@ -7,16 +7,16 @@ from typing import Final
 import msgspec
 import pytest
 
-from decoding.errors import SettingError
-from decoding.messages import TARGET
-from decoding.settings import Settings
-from simulator.acceptance import Independent, Mixture
-from simulator.answers import Answer, run, runs_of, simulate
-from simulator.costs import Constant, Spread
-from simulator.faults import Fault, FaultKind
-from simulator.parallel import spread
-from simulator.workload import Fixed, Geometric, Poisson, Workload
-from simulator.world import Pair, Scenario
+from pearl.decoding.errors import SettingError
+from pearl.decoding.messages import TARGET
+from pearl.decoding.settings import Settings
+from pearl.simulator.acceptance import Independent, Mixture
+from pearl.simulator.answers import Answer, run, runs_of, simulate
+from pearl.simulator.costs import Constant, Spread
+from pearl.simulator.faults import Fault, FaultKind
+from pearl.simulator.parallel import spread
+from pearl.simulator.workload import Fixed, Geometric, Poisson, Workload
+from pearl.simulator.world import Pair, Scenario
 from tests.simulator.measuring import AR, PASS_S, one, pearl, sd, several, total_tokens
 
 PLAIN: Final = Scenario(settings=pearl(5), workload=one(300))

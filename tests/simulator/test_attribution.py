@@ -6,19 +6,19 @@ from typing import Final
 
 import pytest
 
-from decoding.errors import SettingError
-from decoding.messages import DRAFT
-from decoding.settings import Settings
-from simulator import attribution
-from simulator.acceptance import Bursts
-from simulator.answers import run
-from simulator.attribution import Steps
-from simulator.costs import Affine, Constant
-from simulator.faults import Fault, FaultKind
-from simulator.links import Link, Network
-from simulator.profiling import Recording
-from simulator.workload import ClosedLoop, Fixed, Workload
-from simulator.world import Pair, Scenario
+from pearl.decoding.errors import SettingError
+from pearl.decoding.messages import DRAFT
+from pearl.decoding.settings import Settings
+from pearl.simulator import attribution
+from pearl.simulator.acceptance import Bursts
+from pearl.simulator.answers import run
+from pearl.simulator.attribution import Steps
+from pearl.simulator.costs import Affine, Constant
+from pearl.simulator.faults import Fault, FaultKind
+from pearl.simulator.links import Link, Network
+from pearl.simulator.profiling import Recording
+from pearl.simulator.workload import ClosedLoop, Fixed, Workload
+from pearl.simulator.world import Pair, Scenario
 
 STEP_S: Final = 0.004
 PASS_S: Final = 0.020

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from decoding.messages import Judge, Propose
-from decoding.settings import Settings
-from decoding.trace import Received, Sent
-from simulator.acceptance import Independent, Replay
-from simulator.answers import run
-from simulator.links import Link, Network
-from simulator.workload import Fixed, Workload
-from simulator.world import Pair, Run, Scenario
+from pearl.decoding.messages import Judge, Propose
+from pearl.decoding.settings import Settings
+from pearl.decoding.trace import Received, Sent
+from pearl.simulator.acceptance import Independent, Replay
+from pearl.simulator.answers import run
+from pearl.simulator.links import Link, Network
+from pearl.simulator.workload import Fixed, Workload
+from pearl.simulator.world import Pair, Run, Scenario
 
 
 def auto_run(luck: Replay, tokens: int) -> Run:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding.errors import SettingError
-from simulator.costs import Affine, Constant, Measured, Roofline, Spread, clock
+from pearl.decoding.errors import SettingError
+from pearl.simulator.costs import Affine, Constant, Measured, Roofline, Spread, clock
 from tests.decoding.certainty import margin
 
 TABLE: Final = Measured(

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import simpy
 
-from actors import hosts
-from actors.device import SchedulerLink, serve
-from actors.wire import Alive, Close, DeviceFailed, Hello, JobDone, Open, ToDevice
-from decoding.messages import (
+from pearl.actors import hosts
+from pearl.actors.device import SchedulerLink, serve
+from pearl.actors.wire import Alive, Close, DeviceFailed, Hello, JobDone, Open, ToDevice
+from pearl.decoding.messages import (
     DEVICES,
     DRAFT,
     TARGET,
@@ -37,16 +37,16 @@ from decoding.messages import (
     Propose,
     Proposed,
 )
-from decoding.policies import Policy
-from decoding.sampling import Sampling
-from decoding.schedules import TwoModelSchedule
-from decoding.stopping import StopRules
-from decoding.trace import without_laws
-from decoding.turns import PIECE
-from decoding.verification import VERIFIERS
-from simulator.acceptance import Independent, Text
-from simulator.devices import Process, VirtualDraft, VirtualTarget, Worker
-from simulator.ledger import Ledger
+from pearl.decoding.policies import Policy
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.schedules import TwoModelSchedule
+from pearl.decoding.stopping import StopRules
+from pearl.decoding.trace import without_laws
+from pearl.decoding.turns import PIECE
+from pearl.decoding.verification import VERIFIERS
+from pearl.simulator.acceptance import Independent, Text
+from pearl.simulator.devices import Process, VirtualDraft, VirtualTarget, Worker
+from pearl.simulator.ledger import Ledger
 from tests.decoding.policies import pearl, speculative
 from tests.simulator.timed import FakeClock, Forward, Luck, TimedRunner, cost, says_one
 

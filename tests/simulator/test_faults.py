@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoding.errors import SettingError
-from decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, Proposed
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from decoding.trace import Received
-from simulator.acceptance import Independent
-from simulator.answers import run
-from simulator.faults import Fault, FaultKind
-from simulator.links import Link, Network
-from simulator.workload import Fixed, Times, Workload
-from simulator.world import Pair, Run, Scenario
+from pearl.decoding.errors import SettingError
+from pearl.decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, Proposed
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.decoding.trace import Received
+from pearl.simulator.acceptance import Independent
+from pearl.simulator.answers import run
+from pearl.simulator.faults import Fault, FaultKind
+from pearl.simulator.links import Link, Network
+from pearl.simulator.workload import Fixed, Times, Workload
+from pearl.simulator.world import Pair, Run, Scenario
 from tests.simulator.measuring import AR, PASS_S, committed, one, pearl, sd, several
 
 TOKENS: Final = 50

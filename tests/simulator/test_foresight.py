@@ -20,24 +20,32 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors import hosts
-from actors.hosts import Said
-from actors.peers import Peer
-from actors.scheduler import Scheduler
-from actors.wire import Alive, Finished, Hello, JobDone, Submit, ToDevice, frame
-from decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, Proposed
-from decoding.policies import REST, AutoPolicy
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from decoding.trace import Received, Record, Sent
-from simulator.acceptance import Independent, Replay
-from simulator.answers import run
-from simulator.costs import Affine, Constant, Spread
-from simulator.devices import Process
-from simulator.faults import Fault, FaultKind
-from simulator.links import Link, Network
-from simulator.workload import ClosedLoop, Fixed, Geometric, Poisson, Recorded, Times, Workload
-from simulator.world import Pair, Run, Scenario
+from pearl.actors import hosts
+from pearl.actors.hosts import Said
+from pearl.actors.peers import Peer
+from pearl.actors.scheduler import Scheduler
+from pearl.actors.wire import Alive, Finished, Hello, JobDone, Submit, ToDevice, frame
+from pearl.decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, Proposed
+from pearl.decoding.policies import REST, AutoPolicy
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.decoding.trace import Received, Record, Sent
+from pearl.simulator.acceptance import Independent, Replay
+from pearl.simulator.answers import run
+from pearl.simulator.costs import Affine, Constant, Spread
+from pearl.simulator.devices import Process
+from pearl.simulator.faults import Fault, FaultKind
+from pearl.simulator.links import Link, Network
+from pearl.simulator.workload import (
+    ClosedLoop,
+    Fixed,
+    Geometric,
+    Poisson,
+    Recorded,
+    Times,
+    Workload,
+)
+from pearl.simulator.world import Pair, Run, Scenario
 from tests.actors.connections import Wire
 from tests.simulator.measuring import AR, PASS_S, committed, one, pearl, sd, several
 from tests.simulator.timed import FakeClock, Luck, TimedRunner, says_one
@@ -422,7 +430,7 @@ class RealDevice:
             self._later(self._hear, answer)
 
     def _serve(self) -> Process:
-        """The loop of `actors.device.serve`."""
+        """The loop of `pearl.actors.device.serve`."""
         while True:
             self.clock.now = self.env.now
             while self.inbox:

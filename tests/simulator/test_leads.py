@@ -15,18 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding.messages import Judge
-from decoding.rounds import RoundTimes
-from decoding.settings import Settings
-from decoding.trace import Sent
-from simulator import leads
-from simulator.acceptance import Independent, Replay
-from simulator.answers import run
-from simulator.leads import carried, told
-from simulator.links import Link, Network
-from simulator.twin import PairTimes, Scheme, exact, seconds_per_token
-from simulator.workload import Fixed, Workload
-from simulator.world import Pair, Scenario
+from pearl.decoding.messages import Judge
+from pearl.decoding.rounds import RoundTimes
+from pearl.decoding.settings import Settings
+from pearl.decoding.trace import Sent
+from pearl.simulator import leads
+from pearl.simulator.acceptance import Independent, Replay
+from pearl.simulator.answers import run
+from pearl.simulator.leads import carried, told
+from pearl.simulator.links import Link, Network
+from pearl.simulator.twin import PairTimes, Scheme, exact, seconds_per_token
+from pearl.simulator.workload import Fixed, Workload
+from pearl.simulator.world import Pair, Scenario
 from tests.decoding.certainty import margin
 from tests.simulator.measuring import AR, pearl
 

@@ -7,15 +7,15 @@ from typing import Final
 import msgspec
 import pytest
 
-from decoding.messages import DRAFT, TARGET
-from decoding.settings import Settings
-from simulator.acceptance import Independent
-from simulator.answers import run
-from simulator.costs import Constant, Spread
-from simulator.faults import Fault, FaultKind
-from simulator.links import Link, Network
-from simulator.workload import Fixed, Geometric, Poisson, Times, Workload
-from simulator.world import Pair, Scenario
+from pearl.decoding.messages import DRAFT, TARGET
+from pearl.decoding.settings import Settings
+from pearl.simulator.acceptance import Independent
+from pearl.simulator.answers import run
+from pearl.simulator.costs import Constant, Spread
+from pearl.simulator.faults import Fault, FaultKind
+from pearl.simulator.links import Link, Network
+from pearl.simulator.workload import Fixed, Geometric, Poisson, Times, Workload
+from pearl.simulator.world import Pair, Scenario
 from tests.simulator.measuring import AR, PASS_S, delayed, one, pearl, sd
 
 BUSY: Final = Workload(

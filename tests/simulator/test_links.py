@@ -12,8 +12,8 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoding.errors import SettingError
-from decoding.messages import (
+from pearl.decoding.errors import SettingError
+from pearl.decoding.messages import (
     Cancel,
     Drafted,
     Foresight,
@@ -23,8 +23,8 @@ from decoding.messages import (
     Propose,
     Proposed,
 )
-from simulator.devices import Process
-from simulator.links import MESSAGE_BYTES, TOKEN_BYTES, Line, Link, Message, Network
+from pearl.simulator.devices import Process
+from pearl.simulator.links import MESSAGE_BYTES, TOKEN_BYTES, Line, Link, Message, Network
 from tests.decoding.certainty import margin
 
 SHORT: Final = Order(request=0, command=Cancel(epoch=1))

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoding.kinds import SCHEDULES
-from decoding.measured import WIDEST
-from simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions, Replay
-from simulator.costs import Affine, Constant
-from simulator.links import Link, Network
-from simulator.optimise import (
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.measured import WIDEST
+from pearl.simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions, Replay
+from pearl.simulator.costs import Affine, Constant
+from pearl.simulator.links import Link, Network
+from pearl.simulator.optimise import (
     HEAD_STARTS,
     Choice,
     Means,
@@ -25,8 +25,8 @@ from simulator.optimise import (
     placed,
     plateau,
 )
-from simulator.twin import PairTimes, Scheme, exact, seconds_per_token
-from simulator.world import Pair
+from pearl.simulator.twin import PairTimes, Scheme, exact, seconds_per_token
+from pearl.simulator.world import Pair
 
 AR, SD, PEARL = "ar", "sd", "pearl"
 

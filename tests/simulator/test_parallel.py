@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from decoding.errors import PeerError
-from simulator.parallel import spread
+from pearl.decoding.errors import PeerError
+from pearl.simulator.parallel import spread
 
 
 def _die(status: int) -> int:

@@ -11,20 +11,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from decoding.errors import SettingError
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from simulator import profiles, profiling
-from simulator.acceptance import Bursts, Independent, Mixture, Positions, Replay
-from simulator.answers import run
-from simulator.costs import Affine, Measured
-from simulator.forecast import explain, forecast
-from simulator.links import Link, Network
-from simulator.optimise import expected
-from simulator.profiles import Profile
-from simulator.twin import PairTimes, Scheme
-from simulator.workload import Fixed, Workload
-from simulator.world import Pair, Scenario
+from pearl.decoding.errors import SettingError
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.simulator import profiles, profiling
+from pearl.simulator.acceptance import Bursts, Independent, Mixture, Positions, Replay
+from pearl.simulator.answers import run
+from pearl.simulator.costs import Affine, Measured
+from pearl.simulator.forecast import explain, forecast
+from pearl.simulator.links import Link, Network
+from pearl.simulator.optimise import expected
+from pearl.simulator.profiles import Profile
+from pearl.simulator.twin import PairTimes, Scheme
+from pearl.simulator.workload import Fixed, Workload
+from pearl.simulator.world import Pair, Scenario
 from tests.simulator.profiled import DRAFT, NETWORK, PROMPT, TARGET, measured_profile, recorded
 
 

@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from simulator.answers import run, simulate
-from simulator.links import Network
-from simulator.workload import (
+from pearl.simulator.answers import run, simulate
+from pearl.simulator.links import Network
+from pearl.simulator.workload import (
     ClosedLoop,
     Fixed,
     Geometric,
@@ -20,7 +20,7 @@ from simulator.workload import (
     Times,
     Workload,
 )
-from simulator.world import Scenario
+from pearl.simulator.world import Scenario
 from tests.simulator.measuring import AR, PASS_S, latencies, wider
 
 REPLICATIONS: Final = 60

@@ -9,12 +9,12 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from decoding import trace
-from decoding.conversation import Conversation
-from decoding.desks import Writing, judged
-from decoding.errors import MalformedTraceError, SettingError
-from decoding.exchanges import agreement
-from decoding.messages import (
+from pearl.decoding import trace
+from pearl.decoding.conversation import Conversation
+from pearl.decoding.desks import Writing, judged
+from pearl.decoding.errors import MalformedTraceError, SettingError
+from pearl.decoding.exchanges import agreement
+from pearl.decoding.messages import (
     DRAFT,
     TARGET,
     Command,
@@ -28,19 +28,19 @@ from decoding.messages import (
     Propose,
     Proposed,
 )
-from decoding.sampling import Sampling
-from decoding.settings import Settings
-from decoding.stopping import FinishReason, StopRules
-from decoding.trace import Received, Record, Sent
-from simulator.acceptance import Bursts, Independent, Replay
-from simulator.answers import run
-from simulator.costs import Constant, Spread
-from simulator.faults import Fault, FaultKind
-from simulator.links import Link, Network
-from simulator.recording import Delays, Replayed, replay, replay_file
-from simulator.streams import StreamPurpose, stream
-from simulator.workload import Fixed, Workload
-from simulator.world import Pair, Scenario
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
+from pearl.decoding.stopping import FinishReason, StopRules
+from pearl.decoding.trace import Received, Record, Sent
+from pearl.simulator.acceptance import Bursts, Independent, Replay
+from pearl.simulator.answers import run
+from pearl.simulator.costs import Constant, Spread
+from pearl.simulator.faults import Fault, FaultKind
+from pearl.simulator.links import Link, Network
+from pearl.simulator.recording import Delays, Replayed, replay, replay_file
+from pearl.simulator.streams import StreamPurpose, stream
+from pearl.simulator.workload import Fixed, Workload
+from pearl.simulator.world import Pair, Scenario
 from tests.simulator.numbered import numbered
 
 TOKENS: Final = 200

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from decoding.errors import SettingError
-from decoding.kinds import SCHEDULES
-from decoding.policies import Gamma
-from simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions
-from simulator.costs import Affine
-from simulator.links import Link, Network
-from simulator.optimise import best
-from simulator.sweep import (
+from pearl.decoding.errors import SettingError
+from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.policies import Gamma
+from pearl.simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions
+from pearl.simulator.costs import Affine
+from pearl.simulator.links import Link, Network
+from pearl.simulator.optimise import best
+from pearl.simulator.sweep import (
     COLUMNS,
     FIGURES,
     GridPoint,
@@ -22,8 +22,8 @@ from simulator.sweep import (
     jobs,
     run,
 )
-from simulator.twin import PairTimes, Point, Scheme, answer
-from simulator.world import Pair
+from pearl.simulator.twin import PairTimes, Point, Scheme, answer
+from pearl.simulator.world import Pair
 
 AR, SD, PEARL = "ar", "sd", "pearl"
 

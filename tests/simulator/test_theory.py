@@ -16,13 +16,13 @@ from typing import Final, TypeAlias
 
 import pytest
 
-from decoding.estimates import Estimate
-from decoding.settings import Settings
-from simulator import twin
-from simulator.acceptance import Independent
-from simulator.answers import run, simulate
-from simulator.twin import PairTimes, Scheme
-from simulator.world import Pair, Run, Scenario
+from pearl.decoding.estimates import Estimate
+from pearl.decoding.settings import Settings
+from pearl.simulator import twin
+from pearl.simulator.acceptance import Independent
+from pearl.simulator.answers import run, simulate
+from pearl.simulator.twin import PairTimes, Scheme
+from pearl.simulator.world import Pair, Run, Scenario
 from tests.simulator.measuring import (
     AR,
     PASS_S,

@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from decoding.errors import SettingError
-from decoding.settings import Settings
-from simulator import twin
-from simulator.acceptance import (
+from pearl.decoding.errors import SettingError
+from pearl.decoding.settings import Settings
+from pearl.simulator import twin
+from pearl.simulator.acceptance import (
     Acceptance,
     Bursts,
     Independent,
@@ -19,12 +19,12 @@ from simulator.acceptance import (
     Positions,
     Replay,
 )
-from simulator.answers import run, simulate
-from simulator.costs import Affine, Constant, Spread
-from simulator.links import Link, Network
-from simulator.twin import PairTimes, Scheme
-from simulator.workload import Fixed, Workload
-from simulator.world import Pair, Scenario
+from pearl.simulator.answers import run, simulate
+from pearl.simulator.costs import Affine, Constant, Spread
+from pearl.simulator.links import Link, Network
+from pearl.simulator.twin import PairTimes, Scheme
+from pearl.simulator.workload import Fixed, Workload
+from pearl.simulator.world import Pair, Scenario
 from tests.decoding.certainty import Z
 from tests.simulator.measuring import AR, PASS_S, one, pearl, sd, wider
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from decoding.errors import SettingError
-from simulator.workload import (
+from pearl.decoding.errors import SettingError
+from pearl.simulator.workload import (
     ClosedLoop,
     Fixed,
     Geometric,

@@ -7,14 +7,14 @@ from typing import Final
 import msgspec
 import pytest
 
-from decoding.messages import DRAFT, TARGET, Judged, Proposed
-from decoding.settings import Settings
-from decoding.trace import Received, Sent
-from simulator.acceptance import Independent
-from simulator.answers import run
-from simulator.costs import Affine, Constant, Spread
-from simulator.links import Link, Network
-from simulator.workload import (
+from pearl.decoding.messages import DRAFT, TARGET, Judged, Proposed
+from pearl.decoding.settings import Settings
+from pearl.decoding.trace import Received, Sent
+from pearl.simulator.acceptance import Independent
+from pearl.simulator.answers import run
+from pearl.simulator.costs import Affine, Constant, Spread
+from pearl.simulator.links import Link, Network
+from pearl.simulator.workload import (
     ClosedLoop,
     Fixed,
     Geometric,
@@ -26,7 +26,7 @@ from simulator.workload import (
     Uniform,
     Workload,
 )
-from simulator.world import Pair, Run, Scenario, World
+from pearl.simulator.world import Pair, Run, Scenario, World
 from tests.simulator.measuring import (
     AR,
     PASS_S,

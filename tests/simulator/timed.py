@@ -8,9 +8,9 @@ from typing import Any, Final, TypeAlias, final
 
 import numpy as np
 
-from actors.runners.interface import Feed
-from simulator.acceptance import Text
-from simulator.costs import Clock
+from pearl.actors.runners.interface import Feed
+from pearl.simulator.acceptance import Text
+from pearl.simulator.costs import Clock
 from tests.actors.toys import ToyRunner
 from tests.decoding.toys import Logits, Model, Prefix
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.pair.corpus import (
+from pearl.actors.pair.corpus import (
     Source,
     cleaned,
     documents,

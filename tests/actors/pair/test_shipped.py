@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
-from actors.pair import DRAFT, TARGET
-from actors.training import measure, models
+from pearl.actors.pair import DRAFT, TARGET
+from pearl.actors.training import measure, models
 
 PROMPTS = (
     'def greatest_common_divisor(a, b):\n    """Return the largest divisor of both."""',

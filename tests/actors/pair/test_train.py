@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from actors.pair.recipe import SMALL
-from actors.pair.train import main, make, workshop
-from actors.training.course import Progress
+from pearl.actors.pair.recipe import SMALL
+from pearl.actors.pair.train import main, make, workshop
+from pearl.actors.training.course import Progress
 
 
 @pytest.fixture(autouse=True)

@@ -24,9 +24,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from actors.runners.graphs import recorder_for
-from actors.runners.hugging_face import HuggingFaceRunner
-from actors.runners.interface import Feed
+from pearl.actors.runners.graphs import recorder_for
+from pearl.actors.runners.hugging_face import HuggingFaceRunner
+from pearl.actors.runners.interface import Feed
 
 VOCAB = 97
 POSITIONS = 160

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from actors import pair
-from actors.runners.describing import describe
-from actors.runners.loading import load_runner
-from actors.runners.vocabulary import load_tokenizer
-from decoding.errors import ModelError
+from pearl.actors import pair
+from pearl.actors.runners.describing import describe
+from pearl.actors.runners.loading import load_runner
+from pearl.actors.runners.vocabulary import load_tokenizer
+from pearl.decoding.errors import ModelError
 from tests.actors.runners.models import close, feed, plain
 
 LAYERS = 2

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from actors import device
-from actors.hosts import Host, draft_host
-from actors.runners import graphs, loading, memory, shelves
-from actors.runners.graphs import (
+from pearl.actors import device
+from pearl.actors.hosts import Host, draft_host
+from pearl.actors.runners import graphs, loading, memory, shelves
+from pearl.actors.runners.graphs import (
     LEAST_USED,
     STEP_TOKENS,
     CudaGraphs,
@@ -30,15 +30,15 @@ from actors.runners.graphs import (
     Step,
     rounded,
 )
-from actors.runners.hugging_face import HuggingFaceRunner
-from actors.runners.library import LibraryForward
-from actors.runners.loading import own_stream
-from actors.runners.shelves import BLOCK
-from actors.runners.stand_in import TimedRunner
-from actors.specs import DeviceSpec
-from actors.wire import Address
-from decoding.errors import PlacementError
-from decoding.messages import Role
+from pearl.actors.runners.hugging_face import HuggingFaceRunner
+from pearl.actors.runners.library import LibraryForward
+from pearl.actors.runners.loading import own_stream
+from pearl.actors.runners.shelves import BLOCK
+from pearl.actors.runners.stand_in import TimedRunner
+from pearl.actors.specs import DeviceSpec
+from pearl.actors.wire import Address
+from pearl.decoding.errors import PlacementError
+from pearl.decoding.messages import Role
 from tests.actors.runners.models import (
     CONFIGS,
     POSITIONS,
@@ -66,7 +66,7 @@ class Again:
         """Nothing to forget."""
 
 
-LOGGER: Final = "actors.runners.hugging_face"
+LOGGER: Final = "pearl.actors.runners.hugging_face"
 
 every_sharing = pytest.mark.parametrize("architecture", SHARING)
 

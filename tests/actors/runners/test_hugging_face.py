@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PhiConfig
 
-from actors.runners import hugging_face
-from actors.runners.hugging_face import HuggingFaceRunner
-from actors.runners.interface import Runner
-from actors.runners.passes import passes
-from actors.runners.shelves import BLOCK
-from decoding.errors import ModelError, PearlError, PromptError, ProtocolError
+from pearl.actors.runners import hugging_face
+from pearl.actors.runners.hugging_face import HuggingFaceRunner
+from pearl.actors.runners.interface import Runner
+from pearl.actors.runners.passes import passes
+from pearl.actors.runners.shelves import BLOCK
+from pearl.decoding.errors import ModelError, PearlError, PromptError, ProtocolError
 from tests.actors.runners.models import (
     CONFIGS,
     POSITIONS,

@@ -23,9 +23,9 @@ from transformers import (
     PhimoeConfig,
 )
 
-from actors.runners import hugging_face
-from actors.runners.hugging_face import HuggingFaceRunner
-from decoding.errors import ModelError
+from pearl.actors.runners import hugging_face
+from pearl.actors.runners.hugging_face import HuggingFaceRunner
+from pearl.decoding.errors import ModelError
 from tests.actors.runners.models import VOCAB, close, feed, text
 from tests.actors.runners.tape import Tape
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
-from actors.runners import hugging_face
-from actors.runners.hugging_face import HuggingFaceRunner
-from actors.runners.library import LibraryForward
-from actors.runners.llama import LlamaForward
-from actors.runners.masks import FEW_TOKENS
-from actors.runners.shelves import BLOCK
+from pearl.actors.runners import hugging_face
+from pearl.actors.runners.hugging_face import HuggingFaceRunner
+from pearl.actors.runners.library import LibraryForward
+from pearl.actors.runners.llama import LlamaForward
+from pearl.actors.runners.masks import FEW_TOKENS
+from pearl.actors.runners.shelves import BLOCK
 from tests.actors.runners.models import (
     CONFIGS,
     VOCAB,

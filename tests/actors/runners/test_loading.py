@@ -14,17 +14,17 @@ import torch
 from huggingface_hub import errors as hub
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, __version__
 
-from actors.runners import loading, memory
-from actors.runners.describing import ModelDescription, describe
-from actors.runners.loading import (
+from pearl.actors.runners import loading, memory
+from pearl.actors.runners.describing import ModelDescription, describe
+from pearl.actors.runners.loading import (
     check_memory,
     check_room,
     load_runner,
     loading_bytes,
 )
-from actors.runners.shelves import BLOCK
-from actors.runners.vocabulary import load_tokenizer
-from decoding.errors import (
+from pearl.actors.runners.shelves import BLOCK
+from pearl.actors.runners.vocabulary import load_tokenizer
+from pearl.decoding.errors import (
     ModelError,
     PlacementError,
     PromptError,

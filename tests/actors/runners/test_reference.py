@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from actors.checking import CheckedPair
-from actors.engine import Engine
-from actors.engine_settings import Devices, EngineSettings
-from actors.runners.reference import (
+from pearl.actors.checking import CheckedPair
+from pearl.actors.engine import Engine
+from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.actors.runners.reference import (
     Assistance,
     Reference,
     ReferenceRequest,
     ReferenceSpec,
 )
-from decoding.sampling import Sampling
-from decoding.settings import Settings
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.settings import Settings
 from tests.actors.pairs import SavedPair, with_end
 from tests.actors.requests import AR, PROMPTS, TOKENS
 

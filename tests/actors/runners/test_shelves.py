@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, BloomConfig
 
-from actors.runners import memory, shelves
-from actors.runners.hugging_face import HuggingFaceRunner
-from actors.runners.interface import Runner
-from actors.runners.library import LibraryForward
-from actors.runners.llama import LlamaForward
-from actors.runners.memory import Buffer
-from actors.runners.shelves import BLOCK
-from decoding.errors import PlacementError
+from pearl.actors.runners import memory, shelves
+from pearl.actors.runners.hugging_face import HuggingFaceRunner
+from pearl.actors.runners.interface import Runner
+from pearl.actors.runners.library import LibraryForward
+from pearl.actors.runners.llama import LlamaForward
+from pearl.actors.runners.memory import Buffer
+from pearl.actors.runners.shelves import BLOCK
+from pearl.decoding.errors import PlacementError
 from tests.actors.runners.models import (
     POSITIONS,
     VOCAB,

@@ -9,13 +9,13 @@ from typing import final
 import pytest
 from torch import Tensor
 
-from actors.runners import stand_in
-from actors.runners.stand_in import SPIN_S, ScriptedRunner, TimedRunner
-from actors.scripts import POSITIONS, PROMPT_TOKENS, Script
-from decoding.errors import PromptError
-from decoding.messages import Role
-from decoding.sampling import Sampling
-from decoding.verification import make_verifier
+from pearl.actors.runners import stand_in
+from pearl.actors.runners.stand_in import SPIN_S, ScriptedRunner, TimedRunner
+from pearl.actors.scripts import POSITIONS, PROMPT_TOKENS, Script
+from pearl.decoding.errors import PromptError
+from pearl.decoding.messages import Role
+from pearl.decoding.sampling import Sampling
+from pearl.decoding.verification import make_verifier
 from tests.actors.runners.models import feed
 from tests.actors.toys import ToyRunner
 from tests.decoding.toys import table

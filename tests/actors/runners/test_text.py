@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from actors import pair
-from actors.runners.text import detokenizer_of, encode
-from decoding.stopping import FinishReason, StopRules, TextStream
-from decoding.text import GrowingText
+from pearl.actors import pair
+from pearl.actors.runners.text import detokenizer_of, encode
+from pearl.decoding.stopping import FinishReason, StopRules, TextStream
+from pearl.decoding.text import GrowingText
 from tests.actors.tokenizers import BYTE_LETTERS, BYTES, KINDS, SPECIAL, before_stop
 
 MADE = {kind: detokenizer_of(tokenizer) for kind, tokenizer in KINDS.items()}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.runners.describing import describe
-from actors.runners.interface import Feed, Room, RunnerStatistics
-from actors.runners.vocabulary import TranslatedRunner, Vocabulary, check_pair
-from decoding.errors import PairError
+from pearl.actors.runners.describing import describe
+from pearl.actors.runners.interface import Feed, Room, RunnerStatistics
+from pearl.actors.runners.vocabulary import TranslatedRunner, Vocabulary, check_pair
+from pearl.decoding.errors import PairError
 from tests.actors.runners.models import feed
 from tests.actors.runners.saved import WORDS, save
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.training.budget import Budget, RowBudget
+from pearl.actors.training.budget import Budget, RowBudget
 
 
 def test_the_learning_rate_warms_up_stays_and_ends_at_zero() -> None:

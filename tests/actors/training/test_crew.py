@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from actors.pair import models
-from actors.pair.recipe import LlamaShape
-from actors.training.crew import Crew
-from actors.training.lessons import Loss
+from pearl.actors.pair import models
+from pearl.actors.pair.recipe import LlamaShape
+from pearl.actors.training.crew import Crew
+from pearl.actors.training.lessons import Loss
 
 TINY = LlamaShape(layers=1, hidden=64, intermediate=64, heads=1)
 

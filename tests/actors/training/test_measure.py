@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.pair import models
-from actors.pair.recipe import LlamaShape
-from actors.training import measure
-from actors.training.measure import OverPrompts
-from actors.training.writing import continued, drawn
+from pearl.actors.pair import models
+from pearl.actors.pair.recipe import LlamaShape
+from pearl.actors.training import measure
+from pearl.actors.training.measure import OverPrompts
+from pearl.actors.training.writing import continued, drawn
 
 TINY = LlamaShape(layers=1, hidden=64, intermediate=64, heads=1)
 

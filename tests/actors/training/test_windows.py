@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.training.windows import IGNORED, Windows
+from pearl.actors.training.windows import IGNORED, Windows
 
 END_ID = 0
 LINE_END = 1

@@ -26,13 +26,13 @@ from transformers import (
     Qwen2Config,
 )
 
-from actors import pair
-from actors.checking import CheckedPair
-from actors.engine_settings import Devices, EngineSettings
-from actors.runners.interface import Feed
-from actors.runners.loading import load_runner
-from actors.runners.vocabulary import load_tokenizer
-from decoding.errors import UsageError
+from pearl.actors import pair
+from pearl.actors.checking import CheckedPair
+from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.actors.runners.interface import Feed
+from pearl.actors.runners.loading import load_runner
+from pearl.actors.runners.vocabulary import load_tokenizer
+from pearl.decoding.errors import UsageError
 from tests.actors.runners.damage import files, tokenizers, weights
 from tests.actors.runners.damage.common import WIDTH
 
