@@ -83,14 +83,19 @@ class Conversation:
     def begin(self, now: float, away: Iterable[Device] = ()) -> None:
         """The first orders go out, but none to devices that are not there."""
         for device in away:
-            self._receive(DeviceLost(device=device), now, wanted=True)
+            lost = DeviceLost(device=device)
+            tokens = self.schedule.receive(lost)
+            if self.records is not None:
+                self.records.append(self._received(lost, now, tokens, wanted=True))
         self._speak(now)
 
     def hear(self, event: Event, now: float) -> tuple[TokenId, ...]:
         """An event goes in; orders go out, and the tokens that it commits come back."""
         answer = event if isinstance(event, ANSWERS) else None
         wanted = answer is None or self.schedule.awaits(answer)
-        tokens = self._receive(event, now, wanted=wanted)
+        tokens = self.schedule.receive(event)
+        if self.records is not None:
+            self.records.append(self._received(event, now, tokens, wanted=wanted))
         self._speak(now)  # the devices first: what follows is done while they work
         if answer is not None:
             self._meter.add(answer, wanted=wanted)
@@ -124,13 +129,6 @@ class Conversation:
             gamma=self.schedule.window,
             tokens=len(self.schedule.committed),
         )
-
-    def _receive(self, event: Event, now: float, *, wanted: bool) -> tuple[TokenId, ...]:
-        """The schedule takes an event, and the trace notes it."""
-        tokens = self.schedule.receive(event)
-        if self.records is not None:
-            self.records.append(self._received(event, now, tokens, wanted=wanted))
-        return tokens
 
     def _order(self, command: Command) -> Order:
         """A command as its device gets it: with the committed tokens that it has not seen."""

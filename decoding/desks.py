@@ -157,7 +157,7 @@ def judged(
         job=job.job,
         epoch=job.epoch,
         base=job.base,
-        judged=len(job.pending),
+        judged=len(job.pending.tokens),
         kept=kept,
         token=token,
         passes=1 if read else 0,

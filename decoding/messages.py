@@ -184,7 +184,7 @@ class Judged(Message, frozen=True, gc=False):
         (`pearl.decoding.foresight`) may have begun something else, where a policy has changed its
         mind meanwhile.
         """
-        return self.job == job.job and self.judged == len(job.pending)
+        return self.job == job.job and self.judged == len(job.pending.tokens)
 
 
 class DeviceLost(Message, frozen=True, gc=False):

@@ -97,8 +97,9 @@ class Meter:
             self._first_token = at
 
     def _add_window(self, answer: Proposed, *, wanted: bool) -> None:
-        self._draft_steps += len(answer.drafted)
-        self._drafted += len(answer.drafted) if wanted else 0
+        written = len(answer.drafted.tokens)
+        self._draft_steps += written
+        self._drafted += written if wanted else 0
         self._draft_busy += answer.ended - answer.began
         self._draft_since_pass.append((answer.began, answer.ended))
 
@@ -114,8 +115,9 @@ class Meter:
 
     def _gap(self, since: float, until: float) -> float:
         """Time between two passes in which the draft did not work either."""
-        jobs = self._draft_since_pass
-        drafting = sum(max(0.0, min(b, until) - max(a, since)) for a, b in jobs)
+        drafting = 0.0
+        for began, ended in self._draft_since_pass:
+            drafting += max(0.0, min(ended, until) - max(began, since))
         return max(0.0, until - since - drafting)
 
     def metrics(

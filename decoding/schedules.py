@@ -315,7 +315,7 @@ class TwoModelSchedule:
         verdict, pending = self._verdict, self._pending
         assert verdict is not None
         chosen = () if verdict.token is None else (verdict.token,)
-        rejected = verdict.kept < len(pending)
+        rejected = verdict.kept < verdict.judged
         self._pending = NOTHING
         self._rounds += verdict.passes
         admitted = self._commit(pending.tokens[: verdict.kept] + chosen)
@@ -384,7 +384,7 @@ class TwoModelSchedule:
         """How many tokens the draft may write behind what is pending."""
         # The target itself gives the last token before the limit, so writing it is in vain.
         end = min(self._stop.limit - 1, self._reach)
-        return end - len(self._committed) - len(self._pending)
+        return end - len(self._committed) - len(self._pending.tokens)
 
     def _send_propose(self, count: int) -> None:
         self._windows += 1

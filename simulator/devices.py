@@ -92,21 +92,23 @@ class VirtualRow:
 
     def cut_back(self, job: Propose) -> None:
         """Forget what the job does not stand on: what is behind it, and what was refused."""
-        pending, end = job.pending, job.base + len(job.pending)
+        pending, start = job.pending, job.base + len(job.pending)
+        end = start
         if self.missed is not None and self.missed < job.base:
             end = self.missed
         self.missed = job.base + pending.index(DIFFERS) if DIFFERS in pending else None
         self.cached = min(self.cached, self.prompt + end)
-        self.end = self.prompt + job.start
+        self.end = self.prompt + start
 
     def unread(self, job: Judge) -> int:
         """Tokens that a pass must read: at least those whose logits it wants."""
-        end = self.prompt + job.base + len(job.pending)
-        return max(len(job.pending) + (self.held != job.base), end - self.cached)
+        pending = len(job.pending.tokens)
+        end = self.prompt + job.base + pending
+        return max(pending + (self.held != job.base), end - self.cached)
 
     def has_room(self, job: Judge) -> bool:
         """Whether the text may have the token that a job will yield."""
-        return job.base + len(job.pending) < self.limit
+        return job.base + len(job.pending.tokens) < self.limit
 
 
 @final
@@ -136,6 +138,7 @@ class VirtualDraft:
     def forget(self) -> None:
         """Lose everything but the list of requests."""
         self._desk.forget()
+        self._portions = {}
         for row in self._rows.values():
             row.forget()
 
@@ -160,7 +163,6 @@ class VirtualDraft:
                 row.cut_back(writing.job)
             context = max(context, row.end)
             unread = max(unread, row.end - row.cached)
-        self._portions = {}
         if unread <= SHORT:
             return self._clock(unread, len(self.jobs), context)
         self._portions = portions({r: rows[r].end - rows[r].cached for r in self.jobs})
@@ -179,6 +181,8 @@ class VirtualDraft:
             writing.written += 1
             if writing.whole:
                 whole.append(request)
+        if parts:
+            self._portions = {}
         for request in whole:
             self._cut_short(request, self._desk.close(request))
 
@@ -262,7 +266,7 @@ class VirtualTarget:
             own = row.unread(job)
             self._read += own
             unread = max(unread, own)
-            context = max(context, row.prompt + job.base + len(job.pending))
+            context = max(context, row.prompt + job.base + len(job.pending.tokens))
         self._portions = {}
         if unread <= SHORT:
             return self._clock(unread, batch, context) if batch else 0.0

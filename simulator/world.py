@@ -208,14 +208,14 @@ class World:
         """Serve every request."""
         self._fill()
         wanted, events, step = self.scenario.workload.requests, 0, self.env.step
-        while len(self._served) < wanted:
+        served = self._served
+        while len(served) < wanted:
             step()
             events += 1
-        seconds = max(served.finished for served in self._served)
         return Run(
-            served=tuple(self._served),
-            seconds=seconds,
-            draft=self._ledger.account(DRAFT, _wasted(self._served)),
+            served=tuple(served),
+            seconds=max(request.finished for request in served),
+            draft=self._ledger.account(DRAFT, _wasted(served)),
             target=self._ledger.account(TARGET),
             events=events,
             records=tuple(self.records or ()),
