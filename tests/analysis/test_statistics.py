@@ -133,6 +133,7 @@ def test_texts_that_differ_show_only_over_requests() -> None:
 # -- runs ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("a", ALPHAS)
 @pytest.mark.parametrize(("gamma", "head_start"), [(5, 0), (4, 2)])
 def test_runs_of_pearl_are_as_long_as_theory_says(a: float, gamma: int, head_start: int) -> None:
@@ -146,6 +147,7 @@ def test_runs_of_pearl_are_as_long_as_theory_says(a: float, gamma: int, head_sta
     assert sure(found.first_kept, a, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("a", ALPHAS)
 @pytest.mark.parametrize("gamma", [1, 4])
 def test_runs_of_speculative_decoding_are_as_long_as_theory_says(a: float, gamma: int) -> None:

@@ -63,6 +63,7 @@ def test_a_script_beside_such_a_folder_has_theirs_and_ours(folder: Path) -> None
     assert (done.stdout, done.stderr) == ("4 1 2\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "environment"),
     [

@@ -59,6 +59,7 @@ def test_another_seed_prints_something_else(capsys: pytest.CaptureFixture[str]) 
     assert one["target_passes"] != other["target_passes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "question",
     [

@@ -72,6 +72,7 @@ def folders(read_from: Path, tmp_path: Path) -> dict[str, Path]:
     return {"IN": read_from, "OUT": tmp_path}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)  # nothing that is refused takes long; this ends what would never end
 @pytest.mark.parametrize("option", list(CASES))
 def test_a_wrong_value_is_told_in_one_line_or_is_right_after_all(

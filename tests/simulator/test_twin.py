@@ -91,6 +91,7 @@ def test_twin_and_events_agree(
         assert abs(found.value - expected.value) <= room, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acceptance", KINDS, ids=lambda kind: type(kind).__name__)
 @pytest.mark.parametrize("scheme", [scheme for _, scheme in SCHEMES[1:]], ids=str)
 def test_drawn_luck_and_the_exact_law_agree(acceptance: Acceptance, scheme: Scheme) -> None:

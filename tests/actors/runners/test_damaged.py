@@ -13,6 +13,7 @@ SAMPLE = [number for lap in (0, 5) for number in range(lap * len(KINDS), (lap + 
 """Twice each kind; `benchmarks/damaged.py` goes through hundreds."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SAMPLE)
 def test_the_check_before_loading_and_loading_agree(number: int, tmp_path: Path) -> None:
     """To the word, and in one line; what fits is loaded and writes."""

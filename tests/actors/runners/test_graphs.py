@@ -102,6 +102,7 @@ def test_tokens_read_one_by_one_have_the_plain_logits(architecture: str) -> None
     assert (tape.recorded, tape.replayed) == (1, 40)
 
 
+@pytest.mark.slow
 @every_sharing
 @pytest.mark.parametrize("again", [False, True], ids=["recorded", "replayed"])
 def test_windows_of_every_length_have_the_plain_logits(architecture: str, *, again: bool) -> None:
@@ -503,6 +504,7 @@ shapes = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(shape=shapes)
 def test_a_rounded_shape_holds_the_pass_and_is_its_own(shape: PassShape) -> None:
     wide = rounded(shape, LONG)

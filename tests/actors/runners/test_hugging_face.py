@@ -88,6 +88,7 @@ def test_a_window_read_beside_others_is_the_window_read_alone(architecture: str)
     close(beside, other.forward([feed(alone, 13, texts[0][-5:])])[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "mistral-sliding", "gpt2", "bloom"])
 @settings(max_examples=12)
 @given(data=st.data())

@@ -76,6 +76,7 @@ def test_runs_of_bytes_are_known_for_what_they_are() -> None:
     assert all(sorted(MADE[kind].fallback.values()) == list(range(256)) for kind in byte)
 
 
+@pytest.mark.slow
 @kinds
 @settings(max_examples=40)
 @given(data=st.data())
@@ -92,6 +93,7 @@ def test_a_growing_text_is_at_every_step_what_the_library_decodes(
             assert whole.startswith(growing.text[: growing.sure])
 
 
+@pytest.mark.slow
 @kinds
 @settings(max_examples=40)
 @given(data=st.data())
