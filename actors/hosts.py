@@ -258,7 +258,7 @@ class Judging:
         })  # fmt: skip
         found = self._with_pass(jobs, feeds) if feeds else {}
         self._transcripts.note(feeds)
-        read = sum(len(feed.tokens) for feed in feeds.values())
+        read = len(feeds) * max((len(feed.tokens) for feed in feeds.values()), default=0)
         ended = self._clock()
         if len(found) < len(feeds):
             for request in feeds.keys() - found.keys():

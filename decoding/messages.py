@@ -162,7 +162,8 @@ class Judged(Message, frozen=True, gc=False):
     `token` is the target's own choice at the next position: the replacement after a rejection, or
     the one beyond the last kept token. It is None only when every pending token was kept and the
     job asked to `hold`. `passes` is the number of forward passes spent (0 when a held row
-    already decided), `read` the tokens of all requests that were read in it (0: unknown).
+    already decided), `read` the tokens that were read in it for all requests, each row as long as
+    the longest (0: unknown).
     """
 
     job: int

@@ -16,18 +16,18 @@ import dataclasses
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, final
 
 from pearl.decoding.errors import SettingError
-from pearl.decoding.measured import WIDEST, InUse, Measurements, Wait
+from pearl.decoding.measured import WIDEST, Measurements, Wait
 
 if TYPE_CHECKING:
     from pearl.decoding.kinds import ScheduleKind
+    from pearl.decoding.measured import Array, InUse
     from pearl.decoding.messages import Judged, Proposed
 
 Gamma: TypeAlias = int | str  # tokens of a window, or the name of a policy
 
-FIRST_GAMMA: Final = 4  # gamma auto before anything was measured
 WORTH: Final = 1.01  # times the speed: less is no reason to change
-LONG: Final = 32  # tokens: longer runs are learned in parts, or a text may end first
-REST: Final = 0  # gamma auto where the target alone is faster than waiting for the draft
+GROWTH: Final = 2  # times the window in use: the longest that may follow it
+LONG: Final = 16  # tokens: longer runs are learned in parts, or a text may end first
 
 
 class Policy(Protocol):
@@ -77,12 +77,11 @@ class FixedPolicy:
 
 @final
 class AutoPolicy:
-    """The gamma that theory says is fastest, for what was measured so far.
+    """The gamma that theory says is fastest, for what was measured so far; or none.
 
-    A schedule that waits for its windows (speculative decoding) *rests* where the target alone is
-    faster: then one token is written beside each pass, which costs nothing and shows when waiting
-    for the draft pays again. PEARL needs no rest: with windows of one token it is as fast as the
-    target alone.
+    It *rests*, and asks the draft for nothing, where the target alone is faster than rounds with
+    the draft really were (`pearl.decoding.worth`). It begins at rest, for a few passes that say how
+    fast the target alone is.
 
     Args:
         kind: of the schedule.
@@ -104,36 +103,31 @@ class AutoPolicy:
         self._barrier = barrier
         self._measured = measured or Measurements()
         self._run = 0  # tokens kept since the last rejection
-        self._shared = kind, head_start, barrier  # policies alike have one window
-        if self._shared not in self._measured.in_use:
-            # One that may rest begins at rest: then the time of the target alone is known.
-            self._use(REST if kind.waits else FIRST_GAMMA)
-        if self._measured.ready:
-            self._use(self._choose())
-        self._windows = self._passes = 0
+        self._windows = self._passes = 0  # windows since the draft was asked for the first of them
         self._last: Judged | None = None  # the last pass, on the clock of its device
+        self._tokens = 0  # committed since then
+        self._verdicts: int | None = None  # on all requests, until then
         self._there: float | None = None  # seconds of its window, if that came before the verdict
         self._awaited: tuple[Wait, float] | None = None  # what has come since, and its seconds
         self._window: Proposed | None = None  # the last that came
+        self._used = self._in_use()
+        self._rests = self._used.worth.rests  # at the last pass
+        self._rounds = 0 if self._rests else 1  # since it began to rest, or to draft
 
     @property
     def before(self) -> int:
         """Tokens to write before a pass that would otherwise judge nothing."""
-        return self._measured.in_use[self._shared].before
+        return self._used.before
 
     @property
     def beside(self) -> int:
         """Tokens to write beside every pass."""
-        return self._measured.in_use[self._shared].beside
-
-    def _use(self, gamma: int) -> None:
-        numbers = (0, 1) if gamma == REST else self._kind.numbers(gamma, self._head_start)
-        self._measured.in_use[self._shared] = InUse(gamma, *numbers)
+        return self._used.beside
 
     def observe_window(self, answer: Proposed) -> None:
         """Learn the time of a draft step, and now and then think again.
 
-        The first window is left out of the times: it reads the prompt.
+        The first window is left out of the times: it reads the prompt, or what was missed at rest.
         """
         self._windows += 1
         if self._windows > 1:
@@ -141,23 +135,77 @@ class AutoPolicy:
         self._window = answer
         if (wait := self._wait_for(answer)) is not None:
             self._awaited = wait, answer.ended - answer.began
-        if self._measured.ready and self._is_time():
-            self._use(self._choose())
+        if self._measured.ready and self._is_time() and not self._used.worth.rests:
+            self._think()
 
     def observe_pass(self, answer: Judged) -> None:
         """Learn the time of a pass, which grows with its tokens; the first reads the prompt."""
+        self._tokens += answer.kept + (answer.token is not None)
         self._passes += answer.passes
         if not answer.passes:
             return
+        self._verdicts = self._measured.count_verdict(self._verdicts)
         if self._passes > 1:
             own, seconds = answer.judged + 1, answer.ended - answer.began
-            parallel = self.beside > 0
-            self._measured.add_pass(answer.read or own, seconds, own, parallel=parallel)
+            read = answer.read or own
+            if self._measured.is_new(answer.began):
+                self._measured.add_pass(read, seconds, own, parallel=self.beside > 0)
             self._observe_round(answer)
-        self._last, self._awaited = answer, None
+            self._weigh(answer)
+        self._last, self._awaited, self._tokens = answer, None, 0
         window = self._window
         there = window is not None and _is_beside(window, answer)
         self._there = window.ended - window.began if window is not None and there else None
+
+    def _weigh(self, answer: Judged) -> None:
+        """See what a round with or without the draft has cost; begin to rest, or end it."""
+        self._used = self._in_use()
+        worth, crowd, last = self._used.worth, self._measured.crowd, self._last
+        if worth.rests is not self._rests:
+            self._rests, self._rounds = worth.rests, 0
+            self._windows = 0 if self._rests else self._windows
+        self._rounds += 1
+        seconds = answer.ended - last.ended if last is not None else 0.0
+        if last is None or seconds <= 0:
+            return
+        if not self._rests:
+            worth.add_drafted(seconds, self._tokens, crowd, first=self._rounds == 1)
+            if worth.has_failed():
+                self._rest()
+            elif worth.is_old():
+                worth.look()
+                self._use(self._used.gamma)
+        elif self._rounds > 1 and last.judged == answer.judged == 0:
+            worth.add_alone(seconds, crowd)
+            if worth.may_try(hopeful=self._used.hopeful):
+                self._try()
+
+    def _try(self) -> None:
+        """Ask the draft again, for one token where nothing is known of it."""
+        self._measured.doubt()
+        self._used.worth.begin()
+        self._use(self._choose() if self._measured.ready else 1)
+
+    def _rest(self) -> None:
+        self._used.hopeful = self._is_hopeful()
+        self._used.worth.give_up()
+        self._use(self._used.gamma)
+
+    def _think(self) -> None:
+        """Change the window, or rest where even a draft that is always right could not pay."""
+        if self._used.worth.wins or self._is_hopeful():
+            self._use(self._choose())
+        else:
+            self._rest()
+
+    def _use(self, gamma: int) -> None:
+        used = self._used
+        used.gamma = gamma
+        asked = not used.worth.rests
+        used.before, used.beside = self._kind.numbers(gamma, self._head_start) if asked else (0, 0)
+
+    def _in_use(self) -> InUse:
+        return self._measured.in_use(self._kind, self._head_start, barrier=self._barrier)
 
     def _wait_for(self, window: Proposed) -> Wait | None:
         """Why the target waited for a window; None where it did not, as far as one can tell."""
@@ -172,8 +220,8 @@ class AutoPolicy:
     def _observe_round(self, answer: Judged) -> None:
         """Learn what lies between two passes beside the window that was waited for."""
         last = self._last
-        if last is None:
-            return
+        if last is None or not self._measured.follows(last.began):
+            return  # with a pass of others between them, that was waited for too
         wait, window = self._awaited or (Wait.NOTHING, 0.0)
         since = last.began if wait is Wait.BESIDE else last.ended
         self._measured.add_control(answer.began - since - window, wait)
@@ -192,13 +240,30 @@ class AutoPolicy:
         return self._windows % 8 == 0 or self._windows.bit_count() == 1
 
     def _choose(self) -> int:
-        """The best gamma, unless the one in use is within a hundredth of it."""
-        speeds = self._measured.speeds(
-            self._kind, head_start=self._head_start, barrier=self._barrier
-        )
-        best = int(speeds.argmax())
-        gamma = self._measured.in_use[self._shared].gamma
+        """The best gamma that is not far from the one in use, unless that is within a hundredth.
+
+        What was measured says little of passes that are many times as long.
+        """
+        speeds, gamma = self._speeds(always_right=False), self._used.gamma
+        best = int(speeds[1 : 1 + GROWTH * gamma].argmax()) + 1
         return best if speeds[best] > WORTH * speeds[gamma] else gamma
+
+    def _is_hopeful(self) -> bool:
+        """Whether the draft would pay if it were always right."""
+        if not self._measured.ready:
+            return True
+        speeds = self._speeds(always_right=True)
+        alone_s = self._used.worth.alone_s
+        alone = speeds[0] if alone_s is None else 1 / alone_s
+        return bool(speeds[1:].max() > WORTH * alone)
+
+    def _speeds(self, *, always_right: bool) -> Array:
+        return self._measured.speeds(
+            self._kind,
+            head_start=self._head_start,
+            barrier=self._barrier,
+            always_right=always_right,
+        )
 
 
 def _is_beside(window: Proposed, judged: Judged) -> bool:

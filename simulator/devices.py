@@ -221,7 +221,7 @@ class VirtualTarget:
         self._began = 0.0
         self._first: dict[int, float] = {}  # when the first piece of a long read was begun
         self._portions: dict[int, int] = {}  # of this turn, where one reads but a part
-        self._read = 0  # tokens of the pass under way, of all requests
+        self._read = 0  # tokens of the pass under way, of all requests, padding included
 
     def open(self, request: int, prompt: int, text: Text, limit: int) -> None:
         """A request that jobs will come for, until its text has so many tokens."""
@@ -257,17 +257,15 @@ class VirtualTarget:
         """One pass for all windows that a held row does not decide."""
         self._judging, self._began = dict(self._desk.waiting), now
         self._desk.waiting.clear()
-        unread = context = batch = self._read = 0
+        unread = context = batch = 0
         for request, job in self._judging.items():
             row = self._rows[request]
             if _decided(row, job):
                 continue
             batch += 1
-            own = row.unread(job)
-            self._read += own
-            unread = max(unread, own)
+            unread = max(unread, row.unread(job))
             context = max(context, row.prompt + job.base + len(job.pending.tokens))
-        self._portions = {}
+        self._portions, self._read = {}, batch * unread
         if unread <= SHORT:
             return self._clock(unread, batch, context) if batch else 0.0
         return self._begin_pieces()
@@ -277,7 +275,7 @@ class VirtualTarget:
         jobs = {r: (self._rows[r], job) for r, job in self._judging.items()}
         asked = {r: row.unread(job) for r, (row, job) in jobs.items() if not _decided(row, job)}
         self._portions = portions(asked)
-        self._read = sum(self._portions.values())
+        self._read = sum(self._portions.values())  # such texts are read apart
         starts = {
             r: row.prompt + job.base + len(job.pending) - asked[r]
             for r, (row, job) in jobs.items()

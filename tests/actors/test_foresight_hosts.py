@@ -52,7 +52,7 @@ from pearl.decoding.messages import (
     Order,
     TokenId,
 )
-from pearl.decoding.policies import REST, AutoPolicy, Gamma
+from pearl.decoding.policies import Gamma
 from pearl.decoding.sampling import Sampling
 from pearl.decoding.settings import Settings
 from pearl.decoding.stopping import FinishReason, StopRules
@@ -60,6 +60,7 @@ from pearl.decoding.text import Detokenizer
 from pearl.decoding.verification import VERIFIERS, make_verifier
 from tests.actors.connections import Wire
 from tests.actors.toys import ToyRunner
+from tests.decoding.learning import fickle
 from tests.decoding.toys import Logits, Model, Prefix, autoregressive, blend, only, table
 
 VOCAB: Final = 8
@@ -553,10 +554,8 @@ EAGER: Final = {(TARGET, Move.TURN): 400, (TARGET, Move.TAKE): 1}
 
 def _fickle(case: Case) -> World:
     """As `_check`, with plans that take another gamma after each window, resting or not."""
-    mood = Random(case.seed)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(AutoPolicy, "_is_time", lambda _: True)
-        patched.setattr(AutoPolicy, "_choose", lambda _: mood.choice([REST, 1, 2, 4]))
+        fickle(patched, case.seed)
         return _check(case)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast, final
@@ -26,7 +25,6 @@ from pearl.actors.peers import Peer
 from pearl.actors.scheduler import Scheduler
 from pearl.actors.wire import Alive, Finished, Hello, JobDone, Submit, ToDevice, frame
 from pearl.decoding.messages import DEVICES, DRAFT, TARGET, Device, Judged, Proposed
-from pearl.decoding.policies import REST, AutoPolicy
 from pearl.decoding.sampling import Sampling
 from pearl.decoding.settings import Settings
 from pearl.decoding.trace import Received, Record, Sent
@@ -47,6 +45,7 @@ from pearl.simulator.workload import (
 )
 from pearl.simulator.world import Pair, Run, Scenario
 from tests.actors.connections import Wire
+from tests.decoding.learning import fickle
 from tests.simulator.measuring import AR, PASS_S, committed, one, pearl, sd, several
 from tests.simulator.timed import FakeClock, Luck, TimedRunner, says_one
 
@@ -178,9 +177,7 @@ def test_a_plan_that_changes_its_mind_costs_passes_and_no_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At rest a pass is foreseen behind each refusal; then the plan wants a window first."""
-    mood = random.Random(1)
-    monkeypatch.setattr(AutoPolicy, "_is_time", lambda _: True)
-    monkeypatch.setattr(AutoPolicy, "_choose", lambda _: mood.choice([REST, 1, 2, 4]))
+    fickle(monkeypatch, 1)
     scenario = Scenario(settings=AT_REST, network=FAR, workload=several(3, TOKENS))
     played = run(scenario, trace=True)
 
