@@ -184,8 +184,8 @@ def test_passes_that_are_slower_beside_a_draft_make_it_rest() -> None:
 def test_what_rests_asks_the_draft_again_when_the_text_has_become_easier() -> None:
     """Within a few thousand passes, though every earlier try has failed."""
     policy = AutoPolicy(PEARL)
-    before = list(learn(policy, 0.0, flat(0.01), step=0.002))
-    after = list(learn(policy, 0.9, flat(0.01), step=0.002, rounds=4000))
+    before = list(learn(policy, 0.0, flat(0.01), step=0.002, messages=0.01))
+    after = list(learn(policy, 0.9, flat(0.01), step=0.002, rounds=6000))
 
     assert sum(map(bool, before[-1000:])) < 300
     assert all(after[-100:])
