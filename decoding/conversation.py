@@ -128,6 +128,7 @@ class Conversation:
             verifier=str(self._settings.effective_verifier),
             gamma=self.schedule.window,
             tokens=len(self.schedule.committed),
+            alone_s=self.schedule.alone_s,
         )
 
     def _order(self, command: Command) -> Order:

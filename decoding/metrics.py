@@ -31,6 +31,9 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
         kept, rejections: draft tokens of the text that agreed with the target, and that did not;
             tokens behind a rejection were not compared.
         rounds: passes whose verdict the schedule acted on.
+        over_ar: the speed over what the target alone would have taken, by the times that its passes
+            alone took on these devices; the first token counts for both as it came. None where none
+            ran alone.
         acceptance_rate: kept / (kept + rejections); None where nothing was compared.
         tokens_per_target_pass: tokens / target_passes.
         draft_idle, target_idle: share of the time in which the device was idle: did nothing
@@ -54,6 +57,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     tokens_per_s: float
     time_to_first_token_s: float
+    over_ar: float | None = None
     acceptance_rate: float | None
     tokens_per_target_pass: float
     draft_idle: float
@@ -121,10 +125,23 @@ class Meter:
         return max(0.0, until - since - drafting)
 
     def metrics(
-        self, counts: Counts, *, schedule: str, verifier: str, gamma: int, tokens: int
+        self,
+        counts: Counts,
+        *,
+        schedule: str,
+        verifier: str,
+        gamma: int,
+        tokens: int,
+        alone_s: float | None = None,
     ) -> Metrics:
-        """The figures, when the request has ended."""
+        """The figures, when the request has ended.
+
+        Args:
+            alone_s: seconds of the target alone for a token, where they are known.
+        """
         seconds = self._last_token - self._submitted
+        first = self._first_token - self._submitted
+        alone = None if alone_s is None or not tokens else first + (tokens - 1) * alone_s
         compared = counts.kept + counts.rejections
         return Metrics(
             schedule=schedule,
@@ -139,7 +156,8 @@ class Meter:
             rounds=counts.rounds,
             seconds=seconds,
             tokens_per_s=tokens / seconds if seconds else math.inf,
-            time_to_first_token_s=self._first_token - self._submitted,
+            time_to_first_token_s=first,
+            over_ar=alone / seconds if alone is not None and seconds else None,
             acceptance_rate=counts.kept / compared if compared else None,
             tokens_per_target_pass=tokens / self._passes if self._passes else math.nan,
             draft_idle=_idle(self._draft_busy, seconds),

@@ -41,6 +41,10 @@ class Policy(Protocol):
     def beside(self) -> int:
         """Tokens to write beside every pass."""
 
+    @property
+    def alone_s(self) -> float | None:
+        """Seconds of the target alone for a token, messages included; None: it was not timed."""
+
     def observe_window(self, answer: Proposed) -> None:
         """A window was written."""
 
@@ -58,6 +62,7 @@ class FixedPolicy:
 
     before: int = 0
     beside: int = 0
+    alone_s: None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be written."""
@@ -123,6 +128,11 @@ class AutoPolicy:
     def beside(self) -> int:
         """Tokens to write beside every pass."""
         return self._used.beside
+
+    @property
+    def alone_s(self) -> float | None:
+        """As passes at rest took it, among as many requests as there are now."""
+        return self._used.worth.alone_s
 
     def observe_window(self, answer: Proposed) -> None:
         """Learn the time of a draft step, and now and then think again.

@@ -102,6 +102,10 @@ class Schedule(Protocol):
     def window(self) -> int:
         """Tokens that the draft is asked for now; 0 without one."""
 
+    @property
+    def alone_s(self) -> float | None:
+        """Seconds of the target alone for a token; None where that is not known."""
+
     def commands(self) -> tuple[Command, ...]:
         """The commands to send now; each is given once (again when a device comes back)."""
 
@@ -178,6 +182,11 @@ class TwoModelSchedule:
     def window(self) -> int:
         """Tokens that the draft is asked for now; 0 without one."""
         return self._policy.beside or self._policy.before
+
+    @property
+    def alone_s(self) -> float | None:
+        """As the policy has timed it."""
+        return self._policy.alone_s
 
     @property
     def epoch(self) -> int:

@@ -21,10 +21,12 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         tokens_per_s: tokens of all requests over their times.
+        over_ar: of those that know it.
     """
 
     tokens_per_s: Estimate
     time_to_first_token_s: Estimate
+    over_ar: Estimate
     tokens_per_target_pass: Estimate
     acceptance_rate: Estimate
     draft_idle: Estimate
@@ -43,6 +45,10 @@ def over_requests(metrics: Sequence[Metrics]) -> Figures:
     return Figures(
         tokens_per_s=of_ratio(tokens, seconds),
         time_to_first_token_s=of_mean([m.time_to_first_token_s for m in metrics]),
+        over_ar=of_ratio(
+            [m.over_ar * m.seconds for m in metrics if m.over_ar is not None],
+            [m.seconds for m in metrics if m.over_ar is not None],
+        ),
         tokens_per_target_pass=of_ratio(tokens, [m.target_passes for m in metrics]),
         acceptance_rate=of_part(kept, [m.kept + m.rejections for m in metrics]),
         draft_idle=of_part([m.draft_idle * m.seconds for m in metrics], seconds),

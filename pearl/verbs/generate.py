@@ -139,6 +139,8 @@ def _summary(result: Result) -> str:
         f"{m.tokens_per_s:.0f} tokens/s",
         f"{m.tokens_per_target_pass:.2f} per target pass",
     ]
+    if m.over_ar is not None:
+        parts.append(f"{m.over_ar:.2f} times the target alone")
     if m.acceptance_rate is not None:
         parts.append(f"{m.acceptance_rate:.0%} accepted")
     if m.draft_losses:

@@ -166,6 +166,10 @@ class Alternating:
     def beside(self) -> int:
         return self._choices[self._windows % 2][1]
 
+    @property
+    def alone_s(self) -> None:
+        return None
+
     def observe_window(self, answer: Proposed) -> None:
         del answer
         self._windows += 1
