@@ -303,9 +303,23 @@ def _catching_up(made: Rounds, scheme: Scheme, times: PairTimes) -> Array | floa
 
 def seconds_per_token(luck: WeightedRuns, scheme: Scheme, times: PairTimes) -> float:
     """The mean time of a token: what the choice of a scheme is about."""
+    if scheme.kind.parallel and times.most_lead:  # the lead of a run depends on the one before it
+        made = rounds.of_run(luck.runs, *scheme.numbers)
+        seconds = _seconds(made, scheme, times, luck.weights)
+        return float(luck.weights @ seconds) / float(luck.weights @ made.tokens)
+    means = _means(luck, scheme)
+    return float(_seconds(means, scheme, times, luck.weights) / means.tokens)
+
+
+@functools.lru_cache(maxsize=128)
+def _means(luck: WeightedRuns, scheme: Scheme) -> Rounds:
+    """Sums over all runs of what times multiply: a search asks for them with many times."""
     made = rounds.of_run(luck.runs, *scheme.numbers)
-    seconds = _seconds(made, scheme, times, luck.weights)
-    return float(luck.weights @ seconds) / float(luck.weights @ made.tokens)
+    first, later, rejections, tokens = (
+        float((luck.weights * values).sum())
+        for values in (made.first, made.later, made.rejections, made.tokens)
+    )
+    return Rounds(tokens=tokens, first=first, later=later, rejections=rejections)
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
