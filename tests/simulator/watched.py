@@ -15,9 +15,7 @@ class Watched(np.ndarray[Any, Any]):
 
     calls: Final[collections.Counter[str]] = collections.Counter()  # with more than a few elements
 
-    def __array_ufunc__(
-        self, ufunc: np.ufunc, method: str, *inputs: Any, **given: Any
-    ) -> Any:
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **given: Any) -> Any:
         """Count, compute, and watch what comes of it."""
         if max(np.size(value) for value in inputs) > FEW:
             Watched.calls[ufunc.__name__] += 1
