@@ -24,12 +24,15 @@ WIDTH: Final = 96
 
 
 def report(rows: list[published.PublishedRun]) -> dict[str, Any]:
-    """Errors of tokens a pass, over all rows and over those of each pair."""
+    """Errors of tokens a pass, over all rows and over those of each pair.
+
+    Nothing is held out where every pair has one benchmark.
+    """
     fits = {"fitted": published.fit(rows), "held_out": published.without(rows)}
     return {
         "rows": len(rows),
         "gammas": fits["fitted"].gammas,
-        **{name: {"worst": fit.worst, "median": fit.median} for name, fit in fits.items()},
+        **{n: {"worst": f.worst, "median": f.median} for n, f in fits.items() if f.rows},
         "pairs": {
             pair: {name: _worst(fit, pair) for name, fit in fits.items()}
             for pair in fits["fitted"].gammas
@@ -50,9 +53,10 @@ def show(found: dict[str, Any]) -> None:
         shown.add_row(pair, str(found["gammas"][pair]), *cells)
     console = Console(width=WIDTH, highlight=False)
     console.print(shown)
-    for name, words in (("fitted", "one window a pair"), ("held_out", "held out")):
-        worst, median = (share(found[name][figure], 1) for figure in ("worst", "median"))
-        console.print(f"{found['rows']} rows, {words}: worst {worst}, median {median}.")
+    for name, words in (("fitted", "One window a pair"), ("held_out", "Held out")):
+        if name in found:
+            worst, median = (share(found[name][figure], 1) for figure in ("worst", "median"))
+            console.print(f"{words}, {found['rows']} rows: worst {worst}, median {median}.")
 
 
 @click.command()

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import pytest
 
+from benchmarks.published import report
 from pearl.analysis.published import PublishedRun, best_gamma, fit, read, tau, without
 from pearl.decoding.errors import SettingError
 from pearl.decoding.settings import Settings
@@ -134,6 +135,19 @@ def test_a_row_is_predicted_without_its_benchmark() -> None:
 
 def test_a_pair_with_one_benchmark_has_nothing_to_be_predicted_from() -> None:
     assert without([said("p", 5, 0.8, "x")]).rows == ()
+
+
+def test_a_table_that_theory_wrote_has_no_errors_fitted_or_held_out() -> None:
+    """As `benchmarks/published.py` prints them; a pair with one benchmark is not held out."""
+    rows = [said("p", 6, rate, name) for rate, name in ((0.7, "x"), (0.8, "y"), (0.9, "z"))]
+
+    found, lone = report([*rows, said("q", 3, 0.8, "x")]), report(rows[:1])
+
+    assert found["gammas"] == {"p": 6, "q": 3}
+    assert found["fitted"]["worst"] < 1e-12
+    assert found["held_out"]["worst"] < 1e-12
+    assert found["pairs"]["q"]["held_out"] is None
+    assert "held_out" not in lone
 
 
 # -- files -----------------------------------------------------------------------------------------
