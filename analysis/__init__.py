@@ -15,6 +15,7 @@ Real runs and simulated ones are looked at alike.
     report         the same as a page
     benchmark      systems side by side on the same prompts: ratios with intervals
     crowds         several requests at once, and what pass times allow them
+    disturbance    what other programs took meanwhile
     published      tables of others against theory
     figures        all drawings
 

@@ -8,7 +8,9 @@ prompts and easy ones weigh alike; of the prompts the median is reported, with a
 needs no assumption but that they were drawn independently. The ratio of totals stands beside it: it
 is what a whole batch of work would gain, and long and slow prompts count for more in it.
 
-Times are those of the caller: from asking to the last token, streamed.
+Times are those of the caller: from asking to the last token, streamed. What theory says of a system
+is of the same whole requests, so that it can be compared: it waits for the first token as long as
+the run did, and has the speed of the closed form from there on.
 """
 
 from __future__ import annotations
@@ -22,12 +24,13 @@ import msgspec
 import numpy as np
 
 from pearl.analysis import traces
-from pearl.analysis.parameters import own_constants, rate_of, tokens_per_s, window
+from pearl.analysis.parameters import own_constants, own_rates, rate_of, tokens_per_s, window
 from pearl.analysis.traces import Request
 from pearl.decoding.estimates import Estimate, of_median, of_ratio
 from pearl.decoding.metrics import Metrics
 from pearl.decoding.settings import Settings
 from pearl.decoding.summaries import over_requests
+from pearl.decoding.trace import Received
 
 NOTHING: Final = Estimate(None)
 
@@ -92,9 +95,9 @@ class Allowed(msgspec.Struct, frozen=True, kw_only=True):
     """What theory allows a system, at its own acceptance, pass times and window.
 
     Args:
-        tokens_per_s: of the closed form, the median over prompts: texts without end, messages that
-            take no time, agreement that does not come in bursts. None where nothing was compared.
-        speed_over_ar: that over what the closed form allows AR; None without AR.
+        tokens_per_s: of whole requests (`whole_requests`), the median over prompts. None where
+            nothing was compared.
+        speed_over_ar: that over what theory allows AR, the median over prompts; None without AR.
         efficiency: seconds that the jobs of these very rounds must take, over seconds taken
             (`pearl.analysis.traces.overlap_efficiency`).
         control_us: of each round: time between two passes in which neither device worked.
@@ -146,6 +149,13 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     joules_per_token: float | None = None
     same_text: bool | None = True
+
+    @property
+    def achieved(self) -> float | None:
+        """Speed over AR, over what theory says of it; None where there is none of them."""
+        said = None if self.allowed is None else self.allowed.speed_over_ar
+        measured = self.speed_over_ar.value
+        return None if said is None or measured is None else measured / said
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -319,29 +329,21 @@ def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def _allowed(traced: Mapping[str, Sequence[Request]], alone: str) -> dict[str, Allowed]:
-    found = {name: own for name, requests in traced.items() if (own := allowed(requests))}
-    base = found[alone].tokens_per_s if alone in found else None
-    return {
-        name: own
-        if base is None or own.tokens_per_s is None
-        else msgspec.structs.replace(own, speed_over_ar=own.tokens_per_s / base)
-        for name, own in found.items()
-    }
+    base = traced.get(alone, ())
+    return {name: own for name, found in traced.items() if (own := allowed(found, base))}
 
 
-def allowed(requests: Sequence[Request]) -> Allowed | None:
+def allowed(requests: Sequence[Request], alone: Sequence[Request] = ()) -> Allowed | None:
     """What theory says of these requests, and how much of it was achieved; None if too little ran.
 
-    In the closed form each request has its own acceptance; window and times are means over all of
-    them, without the reading of prompts.
+    Args:
+        requests: of a system, prompt by prompt.
+        alone: AR's of the same prompts.
     """
-    constants = own_constants(requests)
-    if constants is None:
+    if own_constants(requests) is None:
         return None
-    settings = requests[0].settings
-    gamma = window(requests)
-    rates = [rate for request in requests if (rate := rate_of([request])) is not None]
-    speeds = [tokens_per_s(settings, gamma, rate, constants) for rate in rates]
+    speeds, base = whole_requests(requests), whole_requests(alone)
+    over = [own / ar for own, ar in zip(speeds, base, strict=False)]
     least = [traces.least_s(request) for request in requests]
     shares = [traces.overlap_efficiency(request) for request in requests]
     gaps = [1e6 * gap for request in requests for gap in traces.control_s(request)]
@@ -349,4 +351,25 @@ def allowed(requests: Sequence[Request]) -> Allowed | None:
         tokens_per_s=statistics.median(speeds) if speeds else None,
         efficiency=of_ratio(least, [s / share for s, share in zip(least, shares, strict=True)]),
         control_us=quantiles(gaps),
+        speed_over_ar=statistics.median(over) if over else None,
     )
+
+
+def whole_requests(requests: Sequence[Request]) -> list[float]:
+    """Tokens per second that theory says of each, the first token included; none if it cannot.
+
+    The first token comes when it came in the run: prompts that are read are not in the closed form.
+    From there on texts are without end, messages take no time, and agreement does not come in
+    bursts. Each request has its own acceptance; window and times are means over all of them.
+    """
+    constants = own_constants(requests)
+    if constants is None or rate_of(requests) is None:
+        return []
+    settings, gamma, found = requests[0].settings, window(requests), []
+    for request, rate in zip(requests, own_rates(requests), strict=True):
+        first = next(r for r in request.records if isinstance(r, Received) and r.tokens)
+        behind = len(request.tokens) - len(first.tokens)
+        seconds = first.at - request.records[0].at
+        seconds += behind / tokens_per_s(settings, gamma, rate, constants)
+        found.append(len(request.tokens) / seconds)
+    return found

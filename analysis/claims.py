@@ -38,6 +38,8 @@ def claims(
     """
     if not found.settings.kind.drafts:
         return ()
+    if not found.gamma:  # the target went on alone: there is nothing to say but that
+        return tuple(_lossless(group, alone))
     stated = [_most_tokens(found), *_lossless(group, alone)]
     if assumed is not None:
         stated += [_tokens_per_pass(found), _tokens_in_bursts(found, group, assumed)]
@@ -121,7 +123,7 @@ def _tokens_per_pass(found: Comparison) -> Claim:
         measured=per_pass,
         needs=f"{INDEPENDENT}, texts without end",
         why=f"correlation of neighbours {luck.correlation:+.2f}, "
-        f"{luck.correlation_within:+.2f} within requests; the gap has the parts",
+        f"{luck.correlation_within:+.2f} within requests; the factors have it part by part",
     )
 
 

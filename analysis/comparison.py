@@ -116,9 +116,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         tokens: of all requests.
         speedup_over_ar: measured on the same prompts, where AR was run on them.
         simulated_over_ar: the same in the simulation.
-        gap: parts of the logarithm of measured over theoretical speed; they sum to it. A part
-            that could not be separated from the next one is counted there. Empty where requests ran
-            at the same time.
+        factors: parts of measured over theoretical speed; they multiply to it. A part that could
+            not be separated from the next one is counted there. Empty where requests ran at the
+            same time.
     """
 
     name: str
@@ -135,7 +135,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     acceptance: AcceptanceRate
     run_length: RunEstimates
     independence: Independence
-    gap: dict[Part, float]
+    factors: dict[Part, float]
     claims: tuple[Claim, ...]
 
     @property

@@ -1,7 +1,8 @@
 """What lies between theory and a run, in parts, each named and measured.
 
-From the closed forms to the run one thing after the other is let in; what it changes is its part,
-a difference of logarithms of speed, so that the parts add up. What no part explains is the last.
+From the closed forms to the run one thing after the other is let in. Its part is the factor by
+which it changes the speed, so the parts multiply to the whole: measured over theoretical speed.
+What no part explains is the last.
 """
 
 from __future__ import annotations
@@ -56,13 +57,13 @@ STEPS: Final[Mapping[str, Part]] = {
 """Which part each step of the simulation lets in (`pearl.simulator.attribution`)."""
 
 
-def gap_of(
+def factors_of(
     requests: Sequence[Request],
     seconds: Mapping[str, float | None],
     assumed: Assumptions,
     constants: Constants,
 ) -> dict[Part, float]:
-    """From theory to the run.
+    """From theory to the run: what the speed is multiplied by, part by part.
 
     Args:
         requests: of one system, one after the other.
@@ -84,17 +85,19 @@ def gap_of(
     let_in = {Part.ENDS: alike, Part.PROMPTS: own} | taken
     steps = itertools.pairwise([endless, *(let_in[part] for part in Part if part in let_in)])
     order = (part for part in Part if part in let_in)
-    return {part: _share(a, b) for part, (a, b) in zip(order, steps, strict=True)}
+    return {part: _factor(a, b) for part, (a, b) in zip(order, steps, strict=True)}
 
 
-def _share(before: float, after: float) -> float:
+def _factor(before: float, after: float) -> float:
     """What a step changed; sums of the same times in another order are the same time."""
-    return 0.0 if math.isclose(before, after, rel_tol=SAME) else math.log(before / after)
+    return 1.0 if math.isclose(before, after, rel_tol=SAME) else before / after
 
 
-def parts(gap: Mapping[Part, float]) -> dict[str, float]:
-    """The gap in the few parts of `PARTS_OF`."""
-    return {name: sum(gap.get(part, 0.0) for part in own) for name, own in PARTS_OF.items()}
+def grouped(factors: Mapping[Part, float]) -> dict[str, float]:
+    """The same in the few parts of `PARTS_OF`."""
+    return {
+        name: math.prod(factors.get(part, 1.0) for part in own) for name, own in PARTS_OF.items()
+    }
 
 
 def _expected_s(assumed: Assumptions, rate: float, tokens: int, constants: Constants) -> float:

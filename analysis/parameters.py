@@ -10,7 +10,6 @@ import msgspec
 from pearl.analysis.statistics import acceptance
 from pearl.analysis.theory import Assumptions, expected
 from pearl.analysis.traces import Request
-from pearl.decoding.errors import SettingError
 from pearl.decoding.messages import Judged, Propose, Proposed
 from pearl.decoding.settings import Settings
 from pearl.decoding.trace import Received, Sent
@@ -33,14 +32,14 @@ def assumptions(settings: Settings, gamma: int, rate: float, constants: Constant
 
     Args:
         settings: of the requests.
-        gamma: their window, a number; 0 without a draft.
-        rate: the acceptance rate; without a draft any.
+        gamma: their window; 0 where nothing was drafted.
+        rate: the acceptance rate; where nothing was drafted any.
         constants: of the pair.
     """
     return Assumptions(
         settings.schedule,
         acceptance=rate,
-        gamma=max(gamma, 1),
+        gamma=gamma,
         speed_ratio=constants.speed_ratio,
         head_start=settings.head_start,
     )
@@ -52,8 +51,8 @@ def tokens_per_s(settings: Settings, gamma: int, rate: float, constants: Constan
 
 
 def rate_of(requests: Sequence[Request]) -> float | None:
-    """The acceptance rate of all together: 0 without a draft, None where nothing was compared."""
-    if not requests[0].settings.kind.drafts:
+    """The acceptance rate of all together: 0 without a window, None where nothing was compared."""
+    if window(requests) == 0:
         return 0.0
     return acceptance([request.luck for request in requests]).independent.value
 
@@ -68,8 +67,7 @@ def own_rates(requests: Sequence[Request]) -> list[float]:
 def window(requests: Sequence[Request]) -> int:
     """Gamma as a number; of automatic windows the median of those that were asked for.
 
-    Raises:
-        SettingError: the windows are automatic, and the draft was never asked for one.
+    It is 0 where the draft was asked for none: the target went on alone.
     """
     settings = requests[0].settings
     if not settings.kind.drafts:
@@ -82,14 +80,14 @@ def window(requests: Sequence[Request]) -> int:
         for record in request.records
         if isinstance(record, Sent) and isinstance(record.command, Propose)
     ]
-    if not counts:
-        name = requests[0].name
-        raise SettingError(f"{name} asked the draft for nothing; record longer runs")
-    return int(statistics.median_low(counts))
+    return int(statistics.median_low(counts)) if counts else 0
 
 
 def own_constants(requests: Sequence[Request]) -> Constants | None:
-    """Means of a pass and of a draft step behind the prompt; None where no pass is."""
+    """Means of a pass and of a draft step behind the prompt; None where no pass is.
+
+    A pass counts with what it judged: these are means over the passes that were made.
+    """
     passes: list[float] = []
     drafted, steps = 0.0, 0
     for request in requests:

@@ -17,7 +17,7 @@ import jinja2
 import msgspec
 from markupsafe import Markup
 
-from pearl.analysis import figures, statistics, traces
+from pearl.analysis import disturbance, figures, statistics, traces
 from pearl.analysis.comparison import Claim, Comparison, Relation
 from pearl.analysis.gap import Part
 from pearl.analysis.parameters import Constants, assumptions
@@ -47,21 +47,23 @@ def html(found: Validation, requests: Mapping[str, Sequence[Request]]) -> str:
         "milliseconds": lambda seconds: f"{_number(1e3 * seconds)} ms",
     }
     text = importlib.resources.files("pearl.analysis").joinpath("report.html.j2").read_text("utf-8")
-    shown_parts = [part for part in Part if any(part in s.gap for s in found.systems)]
+    shown_parts = [part for part in Part if any(part in s.factors for s in found.systems)]
     return environment.from_string(text).render(
         title=TITLE,
         made=_made(found),
         verdict=_verdict(found),
+        others="" if found.others is None else disturbance.sentence(found.others),
+        disturbed=found.others is not None and bool(disturbance.warning(found.others)),
         found=found,
         systems=[_row(system) for system in found.systems],
-        gap_parts=shown_parts,
-        gap_rows=[(s.name, _gap_cells(s, shown_parts)) for s in found.systems if s.gap],
+        parts=shown_parts,
+        factors=[(s.name, _factors(s, shown_parts)) for s in found.systems if s.factors],
         claims=[(s.name, _claim(claim)) for s in found.systems for claim in s.claims],
         window=None if found.best_window is None else found.best_window.sentence,
         luck=[_luck(system) for system in found.systems if system.settings.kind.drafts],
         figures={
             "speeds": [*_speeds(found)],
-            "gaps": [*_gaps(found)],
+            "factors": [*_factor_bars(found)],
             "windows": [*_windows(found)],
             "runs": [*_runs(found, requests)],
             "rounds": [*_rounds(found, requests)],
@@ -114,9 +116,11 @@ def _row(system: Comparison) -> dict[str, Any]:
     return {"name": system.name, "requests": system.requests, "cells": cells}
 
 
-def _gap_cells(system: Comparison, parts: Sequence[Part]) -> list[str]:
-    shares = [system.gap.get(part) for part in parts]
-    return [_change(share) for share in [*shares, sum(system.gap.values())]]
+def _factors(system: Comparison, parts: Sequence[Part]) -> list[str]:
+    """Of each part, and their product."""
+    factors = [system.factors.get(part) for part in parts]
+    shown = [*factors, math.prod(system.factors.values())]
+    return ["" if factor is None else f"{factor:.3f}" for factor in shown]
 
 
 def _claim(claim: Claim) -> dict[str, Any]:
@@ -165,12 +169,12 @@ def _speeds(found: Validation) -> Iterator[Markup]:
     )
 
 
-def _gaps(found: Validation) -> Iterator[Markup]:
-    gaps = {s.name: s.gap for s in found.systems if s.gap}
-    if gaps:
+def _factor_bars(found: Validation) -> Iterator[Markup]:
+    factors = {s.name: s.factors for s in found.systems if s.factors}
+    if factors:
         yield _drawn(
-            lambda axes: figures.gap_bars(axes, gaps, title="From theory to the run"),
-            height=1.6 + 0.35 * len(gaps),
+            lambda axes: figures.factor_bars(axes, factors, title="From theory to the run"),
+            height=1.6 + 0.35 * len(factors),
         )
 
 
@@ -251,13 +255,6 @@ def _number(value: float | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
-
-
-def _change(value: float | None) -> str:
-    if value is None:
-        return ""
-    percent = round(100 * value, 1)
-    return f"{percent:+.1f} %".replace("-", "−") if percent else "0.0 %"
 
 
 def _chance(p: float | None) -> str:

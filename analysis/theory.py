@@ -16,6 +16,9 @@ one w, or b + 1 again where none are written beside:
     speculative decoding     b = g, w = 0
     PEARL                    b = k, w = g
 
+At g = 0 nothing is drafted: every schedule is AR there, whatever its head start. So the best gamma
+of a schedule is 0 where no window is faster than the target alone.
+
 A *run* is what lies between two rejections, the replacement that ends it included. Of an average
 run at a = 1 there is no end: its length is infinite, shares and speeds are still finite.
 
@@ -65,7 +68,7 @@ class Assumptions:
     Args:
         schedule: its name.
         acceptance: a, the chance that a draft token is kept.
-        gamma: g, tokens of a window.
+        gamma: g, tokens of a window; 0 is AR.
         speed_ratio: c, a target pass over a draft step.
         head_start: k, tokens written before the first pass of a run, where the schedule has that.
         overhead: l of each round, in target passes; the target alone pays none.
@@ -93,7 +96,7 @@ class Assumptions:
             raise SettingError(f"schedule is {self.schedule!r}; it must be one of {known}")
         arrays = {
             "acceptance": as_rate(self.acceptance, "acceptance"),
-            "gamma": as_whole(self.gamma, "gamma", 1),
+            "gamma": as_whole(self.gamma, "gamma", 0),
             "speed_ratio": as_array(
                 self.speed_ratio,
                 "speed_ratio",
@@ -116,12 +119,23 @@ class Assumptions:
     @property
     def before(self) -> Array:
         """Tokens that are written before a pass that would judge nothing: b."""
-        return np.asarray(self.kind.numbers(self.gamma, self.head_start)[0], dtype=float)
+        return self._numbers[0]
 
     @property
     def beside(self) -> Array:
         """Tokens that are written beside every pass: w."""
-        return np.asarray(self.kind.numbers(self.gamma, self.head_start)[1], dtype=float)
+        return self._numbers[1]
+
+    @property
+    def _numbers(self) -> tuple[Array, Array]:
+        """Both; without a window there is no head start either."""
+        before, beside = self.kind.numbers(self.gamma, self.head_start)
+        return np.where(self.gamma > 0, before, 0.0), np.asarray(beside, dtype=float)
+
+    @property
+    def drafts(self) -> NDArray[np.bool_]:
+        """Whether anything is drafted."""
+        return (self.before > 0) | (self.beside > 0)
 
     @property
     def first(self) -> Array:
@@ -131,21 +145,20 @@ class Assumptions:
     @property
     def later(self) -> Array:
         """The most tokens that each later pass settles."""
-        return self.beside if self.kind.parallel else self.first
+        return np.where(self.beside > 0, self.beside, self.first)
 
 
 def expected(assumed: Assumptions) -> Expected:
     """What these assumptions come to, in texts without end."""
-    a, tokens = assumed.acceptance, sum_of_powers(assumed.acceptance, assumed.later)
-    if assumed.kind.parallel:
-        # A run, times the chance 1 - a^w that a later pass ends it: nothing is infinite at a = 1.
-        # 1 - a^w = (1 - a) (1 + a + … + a^(w - 1)).
-        rejections = first = (1 - a) * tokens
-        later = a**assumed.first
-    else:
-        # A pass, with its bonus token, which is compared with nothing.
-        compared = sum_of_powers(a, np.maximum(assumed.before, 1)) * (assumed.before > 0)
-        rejections, first, later = (1 - a) * compared, np.ones(()), np.zeros(())
+    a, at_once = assumed.acceptance, assumed.beside > 0
+    tokens = sum_of_powers(a, assumed.later)
+    # Where windows are written beside the passes, means of a run, times the chance 1 - a^w that a
+    # later pass ends it: nothing is infinite at a = 1. 1 - a^w = (1 - a) (1 + a + … + a^(w - 1)).
+    # Elsewhere those of a pass, with its bonus token, which is compared with nothing.
+    compared = sum_of_powers(a, np.maximum(assumed.before, 1)) * (assumed.before > 0)
+    rejections = (1 - a) * np.where(at_once, tokens, compared)
+    first = np.where(at_once, rejections, 1.0)
+    later = np.where(at_once, a**assumed.first, 0.0)
     rounds = Rounds(
         tokens=tokens,
         first=first,
@@ -261,7 +274,7 @@ class Expected:
     @property
     def _time(self) -> Array:
         """All the time that the rounds take, in passes; without a draft none costs l."""
-        overhead = self.assumed.overhead if self.assumed.kind.drafts else 0
+        overhead = self.assumed.overhead * self.assumed.drafts
         return np.asarray(self.rounds.seconds(self._times) + self.rounds.passes * overhead)
 
     @property
@@ -280,9 +293,11 @@ class Expected:
 
 
 def best_gamma(assumed: Assumptions, *, widest: int = WIDEST_GAMMA) -> Numbers:
-    """The window from 1 to `widest` with the highest speedup; of equals the least.
+    """The window from 0 to `widest` with the highest speedup; of equals the least.
 
-    Theorem 1 of the paper, the best window of PEARL is c, is the case of whole c, 0 < a < 1 and
+    It is 0, no draft, where no window is faster than the target alone.
+
+    Theorem 1 of the paper, the best window of PEARL is c, is the case of whole c > 1, 0 < a < 1 and
     nothing else: below c a wider window costs nothing and yields more, above it tau/g falls. For
     other c it is the whole number below or above. What moves it: l, which a wider window shares
     out among more tokens, to above c; growth to above c as well, as far as g/c = T(g), for the
@@ -291,7 +306,7 @@ def best_gamma(assumed: Assumptions, *, widest: int = WIDEST_GAMMA) -> Numbers:
 
     Source: Liu et al. 2025, theorem 1.
     """
-    return _first_best(assumed, "gamma", range(1, _top(widest, 1)))
+    return _first_best(assumed, "gamma", range(_top(widest, 1)))
 
 
 def best_head_start(assumed: Assumptions, *, widest: int = WIDEST_GAMMA) -> Numbers:

@@ -6,10 +6,11 @@ For every system there are three answers to "how fast?":
     simulation    the same schedule on a virtual clock, with everything that was measured
     measurement   the run
 
-and the way from the first to the last in parts, each named and measured (`Part`). What no part
-explains is the last one. Then every statement of theory is held against the run (`Claim`): some
-are equalities that need independent acceptance, and the run says whether that holds; some are
-bounds, and a run beyond one, by more than its interval, is unlike all that theory speaks of.
+and the way from the first to the last in parts, each named and measured (`Part`): factors, which
+multiply to measured over theoretical speed. What no part explains is the last one. Then every
+statement of theory is held against the run (`Claim`): some are equalities that need independent
+acceptance, and the run says whether that holds; some are bounds, and a run beyond one, by more than
+its interval, is unlike all that theory speaks of.
 
 This module compares and judges. The simulations are given to it: it must not know the simulator.
 
@@ -26,7 +27,7 @@ import msgspec
 from pearl.analysis import traces
 from pearl.analysis.claims import claims
 from pearl.analysis.comparison import Claim, Comparison, Group, Theory
-from pearl.analysis.gap import Part, gap_of
+from pearl.analysis.gap import Part, factors_of
 from pearl.analysis.parameters import Constants, assumptions, rate_of, window
 from pearl.analysis.statistics import acceptance, independence, run_length
 from pearl.analysis.theory import Assumptions, expected
@@ -34,12 +35,20 @@ from pearl.decoding.estimates import Estimate, of_ratio
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that was compared."""
+    """Everything that was compared.
+
+    Args:
+        constants: of the pair.
+        systems, best_window, notes: what was found.
+        others: the share of the cores that other processes took during the runs; None where that
+            is not known.
+    """
 
     constants: Constants
     systems: tuple[Comparison, ...]
     best_window: BestWindow | None = None
     notes: tuple[str, ...] = ()
+    others: float | None = None
 
     @property
     def violated(self) -> tuple[tuple[str, Claim], ...]:
@@ -54,7 +63,8 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def unexplained(self) -> float | None:
         """The largest share of the speed of any system that no part explains; None without one."""
-        return max((abs(s.gap.get(Part.REST, 0.0)) for s in self.systems if s.gap), default=None)
+        rests = (system.factors.get(Part.REST, 1.0) for system in self.systems if system.factors)
+        return max((abs(rest - 1) for rest in rests), default=None)
 
 
 class BestWindow(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +72,7 @@ class BestWindow(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         speed_ratio: c.
-        theory: the best window of the closed form with nothing else measured.
+        theory: the best window of the closed form with nothing else measured; 0 is none.
         simulated: speed over AR by window, with everything that was measured.
     """
 
@@ -72,8 +82,9 @@ class BestWindow(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def best(self) -> int:
-        """The window that is the fastest in the simulation."""
-        return max(self.simulated, key=lambda gamma: (self.simulated[gamma], -gamma))
+        """The window that is the fastest in the simulation; 0 where none is faster than AR."""
+        speeds = {0: 1.0} | self.simulated
+        return max(speeds, key=lambda gamma: (speeds[gamma], -gamma))
 
     @property
     def stated(self) -> tuple[int, ...]:
@@ -86,7 +97,7 @@ class BestWindow(msgspec.Struct, frozen=True, kw_only=True):
     def lost(self) -> float:
         """The share of the best speed that the better of the stated windows loses."""
         known = [self.simulated[gamma] for gamma in self.stated if gamma in self.simulated]
-        return 1 - max(known) / self.simulated[self.best] if known else math.nan
+        return 1 - max(known) / self.simulated.get(self.best, 1.0) if known else math.nan
 
     @property
     def holds(self) -> bool:
@@ -97,17 +108,18 @@ class BestWindow(msgspec.Struct, frozen=True, kw_only=True):
     def sentence(self) -> str:
         """The verdict, for people."""
         stated = " or ".join(map(str, self.stated))
-        c = f"{self.speed_ratio:.3g}"
+        c, said = f"{self.speed_ratio:.3g}", self.theory or "no draft"
+        fastest = f"at gamma {self.best}" if self.best else "without a draft"
         if self.holds:
             verdict = "holds for this run"
         else:
             verdict = (
                 "does not hold for this run: the simulation with all that was measured is the "
-                f"fastest at gamma {self.best}, and {self.lost:.1%} slower at {stated}"
+                f"fastest {fastest}, and {self.lost:.1%} slower at {stated}"
             )
         return (
             f"Theorem 1, the best window is c = {c}, so {stated} (the closed form at this "
-            f"acceptance has {self.theory}): {verdict}. It needs passes that take the same time "
+            f"acceptance has {said}): {verdict}. It needs passes that take the same time "
             "whatever they judge, and messages that take none."
         )
 
@@ -118,13 +130,14 @@ def validate(
     *,
     best_window: BestWindow | None = None,
     notes: Sequence[str] = (),
+    others: float | None = None,
 ) -> Validation:
     """Compare and judge.
 
     Args:
         groups: the systems, each at most once.
         constants: of the pair, for the closed forms of all of them.
-        best_window, notes: to be reported with it.
+        best_window, notes, others: to be reported with it.
     """
     alone = next((group for group in groups if not group.settings.kind.drafts), None)
     return Validation(
@@ -132,6 +145,7 @@ def validate(
         systems=tuple(_compared(group, alone, constants) for group in groups),
         best_window=best_window,
         notes=tuple(notes),
+        others=others,
     )
 
 
@@ -140,9 +154,9 @@ def _compared(group: Group, alone: Group | None, constants: Constants) -> Compar
     lucks = [request.luck for request in requests] if settings.kind.drafts else []
     rate, gamma = rate_of(requests), window(requests)
     assumed = None if rate is None else assumptions(settings, gamma, rate, constants)
-    parts: dict[Part, float] = {}
+    factors: dict[Part, float] = {}
     if assumed is not None and not traces.overlap(requests):
-        parts = gap_of(requests, group.seconds, assumed, constants)
+        factors = factors_of(requests, group.seconds, assumed, constants)
     found = Comparison(
         name=group.name,
         settings=settings,
@@ -158,14 +172,14 @@ def _compared(group: Group, alone: Group | None, constants: Constants) -> Compar
         acceptance=acceptance(lucks),
         run_length=run_length(lucks),
         independence=independence(lucks),
-        gap=parts,
+        factors=factors,
         claims=(),
     )
     return msgspec.structs.replace(found, claims=claims(found, group, alone, assumed))
 
 
 def _theory(assumed: Assumptions, constants: Constants) -> Theory:
-    found, drafts = expected(assumed), assumed.kind.drafts
+    found, drafts = expected(assumed), bool(assumed.drafts)
     lengths = (found.accepted_per_run, found.emitted_per_run, found.emitted_given_preverify)
     accepted, emitted, given = map(float, lengths)
     return Theory(

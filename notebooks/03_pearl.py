@@ -157,6 +157,8 @@ for gamma, (mine, other) in per_pass.items():
 # - the draft waits for its messages, $d$ passes in each window: it has the rest of the pass, and
 #   the best window is near $c\,(1 - d)$, unless acceptance is so high that a wider window is worth
 #   its time.
+#
+# Where no window is faster than the target alone, the best is 0: no draft.
 
 # %%
 CASES = {

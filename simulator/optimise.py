@@ -137,13 +137,19 @@ def best(
     ahead = tuple(head_starts) if kind.takes("head_start") else (0,)
     limit = _limit(acceptance, times, max(*ahead, WIDEST) + 1)
     found: Choice | None = None
-    for gamma in range(1, WIDEST + 1):
-        for scheme in (Scheme(schedule, gamma, k) for k in ahead):
-            if found is None or limit(scheme) > found.tokens_per_s:
-                choice = expected(acceptance, scheme, times)
-                found = choice if found is None else fastest([found, choice])
+    for scheme in _schemes(schedule, ahead):
+        if found is None or limit(scheme) > found.tokens_per_s:
+            choice = expected(acceptance, scheme, times)
+            found = choice if found is None else fastest([found, choice])
     assert found is not None, "some head start was given"
     return found
+
+
+@functools.lru_cache(maxsize=16)
+def _schemes(schedule: str, head_starts: tuple[int, ...]) -> tuple[Scheme, ...]:
+    """All that are tried, the simplest first."""
+    gammas = range(1, WIDEST + 1)
+    return tuple(Scheme(schedule, gamma, k) for gamma in gammas for k in head_starts)
 
 
 def expected(acceptance: Acceptance, scheme: Scheme, times: PairTimes) -> Choice:

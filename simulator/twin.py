@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias, final
 
 import msgspec
@@ -46,7 +46,6 @@ from pearl.simulator.streams import StreamPurpose, stream
 from pearl.simulator.world import Pair
 
 Array: TypeAlias = NDArray[Any]
-Of: TypeAlias = Callable[[Array, Array], Estimate]
 RUNS: Final = 4096  # drawn for one answer
 UNLIKELY: Final = 1e-12  # runs beyond are counted as the longest one
 NEGLIGIBLE: Final = 1e-18  # of all runs: a length that is rarer is left out
@@ -139,9 +138,11 @@ class PairTimes:
         )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class WeightedRuns:
     """Runs of agreement: how long, how much each counts, and which belong together.
+
+    Two of them are the same only where they are one object, so that one can be looked up.
 
     Args:
         runs: lengths L.
@@ -302,9 +303,23 @@ def _catching_up(made: Rounds, scheme: Scheme, times: PairTimes) -> Array | floa
 
 def seconds_per_token(luck: WeightedRuns, scheme: Scheme, times: PairTimes) -> float:
     """The mean time of a token: what the choice of a scheme is about."""
+    if scheme.kind.parallel and times.most_lead:  # the lead of a run depends on the one before it
+        made = rounds.of_run(luck.runs, *scheme.numbers)
+        seconds = _seconds(made, scheme, times, luck.weights)
+        return float(luck.weights @ seconds) / float(luck.weights @ made.tokens)
+    means = _means(luck, scheme)
+    return float(_seconds(means, scheme, times, luck.weights) / means.tokens)
+
+
+@functools.lru_cache(maxsize=128)
+def _means(luck: WeightedRuns, scheme: Scheme) -> Rounds:
+    """Sums over all runs of what times multiply: a search asks for them with many times."""
     made = rounds.of_run(luck.runs, *scheme.numbers)
-    seconds = _seconds(made, scheme, times, luck.weights)
-    return float(luck.weights @ seconds) / float(luck.weights @ made.tokens)
+    first, later, rejections, tokens = (
+        float((luck.weights * values).sum())
+        for values in (made.first, made.later, made.rejections, made.tokens)
+    )
+    return Rounds(tokens=tokens, first=first, later=later, rejections=rejections)
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -342,16 +357,11 @@ def answer(
 def figures(luck: WeightedRuns, scheme: Scheme, times: PairTimes, *, alpha: float) -> Point:
     """The figures of one scheme on given runs; without intervals where those are exact."""
     found = decode(luck.runs, scheme, times, luck.weights)
-    made, total = found.rounds, functools.partial(_by_group, luck)
-    tokens, seconds, rejections = total(made.tokens), total(found.seconds), total(made.rejections)
-    kept, steps = total(made.kept), total(made.steps)
-
-    def ratio(above: Array, below: Array, of: Of = of_ratio) -> Estimate:
-        found = of(above, below)
-        return Estimate(found.value) if luck.exact else found
+    total = functools.partial(_by_group, luck)
+    tokens, seconds = total(found.rounds.tokens), total(found.seconds)
 
     def idle(busy: Array) -> Estimate:
-        return ratio(np.maximum(seconds - total(busy), 0.0), seconds, of_part)
+        return _known(luck, of_part(np.maximum(seconds - total(busy), 0.0), seconds))
 
     return Point(
         schedule=scheme.schedule,
@@ -359,16 +369,33 @@ def figures(luck: WeightedRuns, scheme: Scheme, times: PairTimes, *, alpha: floa
         speed_ratio=times.speed_ratio,
         gamma=scheme.gamma,
         head_start=scheme.head_start,
-        tokens_per_s=ratio(tokens, seconds),
-        speedup_over_ar=ratio(tokens * times.alone, seconds),
-        tokens_per_target_pass=ratio(tokens, total(made.passes)),
-        acceptance_rate=ratio(kept, kept + rejections, of_part),
+        tokens_per_s=_known(luck, of_ratio(tokens, seconds)),
+        speedup_over_ar=_known(luck, of_ratio(tokens * times.alone, seconds)),
         draft_idle=idle(found.writing),
         target_idle=idle(found.working),
-        wasted=ratio(steps - kept, steps, of_part) if scheme.kind.drafts else Estimate(0.0),
-        accepted=ratio(kept, rejections),
-        emitted=ratio(tokens, rejections),
+        **_counted(luck, scheme),
     )
+
+
+@functools.lru_cache(maxsize=16)
+def _counted(luck: WeightedRuns, scheme: Scheme) -> dict[str, Estimate]:
+    """The figures that times do not change: in a sweep they are the same for many points."""
+    made, total = rounds.of_run(luck.runs, *scheme.numbers), functools.partial(_by_group, luck)
+    tokens, rejections = total(made.tokens), total(made.rejections)
+    kept, steps = total(made.kept), total(made.steps)
+    found = {
+        "tokens_per_target_pass": of_ratio(tokens, total(made.passes)),
+        "acceptance_rate": of_part(kept, kept + rejections),
+        "wasted": of_part(steps - kept, steps) if scheme.kind.drafts else Estimate(0.0),
+        "accepted": of_ratio(kept, rejections),
+        "emitted": of_ratio(tokens, rejections),
+    }
+    return {name: _known(luck, estimate) for name, estimate in found.items()}
+
+
+def _known(luck: WeightedRuns, found: Estimate) -> Estimate:
+    """Without an interval where the runs are the law itself."""
+    return Estimate(found.value) if luck.exact else found
 
 
 def _by_group(luck: WeightedRuns, values: Array | float) -> Array:

@@ -7,7 +7,7 @@
     speedup_against_gamma    measured speeds over the closed forms
     run_lengths              how long draft and target agree, over the geometric law
     side_by_side             theory, simulation and measurement of some systems
-    gap_bars                 what lies between theory and a run
+    factor_bars              what lies between theory and a run
     speeds                   systems of a benchmark, side by side
     save, picture            one of them as a file, or in memory for a page or a notebook
 
@@ -21,7 +21,13 @@ This is the home of matplotlib: the rest of the project imports it late, or not 
 
 from __future__ import annotations
 
-from pearl.analysis.figures.comparisons import Speed, ThreeAnswers, gap_bars, side_by_side, speeds
+from pearl.analysis.figures.comparisons import (
+    Speed,
+    ThreeAnswers,
+    factor_bars,
+    side_by_side,
+    speeds,
+)
 from pearl.analysis.figures.curves import MeasuredSpeed, run_lengths, speedup_against_gamma
 from pearl.analysis.figures.files import Picture, check_figure_path, picture, save
 from pearl.analysis.figures.maps import speedup_map
@@ -38,7 +44,7 @@ __all__ = [
     "Speed",
     "ThreeAnswers",
     "check_figure_path",
-    "gap_bars",
+    "factor_bars",
     "picture",
     "run_lengths",
     "save",

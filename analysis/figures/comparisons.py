@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
 from pearl.analysis.figures import style
 from pearl.decoding.estimates import Estimate
@@ -69,27 +70,29 @@ def side_by_side(axes: Axes, rows: Sequence[ThreeAnswers], *, title: str = "") -
     style.legend_below(axes, entry=140)
 
 
-def gap_bars(axes: Axes, gaps: Mapping[str, Mapping[Any, float]], *, title: str = "") -> None:
+def factor_bars(axes: Axes, factors: Mapping[str, Mapping[Any, float]], *, title: str = "") -> None:
     """What makes each system slower (to the left) or faster than theory says, part by part.
+
+    Lengths are logarithms, so that bars in a row are factors one upon the other.
 
     Args:
         axes: where to draw.
-        gaps: system -> part -> share of the speed; a diamond marks the sum.
+        factors: system -> part -> what it multiplies the speed by; a diamond marks the product.
         title: which run this is.
     """
-    parts = list(dict.fromkeys(part for gap in gaps.values() for part in gap))
-    ends = {line: [0.0, 0.0] for line in range(len(gaps))}  # so far to the left, to the right
+    parts = list(dict.fromkeys(part for own in factors.values() for part in own))
+    ends = {line: [1.0, 1.0] for line in range(len(factors))}  # so far to the left, to the right
     for number, part in enumerate(parts):
         lefts, widths = [], []
-        for line, gap in enumerate(gaps.values()):
-            share = gap.get(part, 0.0)
-            side = int(share > 0)
+        for line, own in enumerate(factors.values()):
+            factor = own.get(part, 1.0)
+            side = int(factor > 1)
             lefts.append(ends[line][side])
-            widths.append(share)
-            ends[line][side] += share
+            ends[line][side] *= factor
+            widths.append(ends[line][side] - lefts[-1])
         paint = LAYERS[number % len(LAYERS)]
         axes.barh(
-            range(len(gaps)),
+            range(len(factors)),
             widths,
             left=lefts,
             height=0.62,
@@ -99,12 +102,15 @@ def gap_bars(axes: Axes, gaps: Mapping[str, Mapping[Any, float]], *, title: str 
             hatch=paint.hatch,
             linewidth=0.6,
         )
-    sums = [sum(gap.values()) for gap in gaps.values()]
+    wholes = [math.prod(own.values()) for own in factors.values()]
     look = {"marker": "D", "markersize": 6, "markeredgecolor": "white"}
-    style.draw_marks(axes, sums, "all", color=style.INK, **look)
-    axes.axvline(0, color=style.INK, linewidth=1)
-    style.name_lines(axes, list(gaps), across="of the speed that theory says", title=title)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, None, " %"))
+    style.draw_marks(axes, wholes, "all", color=style.INK, **look)
+    axes.axvline(1, color=style.INK, linewidth=1)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    style.name_lines(axes, list(factors), across="times the speed that theory says", title=title)
     style.legend_below(axes, entry=130)
 
 

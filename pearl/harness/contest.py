@@ -83,11 +83,12 @@ async def compete(
             tuned = await tune(stage, every, prompts, contest.tuning_prompts)
             chosen = [found.best for found in tuned.values()]
             runs = await _measure(stage, chosen, prompts, contest.rounds)
-        traced = {each.name: each.way for each in chosen if isinstance(each.way, Settings)}
+            ours_chosen = {each.name: each.way for each in chosen if isinstance(each.way, Settings)}
+            traced = await recorded_in_turns(engine, ours_chosen, prompts, pair.eos)
         return ContestResult(
             systems=[stage.system(each) for each in chosen],
             runs=runs,
-            traced=await recorded_in_turns(engine, traced, prompts, pair.eos),
+            traced=traced,
             tuned=tuned,
             others=others.share,
         )

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 WIDEST_TRIED: Final = 32  # windows that theorem 1 is held against
 
 
-def validate(requests: dict[str, list[Request]]) -> Validation:
+def validate(requests: dict[str, list[Request]], others: float | None = None) -> Validation:
     """Simulate what was measured, and hold everything side by side.
 
     Args:
         requests: by system.
+        others: the share of the cores that other processes took meanwhile; None if not known.
 
     Raises:
         MalformedTraceError: no target pass, or no draft step, was timed in any of them.
@@ -52,7 +53,8 @@ def validate(requests: dict[str, list[Request]]) -> Validation:
         constants = Constants(step_s=pair.draft.seconds(1), pass_s=pair.target.seconds(1))
         best = _best_window(groups, recorded, constants)
         advance()
-    return validation.validate(groups, constants, best_window=best, notes=list(_notes(groups)))
+    notes = list(_notes(groups))
+    return validation.validate(groups, constants, best_window=best, notes=notes, others=others)
 
 
 def _pair(requests: dict[str, list[Request]], recorded: dict[str, list[Recording]]) -> Pair:
@@ -75,7 +77,10 @@ def _pair(requests: dict[str, list[Request]], recorded: dict[str, list[Recording
 def _best_window(
     groups: Sequence[Group], recorded: dict[str, list[Recording]], constants: Constants
 ) -> BestWindow | None:
-    """What every window would give, with the agreement and times of the first run of PEARL."""
+    """What every window would give, with the agreement and times of the first run of PEARL.
+
+    None where there is no such run, or one in which nothing was drafted.
+    """
     from pearl.analysis import theory, traces, validation
     from pearl.analysis.parameters import assumptions, rate_of, window
     from pearl.simulator import attribution
@@ -86,7 +91,7 @@ def _best_window(
     gamma, rate, c = window(group.requests), rate_of(group.requests), constants.speed_ratio
     tried = range(1, min(WIDEST_TRIED, max(round(2 * c), gamma) + 2) + 1)
     speeds = attribution.speeds(recorded[group.name], group.settings, tried)
-    if not speeds or rate is None:
+    if not speeds or rate is None or not gamma:
         return None
     alone = next((g for g in groups if not g.settings.kind.drafts), None)
     passes = constants.pass_s if alone is None else _seconds_per_token(alone)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from rich.console import Console
 
+from pearl.analysis import disturbance
 from pearl.decoding.estimates import Estimate
 from pearl.harness.machines import machine, models, packages
 from pearl.showing.tables import as_object, digits, share, table, with_ends
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
     from pearl.harness.crowd import Crowds
 
 WIDTH: Final = 110
-QUIET: Final = 0.05  # share of the cores that others may take
+WHAT: Final = (
+    "Speeds are of whole requests, measured and in theory: theory waits for the first token as "
+    "long as the run did, then goes on as the closed form says at the run's own acceptance, window "
+    "and times. Achieved: speed over AR, over that in theory. Overlap: what the jobs of a run must "
+    "take at least, over what it took."
+)
 
 
 def about(
@@ -90,7 +96,11 @@ def _row(row: Standing, outcome: ContestResult) -> dict[str, Any]:
         "time_per_token_s": msgspec.to_builtins(row.time_per_token_s),
         "theory": None
         if limits is None
-        else {"tokens_per_s": limits.tokens_per_s, "speed_over_ar": limits.speed_over_ar},
+        else {
+            "tokens_per_s": limits.tokens_per_s,
+            "speed_over_ar": limits.speed_over_ar,
+            "achieved": row.achieved,
+        },
         "control_us": None if limits is None else msgspec.to_builtins(limits.control_us),
         "memory_bytes": row.memory_bytes,
         "joules_per_token": row.joules_per_token,
@@ -135,7 +145,7 @@ def show(found: Report, outcome: ContestResult, answer: dict[str, Any]) -> None:
     for one in (_speeds(found), _times(found), _work(found)):
         console.print(one)
     console.print(
-        f"Medians over {found.prompts} prompts with 95 % intervals; rounds: {found.rounds}."
+        f"Medians over {found.prompts} prompts with 95 % intervals; rounds: {found.rounds}. {WHAT}"
     )
     _show_how(console, outcome.tuned, answer)
 
@@ -166,10 +176,10 @@ def _show_how(console: Console, tuned: Mapping[Family, Tuned], answer: dict[str,
     console.print(
         f"{hardware['cores']} cores, {', '.join(hardware.get('gpus', [])) or 'no GPU'}; "
         f"torch {versions['torch']}, transformers {versions['transformers']}, "
-        f"ray {versions['ray']}; other processes took {answer['others']:.0%} of the cores."
+        f"ray {versions['ray']}."
     )
-    if answer["others"] > QUIET:
-        console.print("[yellow]The machine was not quiet: these figures mean little.[/yellow]")
+    style = "yellow" if disturbance.warning(answer["others"]) else None
+    console.print(disturbance.sentence(answer["others"]), style=style)
 
 
 def _crowds(levels: Sequence[Level], title: str, cell: Callable[[Level], str]) -> Table:
@@ -187,14 +197,17 @@ def _grown(level: Level) -> str:
 
 def _speeds(found: Report) -> Table:
     shown = table(
-        "", "tokens/s", "over AR", "of totals", "over SD", "per device", "text of AR", title="speed"
-    )
+        "", "tokens/s", "over AR", "in theory", "achieved", "of totals", "over SD", "per device",
+        "text of AR", title="speed",
+    )  # fmt: skip
     for row in found.rows:
         same = {True: "yes", False: "NO", None: "other coins"}[row.same_text]
         shown.add_row(
             row.system.name,
             digits(row.tokens_per_s.value, 0),
             with_ends(row.speed_over_ar),
+            digits(None if row.allowed is None else row.allowed.speed_over_ar, 2),
+            share(row.achieved),
             digits(row.of_totals.value, 2),
             with_ends(row.speed_over_sd),
             digits(row.speed_per_device.value, 2),
@@ -206,7 +219,7 @@ def _speeds(found: Report) -> Table:
 def _times(found: Report) -> Table:
     shown = table(
         "", "first token ms", "per token ms: p50", "p95", "p99", "control µs: p50", "p99",
-        "theory over AR", "of it achieved", title="time",
+        "overlap", title="time",
     )  # fmt: skip
     for row in found.rows:
         times, limits = row.time_per_token_s, row.allowed
@@ -217,7 +230,6 @@ def _times(found: Report) -> Table:
             *(digits(value, 2, scale=1e3) for value in _three(times)),
             digits(None if control is None else control.p50, 0),
             digits(None if control is None else control.p99, 0),
-            digits(None if limits is None else limits.speed_over_ar, 2),
             share(None if limits is None else limits.efficiency.value),
         )
     return shown

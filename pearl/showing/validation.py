@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from rich.console import Console
 
+from pearl.analysis import disturbance
 from pearl.showing.tables import NONE, as_object, digits, share, table, with_ends
 
 if TYPE_CHECKING:
@@ -38,13 +40,14 @@ def as_builtins(found: Validation) -> dict[str, Any]:
             "simulated": best.simulated,
         },
         "unexplained": found.unexplained,
+        "others": found.others,
         "violated": [f"{name}: {claim.name}" for name, claim in found.violated],
         "notes": found.notes,
     }
 
 
 def _system(system: Comparison) -> dict[str, Any]:
-    from pearl.analysis.gap import parts
+    from pearl.analysis.gap import grouped
 
     measured = as_object(system.measured_figures)
     lengths = as_object(msgspec.structs.asdict(system.run_length))
@@ -78,7 +81,11 @@ def _system(system: Comparison) -> dict[str, Any]:
             **msgspec.to_builtins(system.independence),
             "holds": system.independence.holds,
         },
-        "gap": {**parts(system.gap), "parts": system.gap, "total": sum(system.gap.values())},
+        "factors": {
+            **grouped(system.factors),
+            "parts": system.factors,
+            "total": math.prod(system.factors.values()),
+        },
         "claims": [
             {
                 **msgspec.to_builtins(claim),
@@ -105,7 +112,7 @@ def show(found: Validation) -> None:
         f"{1e3 * constants.pass_s:.3g} ms: speed ratio {constants.speed_ratio:.3g}."
     )
     console.print(_speeds(found))
-    console.print(_gaps(found))
+    console.print(_factors(found))
     console.print(_claims(found))
     for system in found.systems:
         for claim in system.claims:
@@ -116,6 +123,9 @@ def show(found: Validation) -> None:
         console.print(found.best_window.sentence)
     for note in found.notes:
         console.print(note)
+    if found.others is not None:
+        style = "yellow" if disturbance.warning(found.others) else None
+        console.print(disturbance.sentence(found.others), style=style)
 
 
 def _speeds(found: Validation) -> Table:
@@ -142,16 +152,17 @@ def _three(system: Comparison, name: str, places: int) -> str:
     return f"{digits(theory, places)} · {digits(made, places)} · {measured}"
 
 
-def _gaps(found: Validation) -> Table:
-    """From theory to the run."""
-    from pearl.analysis.gap import PARTS_OF, parts
+def _factors(found: Validation) -> Table:
+    """From theory to the run: what the speed is multiplied by."""
+    from pearl.analysis.gap import PARTS_OF, grouped
 
     heads = [name.replace("_", " ") for name in PARTS_OF]
-    shown = table("", *heads, "speed", title="from theory to the run")
+    title = "from theory to the run: factors, which multiply to measured / theory"
+    shown = table("", *heads, "measured / theory", title=title)
     for system in found.systems:
-        if system.gap:
-            shares = [*parts(system.gap).values(), sum(system.gap.values())]
-            shown.add_row(system.name, *(f"{100 * share:+.1f} %" for share in shares))
+        if system.factors:
+            factors = [*grouped(system.factors).values(), math.prod(system.factors.values())]
+            shown.add_row(system.name, *(digits(factor, 3) for factor in factors))
     return shown
 
 

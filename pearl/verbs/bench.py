@@ -73,8 +73,9 @@ def command(
 ) -> int:
     """Compare AR, SD, PEARL and Hugging Face on one pair, tuned alike, in one run.
 
-    Speeds are medians over prompts of ratios to AR on the same prompt. Exit code 1 where a text
-    that must be AR's is not.
+    Speeds are of whole requests, the wait for the first token included: medians over prompts of
+    ratios to AR on the same prompt. Beside each stands what theory says of the same requests, and
+    what share of that was achieved. Exit code 1 where a text that must be AR's is not.
     """
     contest = _contest(given)
     sizes = None if in_flight is None else whole_numbers("in-flight", in_flight, 1, MOST)

@@ -27,8 +27,8 @@ QUESTION = [
     click.option("--speed-ratio", type=float, metavar="C", default=what_if.SPEED_RATIO,
                  show_default=True, help="A target pass over a draft step."),
     click.option("--gamma", metavar="N|auto", default="auto", show_default=True,
-                 help="Tokens in a window of PEARL; auto takes the best. Speculative decoding has "
-                 "its own best."),
+                 help="Tokens in a window of PEARL; auto takes the best, and none where no "
+                 "window beats AR. Speculative decoding has its own best."),
     click.option("--head-start", type=int, metavar="K", default=0, show_default=True,
                  help="PEARL: tokens the draft writes before the first pass after a rejection."),
     click.option("--overhead", type=float, metavar="L", default=0.0, show_default=True,
@@ -68,7 +68,8 @@ def command(*, as_json: bool, **given: Any) -> None:
         return
     ahead = found["best_head_start"]
     lines = [expected(Assumptions("ar", **pair)), sd, expected(plain)]
-    lines += [] if ahead == head_start else [expected(replace(plain, head_start=ahead))]
+    if found["gamma"] and ahead != head_start:
+        lines.append(expected(replace(plain, head_start=ahead)))
     _show(found, lines, float(sd.speedup))
 
 
@@ -99,7 +100,7 @@ def _answer(pearl: Expected, sd: Expected, best: int) -> dict[str, Any]:
     Args:
         pearl: as asked.
         sd: speculative decoding at its own best gamma.
-        best: gamma of PEARL, with this head start and these costs.
+        best: gamma of PEARL, with this head start and these costs; 0 is no draft.
     """
     from pearl.analysis.theory import best_head_start
 
@@ -147,16 +148,13 @@ def _show(found: dict[str, Any], lines: Sequence[Expected], sd: float) -> None:
         table.add_row(_name(line.assumed), *_cells(line, sd))
     console.print(table)
     accepted, emitted, given = found["run_length"].values()
-    console.print(
-        f"A run of PEARL, from one rejection to the next: {accepted:.4g} tokens accepted, "
-        f"{emitted:.4g} emitted, {given:.4g} emitted where the first was accepted.",
-        soft_wrap=True,
-    )
-    console.print(
-        f"PEARL is at its best with gamma {found['best_gamma']}, and with gamma {found['gamma']} "
-        f"at head start {found['best_head_start']}. {_break_even(found['break_even_overhead'])}",
-        soft_wrap=True,
-    )
+    if found["gamma"]:
+        console.print(
+            f"A run of PEARL, from one rejection to the next: {accepted:.4g} tokens "
+            f"accepted, {emitted:.4g} emitted, {given:.4g} emitted where the first was accepted.",
+            soft_wrap=True,
+        )
+    console.print(_advice(found), soft_wrap=True)
 
 
 def _cells(line: Expected, sd: float) -> tuple[str, ...]:
@@ -167,17 +165,32 @@ def _cells(line: Expected, sd: float) -> tuple[str, ...]:
         f"{line.speedup / sd:.3f}",
         f"{line.draft_idle:.1%}",
         f"{line.target_idle:.1%}",
-        f"{line.wasted:.1%}" if line.assumed.kind.drafts else "",
+        f"{line.wasted:.1%}" if line.assumed.drafts else "",
     )
 
 
 def _name(assumed: Assumptions) -> str:
-    gamma = f", gamma {int(assumed.gamma)}" if assumed.kind.drafts else ""
+    if not assumed.kind.drafts:
+        return assumed.kind.title
+    if not assumed.gamma:
+        return f"{assumed.kind.title}, no draft"
     ahead = f", head start {int(assumed.head_start)}" if assumed.head_start else ""
-    return f"{assumed.kind.title}{gamma}{ahead}"
+    return f"{assumed.kind.title}, gamma {int(assumed.gamma)}{ahead}"
 
 
-def _break_even(overhead: float) -> str:
-    if overhead < 0:
-        return "It is slower than AR whatever the overhead."
-    return f"It is as fast as AR at an overhead of {overhead:.4g}."
+def _advice(found: dict[str, Any]) -> str:
+    """What suits PEARL, and when AR is as fast."""
+    gamma, best, overhead = found["gamma"], found["best_gamma"], found["break_even_overhead"]
+    if best:
+        advice = f"PEARL is at its best with gamma {best}."
+    else:
+        advice = "PEARL is at its best without a draft: with no window it is faster than AR."
+    if not gamma:
+        return advice
+    even = "slower than AR whatever the overhead"
+    if overhead >= 0:
+        even = f"as fast as AR at an overhead of {overhead:.4g}"
+    return (
+        f"{advice} With gamma {gamma} and head start {found['head_start']} it is {even}; the best "
+        f"head start there is {found['best_head_start']}."
+    )

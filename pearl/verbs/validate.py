@@ -17,6 +17,7 @@ from pearl.decoding.files import write
 from pearl.decoding.kinds import SCHEDULES
 from pearl.decoding.settings import Settings
 from pearl.harness.engines import check_prompts, fit, warmed
+from pearl.harness.meters import Others
 from pearl.harness.prompts import read_prompts
 from pearl.harness.records import recorded_in_turns, write_trace
 from pearl.harness.systems import combinations, name_of
@@ -53,14 +54,15 @@ def command(
     """Hold theory and simulation against real runs.
 
     Of the traces that are named (`pearl generate --trace`, `pearl simulate --trace`); without
-    one the pair is run first: AR, SD and PEARL, in turns. Exit code 1 where a bound of theory is
-    violated by more than its interval.
+    one the pair is run first: AR, SD and PEARL, in turns. What lies between theory and a run is
+    shown as factors, which multiply to measured over theoretical speed. Exit code 1 where a bound
+    of theory is violated by more than its interval.
     """
     page = None if report is None else _page_path(report)
     if files:
         _refuse_what_runs(files)
-    requests = _read(files) if files else _run(given, record)
-    found = validate(requests)
+    requests, others = (_read(files), None) if files else _run(given, record)
+    found = validate(requests, others)
     with said(as_builtins(found) if as_json else None, lambda: show(found)):
         if page is not None:
             from pearl.analysis import report as reports
@@ -107,8 +109,8 @@ def _read(files: Sequence[str]) -> dict[str, list[Request]]:
     return found
 
 
-def _run(given: dict[str, Any], record: str | None) -> dict[str, list[Request]]:
-    """Run the pair, every prompt by every system."""
+def _run(given: dict[str, Any], record: str | None) -> tuple[dict[str, list[Request]], float]:
+    """Run the pair, every prompt by every system; and what others took of the cores meanwhile."""
     folder = None if record is None else pathlib.Path(record)
     if folder is not None:
         with or_refuse(SettingError, f"the traces cannot be kept in {record}"):
@@ -135,7 +137,7 @@ async def _measure(
     systems: dict[str, Settings],
     prompts: Sequence[str],
     folder: pathlib.Path | None,
-) -> dict[str, list[Request]]:
+) -> tuple[dict[str, list[Request]], float]:
     """Every prompt by every system; where there is a folder, the traces are kept there."""
     pair = await asyncio.to_thread(fit, engine_settings, "a validation")
     check_prompts(pair, prompts, next(iter(systems.values())))
@@ -150,4 +152,6 @@ async def _measure(
             click.echo(f"pearl: {error}", err=True)
 
     async with warmed(pair, systems.values(), prompts[0]) as engine:
-        return await recorded_in_turns(engine, systems, prompts, pair.eos, keep)
+        with Others() as others:
+            found = await recorded_in_turns(engine, systems, prompts, pair.eos, keep)
+    return found, others.share

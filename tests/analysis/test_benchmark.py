@@ -8,6 +8,7 @@ from typing import Any, Final
 import pytest
 from msgspec.structs import replace
 
+from pearl.analysis import traces
 from pearl.analysis.benchmark import (
     BenchmarkRun,
     Difference,
@@ -20,12 +21,13 @@ from pearl.analysis.benchmark import (
     quantiles,
     report,
     token_times,
+    whole_requests,
 )
 from pearl.analysis.parameters import own_constants
 from pearl.analysis.statistics import acceptance
 from pearl.decoding.estimates import Estimate, of_median, of_ratio
 from pearl.decoding.settings import Settings
-from pearl.simulator.costs import Affine
+from pearl.simulator.costs import Affine, Constant
 from pearl.simulator.links import Network
 from pearl.simulator.world import Pair
 from tests.analysis.decoded import decoded
@@ -272,9 +274,46 @@ def test_theory_is_asked_at_each_requests_own_acceptance() -> None:
     found = allowed(requests)
 
     assert found is not None
-    assert found.tokens_per_s == pytest.approx(
-        of_median([pearl(rate, 5, 5).speedup / PASS_S for rate in rates]).value
+    assert whole_requests(requests) == pytest.approx(
+        [
+            len(r.tokens) / (PASS_S + (len(r.tokens) - 1) * PASS_S / pearl(rate, 5, 5).speedup)
+            for r, rate in zip(requests, rates, strict=True)
+        ]
     )
+    assert found.tokens_per_s == of_median(whole_requests(requests)).value
+
+
+def test_theory_and_measurement_are_of_the_same_whole_requests() -> None:
+    """Prompts that take long to be read weigh on both, so what is achieved is about all of it."""
+    pair = Pair(draft=Constant(PASS_S / 5), target=Affine(base=PASS_S, per_token=PASS_S / 20))
+    alone, ours = Settings(schedule="ar"), Settings(gamma=5, strict=True)
+    network = Network(foresight=False)
+    found = {s.schedule: decoded(s, pair=pair, prompt=2000, network=network) for s in (alone, ours)}
+    speeds = {
+        name: [len(r.tokens) / traces.metrics(r).seconds for r in own]
+        for name, own in found.items()
+    }
+
+    said = allowed(found["pearl"], found["ar"])
+
+    assert said is not None
+    assert said.speed_over_ar is not None
+    assert whole_requests(found["ar"]) == pytest.approx(speeds["ar"])
+    assert whole_requests(found["pearl"]) == pytest.approx(speeds["pearl"], rel=0.06)
+    ratios = [own / ar for own, ar in zip(speeds["pearl"], speeds["ar"], strict=True)]
+    assert said.speed_over_ar == pytest.approx(of_median(ratios).value, rel=0.04)
+    assert said.speed_over_ar < 1.6  # where the tokens behind the first come twice as fast
+
+
+def test_a_policy_that_never_asked_the_draft_is_allowed_what_ar_is() -> None:
+    alone = decoded(Settings(schedule="ar"))
+    resting = [replace(request, settings=Settings(gamma="auto")) for request in alone]
+
+    said = allowed(resting, alone)
+
+    assert said is not None
+    assert said.speed_over_ar == 1
+    assert said.efficiency.value == pytest.approx(1)
 
 
 def test_times_are_those_behind_the_prompt() -> None:

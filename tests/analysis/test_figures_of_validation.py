@@ -127,8 +127,9 @@ def test_each_system_has_a_line_with_three_marks(axes: Axes) -> None:
 
 
 def test_what_slows_stands_left_and_what_speeds_up_right_of_theory(axes: Axes) -> None:
-    gaps = {"AR": {"ends": -0.1, "control": -0.05}, "PEARL": {"ends": -0.02, "control": 0.03}}
-    figures.gap_bars(axes, gaps)
+    """Each factor begins where the one before ended; the diamond stands at the product."""
+    factors = {"AR": {"ends": 0.9, "control": 0.5}, "PEARL": {"ends": 0.8, "control": 1.5}}
+    figures.factor_bars(axes, factors)
 
     spans = {
         str(container.get_label()): [
@@ -137,9 +138,9 @@ def test_what_slows_stands_left_and_what_speeds_up_right_of_theory(axes: Axes) -
         for container in axes.containers
         if isinstance(container, BarContainer)
     }
-    assert spans["ends"] == [pytest.approx([-0.1, 0]), pytest.approx([-0.02, 0])]
-    assert spans["control"] == [pytest.approx([-0.15, -0.1]), pytest.approx([0, 0.03])]
-    assert np.asarray(line(axes, "all").get_xdata()) == pytest.approx([-0.15, 0.01])
+    assert spans["ends"] == [pytest.approx([0.9, 1]), pytest.approx([0.8, 1])]
+    assert spans["control"] == [pytest.approx([0.45, 0.9]), pytest.approx([1, 1.5])]
+    assert np.asarray(line(axes, "all").get_xdata()) == pytest.approx([0.45, 1.2])
 
 
 # -- the map with a head start ---------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import runpy
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from pearl.simulator.answers import run
 from pearl.simulator.workload import Fixed, Workload
 from pearl.simulator.world import Scenario
 
+COMMAND: Final = Path(__file__).parents[2] / "benchmarks" / "published.py"
 TABLE: Final = Path(__file__).resolve().parents[3] / "shared/data/published/nano_pearl_h200.csv"
 RATES: Final = (0.5, 0.7, 0.85, 0.96)
 needs_table = pytest.mark.skipif(not TABLE.exists(), reason="the published table is not here")
@@ -134,6 +136,20 @@ def test_a_row_is_predicted_without_its_benchmark() -> None:
 
 def test_a_pair_with_one_benchmark_has_nothing_to_be_predicted_from() -> None:
     assert without([said("p", 5, 0.8, "x")]).rows == ()
+
+
+def test_a_table_that_theory_wrote_has_no_errors_fitted_or_held_out() -> None:
+    """As `benchmarks/published.py` prints them; a pair with one benchmark is not held out."""
+    rows = [said("p", 6, rate, name) for rate, name in ((0.7, "x"), (0.8, "y"), (0.9, "z"))]
+
+    report = runpy.run_path(str(COMMAND))["report"]
+    found, lone = report([*rows, said("q", 3, 0.8, "x")]), report(rows[:1])
+
+    assert found["gammas"] == {"p": 6, "q": 3}
+    assert found["fitted"]["worst"] < 1e-12
+    assert found["held_out"]["worst"] < 1e-12
+    assert found["pairs"]["q"]["held_out"] is None
+    assert "held_out" not in lone
 
 
 # -- files -----------------------------------------------------------------------------------------

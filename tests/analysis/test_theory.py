@@ -10,6 +10,7 @@ L agreed tokens in a run.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -27,8 +28,9 @@ from scipy.optimize import brentq
 
 from pearl.analysis import departures, theory
 from pearl.analysis.distributions import acceptance_from_distributions, coupled_bound
-from pearl.analysis.theory import Assumptions, chain
+from pearl.analysis.theory import Assumptions, chain, expected
 from pearl.decoding.errors import SettingError
+from pearl.decoding.kinds import SCHEDULES
 from pearl.decoding.settings import Settings
 from pearl.simulator.acceptance import Bursts, Independent, Positions
 from pearl.simulator.answers import simulate
@@ -384,11 +386,50 @@ def test_shares_are_shares(a: float, g: int, k: int, c: float, l: float) -> None
             assert -1e-12 <= share <= 1
 
 
-@given(a=st.floats(0.3, 0.99), c=st.integers(1, 12))
+@given(a=st.floats(0.3, 0.99), c=st.integers(2, 12))
 def test_the_best_window_is_the_speed_ratio(a: float, c: int) -> None:
     """Theorem 1 where it is exact; a half more and it is one of the two neighbours."""
     assert theory.best_gamma(pearl_at(a, c=c)) == c
     assert theory.best_gamma(pearl_at(a, c=c + 0.5)) in {c, c + 1}
+
+
+@given(
+    a=rates,
+    c=st.floats(0.1, 10),
+    k=st.integers(0, 4),
+    l=st.floats(0, 2),
+    growth=st.floats(0, 1),
+    link=st.floats(0, 2),
+)
+def test_at_its_best_gamma_no_schedule_is_slower_than_ar(
+    a: float, c: float, k: int, **costs: float
+) -> None:
+    """Whatever the draft is like and whatever it costs: a gamma of 0 is AR."""
+    for assumed in (sd_at(a, c=c, **costs), pearl_at(a, c=c, k=k, **costs)):
+        best = theory.best_gamma(assumed)
+        found = expected(dataclasses.replace(assumed, gamma=best))
+
+        assert found.speedup > 1 if best else found.speedup == 1
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_without_a_window_every_schedule_is_ar(schedule: str) -> None:
+    """Alone and within an array, with a head start and with costs, which only drafts have."""
+    costs = {"overhead": 0.5, "growth": 0.1, "link": 0.3}
+    found = expected(Assumptions(schedule, 0.8, [0, 4], 5, head_start=2, **costs))
+    alone = expected(Assumptions("ar", 0.8, 1, 5))
+
+    for name in ("tokens_per_pass", "speedup", "draft_idle", "target_idle", "emitted_per_run"):
+        assert getattr(found, name)[0] == getattr(alone, name), name
+    assert math.isnan(found.wasted[0])
+    assert departures.passes_of(Assumptions(schedule, 0.8, 0, 5, head_start=2), 100) == 100
+
+
+def test_a_draft_that_costs_more_than_it_brings_is_left_out() -> None:
+    """One that is as slow as the target, one that is rarely right, one behind slow links."""
+    assert theory.best_gamma(sd_at(0.8, c=[1, 5])).tolist() == [0, 4]
+    assert theory.best_gamma(pearl_at([0.2, 0.8], c=1.5, growth=0.2)).tolist() == [0, 2]
+    assert theory.best_gamma(pearl_at(0.8, c=5, link=[0.2, 3])).tolist() == [4, 0]
 
 
 def test_an_overhead_takes_the_best_window_above_the_speed_ratio() -> None:
@@ -407,7 +448,7 @@ def test_the_criterion_finds_the_best_head_start(a: float, g: int, c: float) -> 
 
 
 def test_of_equal_choices_the_smaller_is_taken() -> None:
-    assert theory.best_gamma(pearl_at(0, c=5)) == 1
+    assert theory.best_gamma(pearl_at(0, c=5)) == 0  # nothing is ever kept: as fast as AR
     assert theory.best_gamma(sd_at(0.5, c=5)) == 1  # as fast as gamma 2
     assert theory.best_head_start(pearl_at(1, 5, 5)) == 0
     assert theory.best_head_start(pearl_at(0, 5, 5)) == 0
@@ -575,9 +616,9 @@ REFUSED: Final[dict[str, Callable[[], object]]] = {
     "a is nan; it must be from 0 to 1": lambda: chain(math.nan, 5),
     "acceptance is -0.5; it must be from 0 to 1": lambda: pearl([0.5, -0.5], 5).wasted,
     "acceptance is 'high'; it must be from 0 to 1": lambda: pearl("high", 5).tokens_per_pass,
-    "gamma is 0; it must be a whole number, 1 or more": lambda: pearl(0.5, 0, 5).speedup,
-    "gamma is 2.5; it must be a whole number, 1 or more": lambda: sd(0.5, 2.5).wasted,
-    "gamma is inf; it must be a whole number, 1 or more": lambda: pearl(0.5, math.inf),
+    "gamma is -1; it must be a whole number, 0 or more": lambda: pearl(0.5, -1, 5).speedup,
+    "gamma is 2.5; it must be a whole number, 0 or more": lambda: sd(0.5, 2.5).wasted,
+    "gamma is inf; it must be a whole number, 0 or more": lambda: pearl(0.5, math.inf),
     "schedule is 'both'; it must be one of ar, sd, pearl": lambda: Assumptions("both", 0.5),
     "speed_ratio is 0; it must be more than 0, from 1e-12 to 1e+12": lambda: sd(0.5, 5, 0),
     "head_start is -1; it must be a whole number, 0 or more": lambda: pearl(0.5, 5, 5, -1).speedup,

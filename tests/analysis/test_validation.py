@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, Final
 
 import pytest
 from msgspec.structs import replace
 
 from pearl.analysis.comparison import Claim, Comparison, Relation
-from pearl.analysis.gap import PARTS_OF, Part, parts
+from pearl.analysis.gap import PARTS_OF, Part, grouped
 from pearl.analysis.traces import Request
 from pearl.analysis.validation import BestWindow, Validation
 from pearl.decoding.errors import MalformedTraceError
@@ -157,41 +158,43 @@ LUCK: Final = (Independent(0.8), Bursts(0.8, 0.4), Mixture((0.5, 0.9), (1, 1)))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("acceptance", LUCK)
-def test_the_parts_add_up_to_the_gap_and_explain_it(acceptance: Acceptance) -> None:
+def test_the_factors_multiply_to_measured_over_theory_and_explain_it(
+    acceptance: Acceptance,
+) -> None:
     for system in compared(acceptance, AR, SD, PEARL, real=True).systems:
         said, real = system.theory.tokens_per_s, float(system.measured.tokens_per_s)
-        few = parts(system.gap)
+        few = grouped(system.factors)
 
-        assert sum(few.values()) == pytest.approx(sum(system.gap.values()))
-        assert 2.718281828459045 ** sum(system.gap.values()) == pytest.approx(real / said, rel=1e-6)
-        assert abs(few["unexplained"]) < 0.02
+        assert math.prod(system.factors.values()) == pytest.approx(real / said, rel=1e-6)
+        assert math.prod(few.values()) == pytest.approx(real / said, rel=1e-6)
+        assert few["unexplained"] == pytest.approx(1, abs=0.02)
         assert set(few) == set(PARTS_OF)
 
 
 @pytest.mark.slow
 def test_bursts_are_found_in_the_part_of_bursts() -> None:
     """Nothing else was put in, so nothing else is found."""
-    gap = only(compared(Bursts(0.8, 0.4), AR, PEARL), "PEARL 5").gap
+    factors = only(compared(Bursts(0.8, 0.4), AR, PEARL), "PEARL 5").factors
 
-    assert gap[Part.BURSTS] > 0.05
-    assert all(abs(share) < 0.02 for part, share in gap.items() if part is not Part.BURSTS)
+    assert factors.pop(Part.BURSTS) > 1.05
+    assert list(factors.values()) == pytest.approx([1] * len(factors), abs=0.02)
 
 
 @pytest.mark.slow
 def test_prompts_that_differ_are_found_in_theirs() -> None:
-    gap = only(compared(Mixture((0.3, 0.95), (1, 1)), AR, PEARL), "PEARL 5").gap
+    factors = only(compared(Mixture((0.3, 0.95), (1, 1)), AR, PEARL), "PEARL 5").factors
 
-    assert abs(gap[Part.PROMPTS]) > 0.05
-    assert abs(gap[Part.BURSTS]) < 0.02
+    assert abs(factors[Part.PROMPTS] - 1) > 0.05
+    assert factors[Part.BURSTS] == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.slow
 def test_growing_passes_prompts_and_messages_are_found_in_theirs() -> None:
-    gap = only(compared(Independent(0.8), AR, PEARL, real=True), "PEARL 5").gap
+    factors = only(compared(Independent(0.8), AR, PEARL, real=True), "PEARL 5").factors
 
-    assert gap[Part.GROWTH] < -0.03
-    assert gap[Part.READING] < -0.001
-    assert gap[Part.MESSAGES] < -0.01
+    assert factors[Part.GROWTH] < 0.97
+    assert factors[Part.READING] < 0.999
+    assert factors[Part.MESSAGES] < 0.99
 
 
 @pytest.mark.slow
@@ -312,10 +315,10 @@ def test_growing_passes_move_the_best_window_and_the_sentence_says_so() -> None:
 
 
 @pytest.mark.slow
-def test_requests_at_the_same_time_have_no_gap_and_a_note() -> None:
+def test_requests_at_the_same_time_have_no_factors_and_a_note() -> None:
     found = validate({"PEARL 5": requests(PEARL, Independent(0.8), users=4)})
 
-    assert found.systems[0].gap == {}
+    assert found.systems[0].factors == {}
     assert any("at the same time" in note for note in found.notes)
 
 
@@ -326,8 +329,27 @@ def test_automatic_windows_are_compared_at_their_median() -> None:
 
     assert 3 <= system.gamma <= 8
     assert system.simulation is None
-    assert abs(system.gap[Part.REST]) < 0.02
+    assert system.factors[Part.REST] == pytest.approx(1, abs=0.02)
     assert any("automatic windows follow the times" in note for note in found.notes)
+
+
+def test_a_policy_that_never_asked_the_draft_is_compared_as_ar() -> None:
+    """Where a draft does not pay, automatic windows are none, and the run is the target's alone."""
+    alone = requests(AR, Independent(0.8))
+    resting = [
+        replace(request, settings=replace(request.settings, schedule="pearl", gamma="auto"))
+        for request in alone
+    ]
+
+    found = validate({"AR": alone, "PEARL auto": resting})
+
+    system = only(found, "PEARL auto")
+    assert system.gamma == 0
+    assert system.theory.speedup_over_ar == 1
+    assert float(system.speedup_over_ar) == 1
+    assert [claim.name for claim in system.claims] == ["lossless"]
+    assert set(system.factors.values()) == {1.0}
+    assert found.best_window is None
 
 
 def test_prompts_alone_cannot_be_validated() -> None:
@@ -410,7 +432,7 @@ def test_requests_whose_prompts_are_unknown_are_not_paired() -> None:
     assert "lossless" not in [claim.name for claim in system.claims]
 
 
-def test_where_nothing_has_a_gap_nothing_is_said_to_be_explained() -> None:
+def test_where_nothing_has_factors_nothing_is_said_to_be_explained() -> None:
     found = validate({"PEARL 5": requests(PEARL, Independent(0.8), users=4)})
 
     assert found.unexplained is None

@@ -117,6 +117,9 @@ def test_no_run_of_ours_is_faster_than_its_own_jobs_allow(everybody: Said) -> No
     ours, theirs = everybody.printed["systems"][:5], everybody.printed["systems"][5:]
 
     assert all(0 < system["overlap_efficiency"] <= 1 for system in ours)
+    for system in ours:
+        said = system["theory"]["speed_over_ar"]
+        assert system["theory"]["achieved"] == pytest.approx(system["speed_over_ar"] / said)
     assert all(system["overlap_efficiency"] is system["theory"] is None for system in theirs)
 
 

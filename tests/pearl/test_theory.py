@@ -50,6 +50,24 @@ def test_gamma_auto_is_the_best_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["gamma"] == found["best_gamma"] == 13
 
 
+def test_where_no_window_pays_the_best_gamma_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """A draft that is as slow as the target: PEARL at its best is AR, and so is SD."""
+    found = answered("--alpha 0.2 --speed-ratio 1", capsys)
+
+    assert found["gamma"] == found["best_gamma"] == 0
+    assert found["speedup_over_ar"] == found["speedup_over_sd"] == 1
+    assert found["wasted"] is None
+
+
+def test_people_read_that_ar_is_as_fast(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["theory", "--alpha", "0.2", "--speed-ratio", "1"]) == 0
+
+    printed = capsys.readouterr().out
+    assert "PEARL, no draft" in printed
+    assert "PEARL is at its best without a draft" in printed
+    assert "nan" not in printed
+
+
 def test_growing_passes_and_a_slow_link_move_the_best_window(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import html.parser
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pearl.__main__ import run
+from pearl.analysis import traces
+from pearl.analysis.disturbance import QUIET
 from pearl.harness import engines
+from pearl.verbs import validate as verb
 from tests.actors.pairs import SavedPair
 
 TOKENS = 48
@@ -54,12 +58,17 @@ def test_traces_are_compared_with_theory_and_simulation(
     assert found["unexplained"] < 0.02
     assert found["theorem_1"]["holds"] is True
     for system in found["systems"]:
-        assert {"theory", "simulation", "measured", "interval", "run_length", "gap"} <= set(system)
+        assert {"theory", "simulation", "measured", "interval", "run_length", "factors"} <= set(
+            system
+        )
         assert system["simulation"]["tokens_per_target_pass"] == pytest.approx(
             system["measured"]["tokens_per_target_pass"], rel=0.03
         )
     pearl = found["systems"][2]
-    assert pearl["gap"]["total"] == pytest.approx(sum(pearl["gap"]["parts"].values()))
+    whole = pearl["measured"]["tokens_per_s"] / pearl["theory"]["tokens_per_s"]
+    assert pearl["factors"]["total"] == pytest.approx(whole)
+    assert math.prod(pearl["factors"]["parts"].values()) == pytest.approx(whole)
+    assert found["others"] is None  # the traces do not say
     assert {claim["name"] for claim in pearl["claims"]} >= {"lossless", "theorem 2 as a bound"}
 
 
@@ -81,7 +90,7 @@ def test_requests_at_the_same_time_are_read_and_their_times_left_alone(
 
     (system,) = found["systems"]
     assert system["requests"] == 3
-    assert system["gap"]["parts"] == {}
+    assert system["factors"]["parts"] == {}
     assert any("at the same time" in note for note in found["notes"])
 
 
@@ -94,6 +103,30 @@ def test_the_table_says_what_holds(folder: Path, capsys: pytest.CaptureFixture[s
     assert "theory · simulation · measurement" in said
     assert "speed ratio 5." in said
     assert "Theorem 1, the best window is c = 5" in said
+    assert "factors, which multiply to measured / theory" in said
+    assert "Other processes" not in said
+
+
+@pytest.mark.parametrize("others", [0.01, 0.31])
+def test_what_others_took_of_the_machine_is_said_wherever_figures_stand(
+    others: float,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On the terminal, in the object and on the page; with a warning where it was much."""
+    requests = {"AR": traces.read(folder / "ar.json.gz")}
+    monkeypatch.setattr(verb, "_run", lambda *_: (requests, others))
+    page = tmp_path / "page.html"
+
+    assert run(["validate", "--report", str(page)]) == 0
+    shown = capsys.readouterr().out
+
+    for words in (shown, page.read_text(encoding="utf-8")):
+        assert f"Other processes took {others:.0%} of the cores" in words
+        assert ("The machine was not quiet" in words) is (others > QUIET)
+    assert answered([], capsys)["others"] == others
 
 
 # -- a pair ----------------------------------------------------------------------------------------
@@ -122,6 +155,7 @@ def test_a_pair_is_run_recorded_and_validated(
     assert len(list(kept.iterdir())) == 2 * len(names)
     lossless = [c for s in found["systems"] for c in s["claims"] if c["name"] == "lossless"]
     assert [claim["holds"] for claim in lossless] == [True] * 3
+    assert 0 <= found["others"] <= 1
     assert found["unexplained"] < 1e-6  # also where a text ended before its limit
     files = [str(kept / f"{name}-{n}.json.gz") for name in
              ("ar", "sd-3", "pearl-3", "pearl-3-head-start-1") for n in (0, 1)]  # fmt: skip

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pearl.decoding.errors import SettingError
 from pearl.decoding.kinds import SCHEDULES
 from pearl.decoding.policies import Gamma
+from pearl.simulator import twin
 from pearl.simulator.acceptance import Acceptance, Bursts, Independent, Mixture, Positions
 from pearl.simulator.costs import Affine
 from pearl.simulator.links import Link, Network
@@ -22,8 +25,9 @@ from pearl.simulator.sweep import (
     jobs,
     run,
 )
-from pearl.simulator.twin import PairTimes, Point, Scheme, answer
+from pearl.simulator.twin import PairTimes, Point, Scheme, WeightedRuns, answer
 from pearl.simulator.world import Pair
+from tests.simulator.watched import Watched, watched
 
 AR, SD, PEARL = "ar", "sd", "pearl"
 
@@ -243,3 +247,30 @@ def test_what_is_no_answer_to_the_question_is_replaced(tmp_path: Path, before: s
     assert journal.replaced
     assert (journal.chunks, list(journal.rows())) == (0, [])
     journal.close()
+
+
+# -- what it costs ---------------------------------------------------------------------------------
+
+
+def test_no_power_is_taken_of_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power calls the mathematics library for each run: it took nine tenths of a sweep.
+
+    Also where the best gamma is looked for in the law of the runs. What is counted is shown to be
+    seen by what does go over all runs.
+    """
+
+    def seen(luck: WeightedRuns) -> WeightedRuns:
+        return dataclasses.replace(luck, runs=watched(luck.runs), weights=watched(luck.weights))
+
+    law, drawn = twin.exact.__wrapped__, twin.drawn
+    monkeypatch.setattr(np, "asarray", np.asanyarray)  # which goes on watching
+    monkeypatch.setattr(twin, "drawn", lambda *given: seen(drawn(*given)))
+    monkeypatch.setattr(twin, "exact", lambda *given: seen(law(*given)))
+    grid = Sweep(alphas=(0.97,), speed_ratios=(5.0,), gammas=(4, "auto"), seed=20_261_128)
+    Watched.calls.clear()
+
+    points = list(run(grid))
+
+    assert all(row.point.tokens_per_s.interval for row in points if row.point.gamma)
+    assert Watched.calls["multiply"] > len(points) * len(FIGURES)
+    assert not Watched.calls.keys() & {"power", "float_power"}
