@@ -275,7 +275,8 @@ class VirtualTarget:
         jobs = {r: (self._rows[r], job) for r, job in self._judging.items()}
         asked = {r: row.unread(job) for r, (row, job) in jobs.items() if not _decided(row, job)}
         self._portions = portions(asked)
-        self._read = sum(self._portions.values())  # such texts are read apart
+        told = [tokens for tokens in self._portions.values() if tokens]
+        self._read = len(told) * max(told)
         starts = {
             r: row.prompt + job.base + len(job.pending) - asked[r]
             for r, (row, job) in jobs.items()

@@ -163,16 +163,21 @@ def _check(records: Sequence[Record]) -> None:
 
 def _check_unlearned(recorded: Sequence[Record], again: Sequence[Record]) -> None:
     """Refuse a first window that a fresh plan would not have asked for."""
-    first, fresh = (
-        next((command.count for command in _commands(run) if isinstance(command, Propose)), None)
-        for run in (recorded, again)
-    )
-    if first is not None and fresh is not None and first != fresh:
+    first, fresh = (_asked_first(_commands(run)) for run in (recorded, again))
+    if first is not None and first != fresh:
         message = (
-            f"gamma auto began with {first} tokens here and begins with {fresh} where it has "
+            f"gamma auto asked for a window after {first} passes here, and otherwise where it has "
             "learned nothing; replay the first request of an engine"
         )
         raise SettingError(message)
+
+
+def _asked_first(commands: Iterable[Command]) -> int | None:
+    """Passes before the first window; None without one."""
+    for index, command in enumerate(commands):
+        if isinstance(command, Propose):
+            return index
+    return None
 
 
 @final

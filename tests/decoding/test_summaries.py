@@ -16,6 +16,7 @@ def test_long_requests_count_for_more() -> None:
     assert found.tokens_per_s == of_ratio([10, 90], [1, 3])
     assert found.tokens_per_target_pass == of_ratio([10, 90], [5, 30])
     assert found.acceptance_rate == of_part([6, 72], [9, 84])
+    assert found.over_ar.value == pytest.approx((1.5 * 1 + 2.0 * 3) / 4)
     assert found.wasted == of_part([14, 48], [20, 120])
     assert found.draft_idle.value == pytest.approx((0.5 * 1 + 0.3 * 3) / 4)
     assert found.target_idle.value == pytest.approx(0.1 / 4)

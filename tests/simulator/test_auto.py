@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pearl.decoding.messages import Judge, Propose
+from pearl.decoding.messages import Judge
 from pearl.decoding.settings import Settings
 from pearl.decoding.trace import Received, Sent
 from pearl.simulator.acceptance import Independent, Replay
@@ -34,21 +34,19 @@ def test_a_draft_that_is_never_right_costs_next_to_nothing() -> None:
 
 
 def test_speculative_decoding_comes_back_when_the_draft_is_right_again() -> None:
-    """A thousand tokens of which none is right, then a thousand of which all are."""
-    found = auto_run(Replay(("0" * 1000 + "1" * 1000,)), 2000)
+    """A thousand tokens of which none is right, then five thousand of which all are."""
+    found = auto_run(Replay(("0" * 1000 + "1" * 5000,)), 6000)
     times = [r.at for r in found.records if isinstance(r, Received) for _ in r.tokens]
 
     assert times[999] < 1.03 * 1000
-    assert times[1999] - times[1499] < 0.55 * 500  # windows of 32 in 9 s would be 0.27
+    assert times[5999] - times[4999] < 0.55 * 1000  # windows of 32 in 9 s would be 0.27
 
 
-def test_while_it_rests_one_token_is_written_beside_each_pass() -> None:
+def test_while_it_rests_the_draft_is_asked_for_nothing() -> None:
     found = auto_run(Replay(("0" * 1000,)), 1000)
-    asked = [r.command for r in found.records if isinstance(r, Sent)][-20:]
+    asked = [r.command for r in found.records if isinstance(r, Sent)][-100:]
 
-    assert {type(command) for command in asked} >= {Judge, Propose}
-    assert all(command.count == 1 for command in asked if isinstance(command, Propose))
-    assert all(not command.pending.tokens for command in asked if isinstance(command, Judge))
+    assert all(isinstance(command, Judge) and not command.pending.tokens for command in asked)
 
 
 @pytest.mark.slow

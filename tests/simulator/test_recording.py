@@ -198,11 +198,11 @@ def test_a_limit_that_was_not_the_recorded_one_is_noticed() -> None:
 
 
 def test_a_plan_that_had_learned_before_is_refused() -> None:
-    """Its first window is not the one that a fresh plan asks for."""
+    """It begins with a window, and a fresh plan at rest."""
     settings = Settings(schedule="sd")
     records = run(_scenario(Settings(schedule="sd", gamma=7)), trace=True).records
 
-    with pytest.raises(SettingError, match="began with 7 tokens here and begins with 1"):
+    with pytest.raises(SettingError, match="asked for a window after 0 passes here, and otherwise"):
         replay(records, settings, STOP)
 
 
