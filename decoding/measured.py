@@ -28,11 +28,10 @@ Array: TypeAlias = NDArray[np.float64]
 WIDEST: Final = 32  # gamma auto looks no further
 FIRST_GAMMA: Final = 4  # before anything was measured
 SLOWLY: Final = 0.1  # how much of a new measurement is believed
+TOGETHER: Final = 0.02  # how much passes of other sizes change with one
+EXACT_BITS: Final = 4  # sizes below 16 are known one by one, larger ones by eighths
 QUICKLY: Final = 0.3  # and how much of one that changes at once
 FORGET: Final = 0.99  # what is left of a measurement when another one comes
-FADE: Final = 0.999  # and when one of another kind comes
-LEAST_SPREAD: Final = 1e-3  # of the squares of the sizes of passes: less says nothing of a slope
-FAINT: Final = 0.5  # measurements: less is as good as none
 LONGEST_CONTROL_S: Final = 0.1  # more is no message but a device that was away
 EARLY, LATE = 0.9, 1.1  # of a pass: windows of a crowd that are always in time, and never
 WINDOWS: Final = np.arange(1.0, WIDEST + 1)
@@ -66,39 +65,51 @@ class InUse:
 
 @final
 class PassTimes:
-    """Seconds of a pass by the tokens it reads, as a line; the last hundred passes weigh most."""
+    """Seconds of a pass by the tokens that it reads.
+
+    Times grow in steps and less and less on many a processor, so each size is known for itself;
+    between two that were seen lies a line, and behind the last one half of the mean rise: longer
+    passes are not thought to be dear before they were tried.
+    """
 
     def __init__(self) -> None:
-        self._sums = np.zeros(5)  # over passes: how many, n, n^2, T, and n T
-        self._slope = 0.0  # as it was when passes last had several sizes
+        self._at: dict[int, float] = {}
+        self._seen: collections.Counter[int] = collections.Counter()
 
     def add(self, tokens: int, seconds: float) -> None:
-        """A pass read `tokens`, of all requests in it."""
-        n, t = tokens, seconds
-        self._sums *= FORGET
-        self._sums += (1, n, n * n, t, n * t)
+        """A pass read `tokens`, of all requests in it.
 
-    def fade(self) -> None:
-        """Passes of another kind were seen: a policy at rest must not soon forget why it rests."""
-        self._sums *= FADE
+        What makes passes of one size slower does so to others, too.
+        """
+        if seconds <= 0:
+            return
+        size = _size(tokens)
+        known = self._at.setdefault(size, seconds)
+        level = 1 + TOGETHER * min(max(seconds / known - 1, -0.5), 1.0)
+        for other in self._at:
+            self._at[other] *= level
+        self._seen[size] += 1
+        believed = max(1 / self._seen[size], SLOWLY)
+        self._at[size] = known + believed * (seconds - known)
 
     @property
     def known(self) -> bool:
-        """Whether some are remembered, by a clock that moved."""
-        return bool(self._sums[0] >= FAINT and self._sums[3] > 0)
+        """Whether some were seen, by a clock that moved."""
+        return bool(self._at)
 
-    def line(self, crowd: float) -> Callable[[Any], Any]:
-        """Seconds by the tokens of one request: least squares, flat while all were of one size.
+    def seconds(self, tokens: Any) -> Any:
+        """Of passes that read so many."""
+        sizes = sorted(self._at)
+        times = [self._at[size] for size in sizes]
+        rise = (times[-1] - times[0]) / max(sizes[-1] - sizes[0], 1)
+        beyond = np.maximum(tokens - sizes[-1], 0) * max(rise, 0.0) / 2
+        return np.interp(tokens, sizes, times) + beyond
 
-        Of several requests in a pass, all are taken to do as this one: a token more is one of each.
-        """
-        weight, n, nn, t, nt = self._sums.tolist()
-        spread = weight * nn - n**2
-        if spread > LEAST_SPREAD * nn * weight:
-            self._slope = max(0.0, (weight * nt - n * t) / spread)
-        slope = self._slope
-        mean_n, mean_t = n / weight, t / weight
-        return lambda own: np.maximum(mean_t + slope * (crowd * own - mean_n), 0.1 * mean_t)
+
+def _size(tokens: int) -> int:
+    """The size that stands for a number of tokens: below 16 itself, above rounded to an eighth."""
+    few = max(0, tokens.bit_length() - EXACT_BITS)
+    return (tokens + (1 << few >> 1)) >> few << few
 
 
 @final
@@ -185,7 +196,6 @@ class Measurements:
     ) -> None:
         """The target read `tokens` in `seconds`, `own` of them for the request that asks."""
         self._passes[parallel].add(tokens, seconds)
-        self._passes[not parallel].fade()
         if own == 1:
             known = seconds if self._alone is None else self._alone
             self._alone = known + SLOWLY * (seconds - known)
@@ -277,9 +287,13 @@ class Measurements:
         return self._draft_seconds / self._draft_tokens
 
     def _judge(self, *, parallel: bool) -> Callable[[Any], Any]:
-        """Seconds of a pass of this kind; where nothing is known of it, the other tells."""
+        """Seconds of a pass by the tokens of one request, when all others in it do the same.
+
+        Where nothing is known of passes of this kind, those of the other kind tell.
+        """
         own, other = self._passes[parallel], self._passes[not parallel]
-        return (own if own.known else other).line(self._crowd)
+        times = own if own.known else other
+        return lambda tokens: times.seconds(tokens * self._crowd)
 
     def _control_of_rounds(self) -> tuple[float, float, float]:
         """For `Wait.BEFORE`, `BESIDE` and `NOTHING`: what is not known, another tells.
