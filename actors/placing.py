@@ -48,6 +48,7 @@ def device_specs(
             role=role,
             model=model,
             place="cuda:0" if on_ray and at[role].startswith("cuda") else at[role],
+            shared=[*at.values()].count("cpu") > 1,
             dtype=settings.dtype,
             vocabulary=tokens,
             gpu_share=1.0 if alone else 1 / len(Role),

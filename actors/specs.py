@@ -31,6 +31,7 @@ class DeviceSpec:
         role, number: draft or target, and which of them.
         model: a folder, or a hub name.
         place: torch's name of the device: `cpu`, `cuda:0`.
+        shared: whether another device of its engine computes on the same processor.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         vocabulary: token ids below it are the pair's.
         translation: of a draft, where its tokens are not the target's; None where all are.
@@ -43,6 +44,7 @@ class DeviceSpec:
     number: int = 0
     model: str
     place: str = "cpu"
+    shared: bool = False
     dtype: str = "auto"
     vocabulary: int
     translation: Vocabulary | None = None

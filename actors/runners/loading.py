@@ -14,10 +14,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -29,7 +28,8 @@ from pearl.actors.runners.graphs import recorder_for
 from pearl.actors.runners.hugging_face import HuggingFaceRunner
 from pearl.actors.runners.layers import positions_of
 from pearl.actors.runners.quiet import quietly, refused
-from pearl.actors.runners.rehearsal import BELONG, check_complete
+from pearl.actors.runners.rehearsal import BELONG, NOWHERE, check_complete
+from pearl.actors.runners.stored import Heard, stored
 from pearl.decoding.errors import PlacementError, PromptError, SettingError
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -37,10 +37,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-LOADING: Final = 1.5
-"""On a CPU, times the weights: measured are 1.1 for float32 in the file and 1.5 for bfloat16, since
-what is read, what is converted and what is stored for the runner overlap."""
 
 
 def load_runner(
@@ -51,6 +47,7 @@ def load_runner(
     vocab_size: int | None = None,
     threads: int | None = None,
     trust_remote_code: bool = False,
+    heard: Heard = lambda _: None,
 ) -> HuggingFaceRunner:
     """Load a model behind a runner.
 
@@ -61,6 +58,7 @@ def load_runner(
         vocab_size: as `check_pair` finds it; None for all the logits.
         threads: CPU threads of this process; None leaves them as they are.
         trust_remote_code: whether the model may bring code of its own.
+        heard: hears, while the weights are read, which share of them was read.
     Raises:
         ModelError: as `describe`, or the weights are not those of the configuration.
         PlacementError: no such device, or too little memory on it.
@@ -70,7 +68,7 @@ def load_runner(
     again = functools.partial(
         load_model, name, device=device, dtype=dtype, trust_remote_code=trust_remote_code
     )
-    model = again()
+    model = again(heard=heard)
     with quietly():
         recorder = recorder_for(model.device)
         runner = HuggingFaceRunner(model, vocab_size=vocab_size, again=again, recorder=recorder)
@@ -87,7 +85,12 @@ def _give_back() -> None:
 
 
 def load_model(
-    name: str, *, device: str = "cpu", dtype: str = "auto", trust_remote_code: bool = False
+    name: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    heard: Heard = lambda _: None,
 ) -> Any:
     """A model as the library has it, on its device; arguments and errors as `load_runner`."""
     place = choose_device(device)
@@ -95,7 +98,7 @@ def load_model(
     description = describe(name, trust_remote_code=trust_remote_code)
     check_memory(description, device=device, dtype=dtype)
     with quietly():
-        model = _load(description, precision)
+        model = _load(description, precision, heard)
         with _fitting(name, place):
             return model.to(place)
 
@@ -151,9 +154,7 @@ def load_untrained(
     config = _shape(name, trust_remote_code=trust_remote_code)
     with quietly():
         with _refused_shape(name), _fitting(f"a model of the shape {name}", place), place:
-            model: Any = cast("Any", AutoModelForCausalLM).from_config(
-                config, dtype=precision, trust_remote_code=trust_remote_code
-            )
+            model = _from_config(config, dtype=precision, trust_remote_code=trust_remote_code)
         return HuggingFaceRunner(
             model.eval(), spare=_has_spare(model), recorder=recorder_for(model.device)
         )
@@ -274,27 +275,49 @@ def check_memory(
 
 
 def loading_bytes(model: ModelDescription, *, device: str, dtype: str = "auto") -> int:
-    """Memory on a device at the height of loading; less remains."""
+    """Memory on a device at the height of loading; less remains.
+
+    On a CPU a tensor is there twice while it is converted or stored in the order in which it is
+    read, so the largest counts twice; what only the library unpacks is there as it lay in the file
+    beside what it becomes.
+    """
     place = choose_device(device)
-    weights = model.weight_bytes(choose_dtype(dtype, place))
-    return weights if place.type == "cuda" else math.ceil(LOADING * weights)
+    precision = choose_dtype(dtype, place)
+    weights = model.weight_bytes(precision)
+    if place.type == "cuda":
+        return weights
+    return weights + (model.stored_bytes if model.packed else model.largest * precision.itemsize)
 
 
-def _load(description: ModelDescription, precision: torch.dtype) -> Any:
-    name = description.name
+def _load(description: ModelDescription, precision: torch.dtype, heard: Heard) -> Any:
+    name, trust = description.name, description.trust_remote_code
     place = folders.find(name)
+    options: dict[str, Any] = {"dtype": precision, "output_loading_info": True}
     with refused(lambda said: f"{name} cannot be loaded ({said}); {BELONG}"), without_bars(place):
-        model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
-            place.folder,
-            dtype=precision,
-            use_safetensors=None if place.gguf else True,
-            trust_remote_code=description.trust_remote_code,
-            local_files_only=True,
-            output_loading_info=True,
-            **place.options,
-        )
+        if description.packed:
+            model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
+                place.folder,
+                use_safetensors=None if place.gguf else True,
+                trust_remote_code=trust,
+                local_files_only=True,
+                **options,
+                **place.options,
+            )
+        else:
+            config = AutoConfig.from_pretrained(
+                place.folder, trust_remote_code=trust, local_files_only=True
+            )
+            with NOWHERE:
+                kind: Any = type(_from_config(config, trust_remote_code=trust))
+            files = folders.shards(place.folder, name, folders.read_config(place.folder, name))
+            tensors = stored(files, description.stored_bytes, heard)
+            model, report = kind.from_pretrained(None, config=config, state_dict=tensors, **options)
     check_complete(report["missing_keys"], name)
     return model.eval()
+
+
+def _from_config(config: Any, **options: Any) -> Any:
+    return cast("Any", AutoModelForCausalLM).from_config(config, **options)
 
 
 def _size(count: int) -> str:
