@@ -65,7 +65,7 @@ def test_a_model_is_the_one_that_the_library_would_load(halves: Path) -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_tied_head_stays_tied(halves: Path, tmp_path: Path) -> None:
+def test_a_tied_head_stays_tied(tmp_path: Path) -> None:
     """One matrix, not two that are equal."""
     folder = save(tmp_path / "tied", width=64)
     edit(folder, tie_word_embeddings=True)
