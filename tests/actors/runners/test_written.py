@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 from pearl.actors.runners import hugging_face
 from pearl.actors.runners.hugging_face import HuggingFaceRunner
 from pearl.actors.runners.library import LibraryForward
-from pearl.actors.runners.llama import LlamaForward
+from pearl.actors.runners.written import WrittenForward
 from pearl.actors.runners.masks import FEW_TOKENS
 from pearl.actors.runners.shelves import BLOCK
 from tests.actors.runners.models import (
@@ -114,7 +114,7 @@ def _known(name: str) -> Any:
 
 def _runner(name: str, **options: Any) -> HuggingFaceRunner:
     runner = HuggingFaceRunner(_known(name), **options)
-    assert isinstance(runner._network, LlamaForward)
+    assert isinstance(runner._network, WrittenForward)
     return runner
 
 
@@ -125,7 +125,7 @@ def _runner(name: str, **options: Any) -> HuggingFaceRunner:
 def test_the_llama_family_is_written_out(name: str) -> None:
     runner = HuggingFaceRunner(_known(name))
 
-    assert isinstance(runner._network, LlamaForward)
+    assert isinstance(runner._network, WrittenForward)
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
@@ -177,7 +177,7 @@ def test_a_forward_that_cannot_be_made_is_left_to_the_library(
     def refuse(*_: Any) -> Tensor:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(LlamaForward, "_write", refuse)
+    monkeypatch.setattr(WrittenForward, "_write", refuse)
 
     runner = HuggingFaceRunner(_model(_llama()))
 
@@ -197,12 +197,12 @@ def test_a_prompt_has_the_librarys_logits(name: str) -> None:
 
 
 @every_known
-def test_a_prompt_read_in_pieces_has_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_read_in_pieces_has_them(name: str) -> None:
     """Pieces of nearly all lengths, the last one of a single token."""
     runner, tokens = _runner(name), text(43, seed=3)
     expected = plain(_known(name), tokens)
     for piece in (1, 3, 6, 7, 42):
-        monkeypatch.setattr(hugging_face, "PIECE", piece)
+        runner._network.piece = piece
 
         logits = runner.forward([feed(runner.allocate(43), 0, tokens)])[0]
 
