@@ -12,9 +12,8 @@ Must never: print, retry, or run a model's own code unless allowed to.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
@@ -27,9 +26,11 @@ from pearl.actors.runners.gguf_files import without_bars
 from pearl.actors.runners.graphs import recorder_for
 from pearl.actors.runners.hugging_face import HuggingFaceRunner
 from pearl.actors.runners.layers import positions_of
+from pearl.actors.runners.products import Products
 from pearl.actors.runners.quiet import quietly, refused
 from pearl.actors.runners.rehearsal import BELONG, NOWHERE, check_complete
 from pearl.actors.runners.stored import Heard, stored
+from pearl.actors.runners.written import shapes_of
 from pearl.decoding.errors import PlacementError, PromptError, SettingError
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -47,6 +48,7 @@ def load_runner(
     vocab_size: int | None = None,
     threads: int | None = None,
     trust_remote_code: bool = False,
+    same_rounding: bool | None = None,
     heard: Heard = lambda _: None,
 ) -> HuggingFaceRunner:
     """Load a model behind a runner.
@@ -58,6 +60,7 @@ def load_runner(
         vocab_size: as `check_pair` finds it; None for all the logits.
         threads: CPU threads of this process; None leaves them as they are.
         trust_remote_code: whether the model may bring code of its own.
+        same_rounding: as `HuggingFaceRunner`.
         heard: hears, while the weights are read, which share of them was read.
     Raises:
         ModelError: as `describe`, or the weights are not those of the configuration.
@@ -68,20 +71,26 @@ def load_runner(
     again = functools.partial(
         load_model, name, device=device, dtype=dtype, trust_remote_code=trust_remote_code
     )
-    model = again(heard=heard)
-    with quietly():
-        recorder = recorder_for(model.device)
-        runner = HuggingFaceRunner(model, vocab_size=vocab_size, again=again, recorder=recorder)
-    del model
-    _give_back()
+    with memory.given_back():
+        model = again(heard=heard, measure=functools.partial(_measure, same=same_rounding))
+        with quietly():
+            runner = HuggingFaceRunner(
+                model,
+                vocab_size=vocab_size,
+                again=again,
+                recorder=recorder_for(model.device),
+                same_rounding=same_rounding,
+            )
+        del model
     return runner
 
 
-def _give_back() -> None:
-    """Return to the system what loading left behind: a third of the weights, unused."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+def _measure(model: Any, dtype: torch.dtype, *, same: bool | None) -> None:
+    """Choose the products of a model that has no weights yet: to measure them takes memory too."""
+    same = dtype == torch.bfloat16 if same is None else same
+    if shapes := shapes_of(model):
+        Products(shapes, dtype=dtype, same_rounding=same)
+        memory.give_back()
 
 
 def load_model(
@@ -91,6 +100,7 @@ def load_model(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     heard: Heard = lambda _: None,
+    measure: Callable[[Any, torch.dtype], None] = lambda _model, _dtype: None,
 ) -> Any:
     """A model as the library has it, on its device; arguments and errors as `load_runner`."""
     place = choose_device(device)
@@ -98,7 +108,8 @@ def load_model(
     description = describe(name, trust_remote_code=trust_remote_code)
     check_memory(description, device=device, dtype=dtype)
     with quietly():
-        model = _load(description, precision, heard)
+        with memory.given_back():
+            model = _load(description, precision, heard, measure if place.type == "cpu" else _skip)
         with _fitting(name, place):
             return model.to(place)
 
@@ -289,7 +300,16 @@ def loading_bytes(model: ModelDescription, *, device: str, dtype: str = "auto") 
     return weights + (model.stored_bytes if model.packed else model.largest * precision.itemsize)
 
 
-def _load(description: ModelDescription, precision: torch.dtype, heard: Heard) -> Any:
+def _skip(_model: Any, _dtype: torch.dtype) -> None:
+    """On a GPU no product is chosen."""
+
+
+def _load(
+    description: ModelDescription,
+    precision: torch.dtype,
+    heard: Heard,
+    measure: Callable[[Any, torch.dtype], None],
+) -> Any:
     name, trust = description.name, description.trust_remote_code
     place = folders.find(name)
     options: dict[str, Any] = {"dtype": precision, "output_loading_info": True}
@@ -308,10 +328,13 @@ def _load(description: ModelDescription, precision: torch.dtype, heard: Heard) -
                 place.folder, trust_remote_code=trust, local_files_only=True
             )
             with NOWHERE:
-                kind: Any = type(_from_config(config, trust_remote_code=trust))
+                empty = _from_config(config, trust_remote_code=trust)
+            measure(empty, precision)
             files = folders.shards(place.folder, name, folders.read_config(place.folder, name))
             tensors = stored(files, description.stored_bytes, heard)
-            model, report = kind.from_pretrained(None, config=config, state_dict=tensors, **options)
+            model, report = type(empty).from_pretrained(
+                None, config=config, state_dict=tensors, **options
+            )
     check_complete(report["missing_keys"], name)
     return model.eval()
 

@@ -254,6 +254,32 @@ class WrittenForward:
             into[:, row, :, position] = new.view(rows, tokens, 2, shared, width)
 
 
+def shapes_of(model: Any) -> Counter[tuple[int, int]]:
+    """(out, in) of the matrices of a model, and how many there are of each.
+
+    A model of another family has none. The weights may be on no device: what is measured for the
+    shapes takes memory, and is best over before the weights take theirs.
+    """
+    found = Counter[tuple[int, int]]()
+    family = FAMILIES.get(type(model).__name__)
+    if family is None:
+        return found
+    names = family.names
+    for layer in getattr(getattr(model, names.body), names.layers):
+        attention, mlp = getattr(layer, names.attention), getattr(layer, names.mlp)
+        for module, parts in (
+            (attention, names.into),
+            (attention, (names.out,)),
+            (mlp, names.raised),
+            (mlp, (names.lowered,)),
+        ):
+            weights = [getattr(module, it).weight for it in parts]
+            shapes = [tuple((it.t() if family.by_input else it).shape) for it in weights]
+            found[sum(int(out) for out, _ in shapes), int(shapes[0][1])] += 1
+    found[tuple(model.lm_head.weight.shape)] += 1
+    return found
+
+
 @final
 class _Reading:
     """A model of the library, read as its family says."""
@@ -279,7 +305,7 @@ class _Reading:
             self.learned = getattr(self._body, names.places).weight.detach().float()
         self._dtype = self.tokens.dtype
         self._folds = self._dtype == torch.float32
-        self._products = Products(self._shapes(), dtype=self._dtype, same_rounding=same)
+        self._products = Products(shapes_of(model), dtype=self._dtype, same_rounding=same)
 
     def layer(self, index: int, *, take: bool) -> Layer:
         """A layer, written out."""
@@ -320,8 +346,9 @@ class _Reading:
         """The last norm, what gives the logits, and their cap."""
         norm = getattr(self._body, self._family.names.last)
         head = self._model.lm_head
-        normed, logits = self._normed(norm, [_Matrix(head.weight.detach(), head.bias)])
-        return normed, logits, self._family.logit_cap(self._config)
+        # The norm is not folded in: the largest matrix would be there once more meanwhile.
+        logits = self._product([_Matrix(head.weight.detach(), head.bias)])
+        return self._norm(norm), logits, self._family.logit_cap(self._config)
 
     def turned(self, kind: str, length: int) -> Tensor:
         """For each position the complex numbers that turn queries and keys, (length, 1, head/2)."""
@@ -409,22 +436,6 @@ class _Reading:
             return function(gate).mul_(up)
 
         return activate
-
-    def _shapes(self) -> Counter[tuple[int, int]]:
-        """(out, in) of the matrices of a model, and how many there are of each."""
-        names, found = self._family.names, Counter[tuple[int, int]]()
-        for layer in self._layers:
-            attention, mlp = getattr(layer, names.attention), getattr(layer, names.mlp)
-            for module, parts in (
-                (attention, names.into),
-                (attention, (names.out,)),
-                (mlp, names.raised),
-                (mlp, (names.lowered,)),
-            ):
-                shapes = [self._matrix(getattr(module, it)).weight.shape for it in parts]
-                found[sum(int(out) for out, _ in shapes), int(shapes[0][1])] += 1
-        found[tuple(self._model.lm_head.weight.shape)] += 1
-        return found
 
 
 class _Matrix(NamedTuple):
