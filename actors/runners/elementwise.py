@@ -30,7 +30,8 @@ def serially(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
     def in_pieces(x: Tensor) -> Tensor:
         rows, width = x.shape
         if width > SERIAL:
-            return torch.cat([in_pieces(part) for part in x.split(SERIAL, dim=1)], dim=1)
+            lines = [[function(part) for part in row.split(SERIAL)] for row in x]
+            return torch.stack([torch.cat(parts) for parts in lines])
         # Rows that lie end to end are one long row to a kernel.
         at_once = 1 if x.is_contiguous() and width % TOGETHER else SERIAL // width
         if rows <= at_once:

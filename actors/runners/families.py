@@ -39,7 +39,6 @@ FIXED_ROTATIONS: Final = frozenset({"default", "linear", "llama3", "yarn"})
 _gelu_tanh: Final = functools.partial(functional.gelu, approximate="tanh")
 ACTIVATIONS: Final[Mapping[str, Activation]] = {
     "silu": functional.silu,
-    "gelu": functional.gelu,
     "gelu_new": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
 }

@@ -57,6 +57,7 @@ from pearl.actors.runners.elementwise import serially
 from pearl.actors.runners.products import Products
 
 Rows: TypeAlias = Callable[[Tensor], Tensor]
+Onto: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 FLOAT_BYTES: Final = 4
 SAME_ROWS: Final = 64
@@ -76,14 +77,13 @@ class Layer(NamedTuple):
     """In place, the norm of queries and keys."""
     turns: bool
     attention: Attention
-    out: Rows
-    after: Rows
+    out: Onto
+    """(rows, heads x head width) -> (rows, width), added to what the layers before gave."""
     between: Rows
     raised: Rows
     """(rows, width) -> (rows, inner width), or twice that: gate and up."""
     activate: Rows
-    lowered: Rows
-    behind: Rows
+    lowered: Onto
 
 
 @final
@@ -219,9 +219,8 @@ class WrittenForward:
                 torch.view_as_complex(pairs).mul_(turns[layer.kind])
             self._write(write, y[:, turned - shared :], rows, tokens)
             y = attend[layer.kind](both[:, : turned - shared], key, value)
-            x += layer.after(layer.out(y))
-            y = layer.activate(layer.raised(layer.between(x)))
-            x += layer.behind(layer.lowered(y))
+            x = layer.out(y, x)
+            x = layer.lowered(layer.activate(layer.raised(layer.between(x))), x)
         x = x.view(rows, tokens, self._width)[:, tokens - logits :].reshape(-1, self._width)
         y = self._logits(self._last(x))
         if self._cap is not None:
@@ -330,13 +329,11 @@ class _Reading:
                 self._family.score_cap(self._config),
                 same=self._same,
             ),
-            out=self._product([self._matrix(getattr(attention, names.out))]),
-            after=self._norm(getattr(layer, names.after)) if names.after else _as_it_is,
+            out=self._onto(getattr(attention, names.out), getattr(layer, names.after, None)),
             between=between,
             raised=raised,
             activate=self._activation(gated=len(names.raised) > 1),
-            lowered=self._product([self._matrix(getattr(mlp, names.lowered))]),
-            behind=self._norm(getattr(layer, names.behind)) if names.behind else _as_it_is,
+            lowered=self._onto(getattr(mlp, names.lowered), getattr(layer, names.behind, None)),
         )
         for weights in layer.parameters() if take else ():
             weights.data = weights.data.new_empty(0)
@@ -423,6 +420,15 @@ class _Reading:
             return product
         bias = torch.cat(biases).float()
         return lambda x: product(x).add_(bias)
+
+    def _onto(self, module: Any, norm: Any) -> Onto:
+        """A product that is added, behind a norm if there is one."""
+        matrix = self._matrix(module)
+        if norm is None and matrix.bias is None:
+            return self._products.of(matrix.weight)
+        product = self._product([matrix])
+        normed = _as_it_is if norm is None else self._norm(norm)
+        return lambda y, x: x.add_(normed(product(y)))
 
     def _activation(self, *, gated: bool) -> Rows:
         function = ACTIVATIONS[activation_of(self._config)]
