@@ -260,6 +260,8 @@ def _runner(spec: DeviceSpec, threads: int, heard: Callable[[float], None]) -> R
         spec.model,
         device=spec.place,
         dtype=spec.dtype,
+        quantize=spec.quantize,
+        same_rounding=spec.same_rounding,
         vocab_size=spec.vocabulary,
         threads=threads,
         trust_remote_code=spec.trust_remote_code,

@@ -50,6 +50,8 @@ def device_specs(
             place="cuda:0" if on_ray and at[role].startswith("cuda") else at[role],
             shared=[*at.values()].count("cpu") > 1,
             dtype=settings.dtype,
+            quantize=settings.quantize,
+            same_rounding=settings.same_rounding,
             vocabulary=tokens,
             gpu_share=1.0 if alone else 1 / len(Role),
             trust_remote_code=settings.trust_remote_code,

@@ -23,6 +23,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from pearl.actors.runners import folders
+from pearl.actors.runners.families import obstacle
 from pearl.actors.runners.folders import ModelFolder
 from pearl.actors.runners.gguf_files import check_gguf
 from pearl.actors.runners.layers import cache_layers, positions_of
@@ -52,6 +53,8 @@ class ModelDescription:
     """Numbers of its largest tensor."""
     stored_bytes: int
     """Weights on disk."""
+    obstacle: str
+    """Why only the library's forward runs it; empty where it is written out."""
     packed: bool
     """Whether only the library can unpack them: a GGUF file, or quantised weights."""
     dtype: str
@@ -97,6 +100,7 @@ def describe(name: str, *, trust_remote_code: bool = False) -> ModelDescription:
             parameters=sum(weights.numel() for weights in model.parameters()),
             largest=max(weights.numel() for weights in model.parameters()),
             stored_bytes=found.size,
+            obstacle=obstacle(model),
             packed=found.tensors is None or is_quantised(config),
             dtype=str(found.raw.get("dtype") or found.raw.get("torch_dtype") or "float32"),
             cache_width=_cache_width(text),

@@ -15,13 +15,14 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pearl.actors.runners import folders, memory
 from pearl.actors.runners.describing import ModelDescription, describe
+from pearl.actors.runners.families import DTYPES as WRITTEN_DTYPES
 from pearl.actors.runners.gguf_files import without_bars
 from pearl.actors.runners.graphs import recorder_for
 from pearl.actors.runners.hugging_face import HuggingFaceRunner
@@ -40,6 +41,9 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
+QUANTIZED: Final = ("int8",)
+
+
 def load_runner(
     name: str,
     *,
@@ -49,6 +53,7 @@ def load_runner(
     threads: int | None = None,
     trust_remote_code: bool = False,
     same_rounding: bool | None = None,
+    quantize: str | None = None,
     heard: Heard = lambda _: None,
 ) -> HuggingFaceRunner:
     """Load a model behind a runner.
@@ -61,6 +66,7 @@ def load_runner(
         threads: CPU threads of this process; None leaves them as they are.
         trust_remote_code: whether the model may bring code of its own.
         same_rounding: as `HuggingFaceRunner`.
+        quantize: int8 rounds the matrices to bytes when they are loaded; None leaves them.
         heard: hears, while the weights are read, which share of them was read.
     Raises:
         ModelError: as `describe`, or the weights are not those of the configuration.
@@ -68,11 +74,18 @@ def load_runner(
         SettingError: an unknown device or dtype.
     """
     _set_threads(threads)
+    precision = choose_dtype(dtype, choose_device(device), quantize)
     again = functools.partial(
-        load_model, name, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        load_model,
+        name,
+        device=device,
+        dtype=str(precision).removeprefix("torch."),
+        trust_remote_code=trust_remote_code,
     )
+    bytewise = quantize is not None
     with memory.given_back():
-        model = again(heard=heard, measure=functools.partial(_measure, same=same_rounding))
+        measure = functools.partial(_measure, same=same_rounding, in_bytes=bytewise)
+        model = again(heard=heard, measure=measure)
         with quietly():
             runner = HuggingFaceRunner(
                 model,
@@ -80,16 +93,17 @@ def load_runner(
                 again=again,
                 recorder=recorder_for(model.device),
                 same_rounding=same_rounding,
+                in_bytes=bytewise,
             )
         del model
     return runner
 
 
-def _measure(model: Any, dtype: torch.dtype, *, same: bool | None) -> None:
+def _measure(model: Any, dtype: torch.dtype, *, same: bool | None, in_bytes: bool) -> None:
     """Choose the products of a model that has no weights yet: to measure them takes memory too."""
     same = dtype == torch.bfloat16 if same is None else same
     if shapes := shapes_of(model):
-        Products(shapes, dtype=dtype, same_rounding=same)
+        Products(shapes, dtype=torch.int8 if in_bytes else dtype, same_rounding=same)
         memory.give_back()
 
 
@@ -216,17 +230,43 @@ def own_stream(device: str) -> AbstractContextManager[Any]:
     return torch.cuda.stream(torch.cuda.Stream(place))  # type: ignore[no-untyped-call]
 
 
-def choose_dtype(dtype: str, place: torch.device) -> torch.dtype:
+def choose_dtype(dtype: str, place: torch.device, quantize: str | None = None) -> torch.dtype:
     """The dtype of that name.
 
-    auto is bfloat16 where the hardware is made for it; on a CPU it is float32, which is the faster
-    one there and lets every schedule produce the same tokens to the last.
+    auto is bfloat16 where the hardware is made for it; on a CPU it is float32, which lets every
+    schedule produce the same tokens to the last. Bytes are multiplied in bfloat16.
+
+    Raises:
+        SettingError: there is none, or it does not go with the quantisation.
     """
+    if quantize is not None:
+        check_quantize(quantize, place)
+        if dtype not in {"auto", "bfloat16"}:
+            raise SettingError(
+                f"dtype is {dtype} and quantize {quantize}, which computes in bfloat16; "
+                "leave dtype auto"
+            )
+        return torch.bfloat16
     if dtype == "auto":
         return torch.bfloat16 if place.type == "cuda" else torch.float32
     if dtype not in DTYPES:
         raise SettingError(f"dtype is {dtype}; it must be one of auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
+
+
+def check_quantize(quantize: str, place: torch.device) -> None:
+    """Whether weights can be rounded so on a device.
+
+    Raises:
+        SettingError: they cannot.
+    """
+    if quantize not in QUANTIZED:
+        raise SettingError(f"quantize is {quantize}; it must be {', '.join(QUANTIZED)} or left out")
+    if place.type != "cpu":
+        raise SettingError(
+            f"quantize is {quantize} on {place}; there it is for a CPU only: leave it out, or take "
+            "no GPU"
+        )
 
 
 def check_room(*, prompt_tokens: int, max_new_tokens: int, positions: int) -> None:
@@ -260,6 +300,7 @@ def check_memory(
     *,
     device: str,
     dtype: str = "auto",
+    quantize: str | None = None,
     rows: int = 1,
     length: int = 0,
     beside: int = 0,
@@ -273,8 +314,8 @@ def check_memory(
         PlacementError: they do not.
     """
     place = choose_device(device)
-    precision = choose_dtype(dtype, place)
-    weights = loading_bytes(model, device=device, dtype=dtype)
+    precision = choose_dtype(dtype, place, quantize)
+    weights = loading_bytes(model, device=device, dtype=dtype, quantize=quantize)
     cache = model.cache_bytes(precision, rows=rows, length=length)
     free = max(0, memory.free_bytes(place) - beside)
     if weights + cache > free:
@@ -285,7 +326,9 @@ def check_memory(
         )
 
 
-def loading_bytes(model: ModelDescription, *, device: str, dtype: str = "auto") -> int:
+def loading_bytes(
+    model: ModelDescription, *, device: str, dtype: str = "auto", quantize: str | None = None
+) -> int:
     """Memory on a device at the height of loading; less remains.
 
     On a CPU a tensor is there twice while it is converted or stored in the order in which it is
@@ -293,7 +336,7 @@ def loading_bytes(model: ModelDescription, *, device: str, dtype: str = "auto") 
     beside what it becomes.
     """
     place = choose_device(device)
-    precision = choose_dtype(dtype, place)
+    precision = choose_dtype(dtype, place, quantize)
     weights = model.weight_bytes(precision)
     if place.type == "cuda":
         return weights
@@ -341,6 +384,18 @@ def _load(
 
 def _from_config(config: Any, **options: Any) -> Any:
     return cast("Any", AutoModelForCausalLM).from_config(config, **options)
+
+
+def forward_of(model: ModelDescription, *, device: str, dtype: str = "auto") -> str:
+    """Whose forward will run a model, and why, as far as is known before it is loaded."""
+    place = choose_device(device)
+    if place.type == "cuda":
+        return "the library's, recorded"
+    precision = choose_dtype(dtype, place)
+    reason = model.obstacle
+    if not reason and precision not in WRITTEN_DTYPES:
+        reason = f"its weights are {precision}"
+    return f"the library's, which is slower: {reason}" if reason else "written out"
 
 
 def _size(count: int) -> str:

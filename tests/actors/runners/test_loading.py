@@ -66,6 +66,7 @@ def test_a_model_is_described_without_reading_its_weights(
         parameters=parameters(saved),
         largest=96 * 32,
         stored_bytes=4 * parameters(saved),
+        obstacle="",
         packed=False,
         dtype="float32",
         cache_width=2 * 2 * 2 * 8,
