@@ -29,27 +29,24 @@ Must never: load models, sample, print, or change a row that it was not told to.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from pearl.actors.runners import memory, trial
+from pearl.actors.runners.families import obstacle
 from pearl.actors.runners.graphs import STEP_TOKENS, PassShape, RecordedPasses, Recorder, rounded
 from pearl.actors.runners.interface import Feed, Room, RunnerStatistics
 from pearl.actors.runners.layers import cache_layers, positions_of, stores, windows_of
 from pearl.actors.runners.lengths import LengthBorders, lengths_of
 from pearl.actors.runners.library import LibraryForward
-from pearl.actors.runners.llama import LlamaForward, fits
 from pearl.actors.runners.masks import Masks
 from pearl.actors.runners.passes import check, line_of, passes, shape_of
 from pearl.actors.runners.shelves import CacheRow, Shelf, Shelves
+from pearl.actors.runners.written import WrittenForward, round_to_bytes
 from pearl.decoding.errors import ModelError, PromptError, ProtocolError
-
-# Longer feeds are read in pieces: the scores and activations of a piece are all that a long prompt
-# needs beside its cache.
-PIECE = 2048
 
 
 @final
@@ -64,6 +61,8 @@ class HuggingFaceRunner:
         spare: bool = True,
         again: Callable[[], Any] | None = None,
         recorder: Recorder | None = None,
+        same_rounding: bool | None = None,
+        in_bytes: bool = False,
     ) -> None:
         """Take a loaded model, in evaluation mode, with all its weights on one device.
 
@@ -76,8 +75,14 @@ class HuggingFaceRunner:
             again: loads the model once more. With it no memory is needed to spare: weights are
                 taken from the model a layer at a time.
             recorder: how short passes are recorded, if this model's can be; None: they are not.
+            same_rounding: whether a token's logits are to be the same bits whatever stands beside
+                it in a pass, where that can be had; None: where it costs next to nothing, which is
+                in bfloat16 and in bytes.
+            in_bytes: the matrices are rounded to bytes with a scale for each row, and what that
+                gives is the model.
         Raises:
-            ModelError: its state cannot be rolled back, or it fails the comparison above.
+            ModelError: its state cannot be rolled back, it fails the comparison above, or is to be
+                kept in bytes and cannot be.
         """
         self._config = model.config.get_text_config(decoder=True)
         self._name = type(model).__name__
@@ -88,7 +93,7 @@ class HuggingFaceRunner:
         layers = list(cache_layers(self._config, self._name, stateful=model._is_stateful))  # noqa: SLF001
         library = self._library(model)
         self.takes_positions = library.takes_positions
-        self._network: LibraryForward | LlamaForward = library
+        self._network: LibraryForward | WrittenForward = library
         self._steps: RecordedPasses | None = None
         self._places = torch.empty(1, 0, dtype=torch.long)  # 0, 1, 2, ... as far as is read
         self._shelves = Shelves(
@@ -101,14 +106,24 @@ class HuggingFaceRunner:
         self._rows = self._shelves.rows
         self._passes = self._tokens = self._padding = 0
         self._slower = ""
-        self._masks = self._masks_of(library, layers, model)
+        self._same_rounding = False
+        self._windows = self._windows_of(library, layers)
+        self._masks = self._masks_of(library)
         self._lengths: LengthBorders | None = None
         with torch.inference_mode():
+            if in_bytes:
+                round_to_bytes(model)
             tried = trial.RunnerTrial(model, self)
             self._lengths = lengths_of(model, self.positions, self._name, tried.forward)
             if self._lengths:
                 tried.shorten(self._lengths.borders[0])
-            self._choose(tried, recorder, spare=spare, again=again)
+            self._choose(tried, recorder)
+            if recorder is None and self._device.type == "cpu":
+                self._write_out(
+                    tried, spare=spare, again=again, same=same_rounding, in_bytes=in_bytes
+                )
+            if in_bytes and isinstance(self._network, LibraryForward):
+                raise ModelError(f"quantize is int8, and {self._slower or self._name}")
         if isinstance(self._network, LibraryForward):
             self._network.settle()
 
@@ -140,6 +155,7 @@ class HuggingFaceRunner:
             rows=len(self._rows),
             cache_bytes=self._shelves.bytes,
             slower=self._slower,
+            same_rounding=self._same_rounding,
         )
 
     def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:
@@ -217,7 +233,9 @@ class HuggingFaceRunner:
         for feed in feeds:
             shelves.setdefault(self._rows[feed.row].shelf, []).append(feed)
         for group in shelves.values():
-            yield from passes(group, lambda feed: self._rows[feed.row].slot)
+            yield from passes(
+                group, lambda feed: self._rows[feed.row].slot, most=self._network.most
+            )
 
     def _read(self, feed: Feed) -> Tensor:
         """One row, in pieces where it is long."""
@@ -225,11 +243,12 @@ class HuggingFaceRunner:
         if self._steps and len(tokens) <= STEP_TOKENS:
             return self._read_together([feed])[feed.row]
         row = self._rows[feed.row]
-        if len(tokens) <= PIECE:
+        length = self._network.piece
+        if len(tokens) <= length:
             return self._read_piece(row, feed.start, tokens, feed.logits)
         parts = []
-        for at in range(0, len(tokens), PIECE):
-            piece = tokens[at : at + PIECE]
+        for at in range(0, len(tokens), length):
+            piece = tokens[at : at + length]
             wanted = max(0, feed.logits - (len(tokens) - at - len(piece)))
             parts.append(self._read_piece(row, feed.start + at, piece, min(wanted, len(piece))))
         return torch.cat(parts)  # (logits, vocab)
@@ -240,8 +259,8 @@ class HuggingFaceRunner:
         assert row.shelf is not None
         at = self._network.passage
         at.shelf, at.first, at.rows = row.shelf.index, row.slot, 1
-        at.start, at.used, at.write = start, end, None
-        mask = self._masks.alone(start, count) if self._masks else None
+        at.start, at.used, at.write = start, self._network.sees(end), None
+        mask = self._network.mask(self._masks, start, count) if self._masks else None
         ids = torch.tensor([tokens], device=self._device)  # (1, tokens)
         row.held = start  # what is behind is lost even if the pass fails
         out = self._kept(self._network(ids, self._places[:, start:end], mask, logits))
@@ -308,8 +327,9 @@ class HuggingFaceRunner:
         at.shelf, at.first, at.rows = shape.shelf, shape.first, shape.rows
         # Where the pass starts is told in `places` alone, and this is wrong on purpose: a model
         # that uses it all the same fails its trial, and its rows do not share a pass.
-        at.used, at.start, at.write = shape.used, self.positions, (rows, write)
-        mask = self._masks.together(places, shape.used)
+        used = self._network.sees(shape.used)
+        at.used, at.start, at.write = used, self.positions, (rows, write)
+        mask = self._masks.together(places, used)
         return self._network(ids, places, mask, shape.logits)
 
     def _kept(self, rows: Tensor) -> Tensor:
@@ -335,7 +355,10 @@ class HuggingFaceRunner:
         layers = cache_layers(self._config, self._name, stateful=model._is_stateful)  # noqa: SLF001
         return LibraryForward(model, [None if stores(it) else it for it in layers])
 
-    def _masks_of(self, library: LibraryForward, layers: Sequence[Any], model: Any) -> Masks | None:
+    def _windows_of(
+        self, library: LibraryForward, layers: Sequence[Any]
+    ) -> Mapping[str, int | None] | None:
+        """For each kind of layer what it sees; None where masks are not ours to make."""
         windows = windows_of(self._config, layers)
         if windows is None or not library.takes_positions:
             return None
@@ -345,22 +368,20 @@ class HuggingFaceRunner:
                 f"{self._name} uses {attention} attention, which takes no masks of its user's; "
                 "load it with attn_implementation sdpa or eager"
             )
+        return windows
+
+    def _masks_of(self, network: LibraryForward | WrittenForward) -> Masks | None:
+        if self._windows is None:
+            return None
         return Masks(
-            windows,
-            additive=attention == "eager",
-            dtype=model.dtype,
+            self._windows,
+            additive=self._config._attn_implementation == "eager",  # noqa: SLF001
+            dtype=network.score_dtype,
             device=str(self._device),
         )
 
-    def _choose(
-        self,
-        tried: trial.RunnerTrial,
-        recorder: Recorder | None,
-        *,
-        spare: bool,
-        again: Callable[[], Any] | None,
-    ) -> None:
-        """Try what the module's docstring promises, fastest last, and keep what is right.
+    def _choose(self, tried: trial.RunnerTrial, recorder: Recorder | None) -> None:
+        """Try what the module's docstring promises, and keep what is right.
 
         Raises:
             ModelError: rolling back and reading on is not the plain forward.
@@ -378,15 +399,55 @@ class HuggingFaceRunner:
             self._steps = RecordedPasses(recorder, self._device)
             if not tried.agrees(together=True, replays=True) and self._steps is not None:
                 self._stop_recording("a replay has other logits")
-        elif (spare or again) and self._masks and not self._lengths and fits(tried.model):
-            self._use(LlamaForward(tried.model, take=again is not None))
-            if not tried.agrees(together=True):
-                self._use(self._library(again() if again else tried.model))
-                self._go_slower("by the library", "written out it gives other logits")
 
-    def _use(self, network: LibraryForward | LlamaForward) -> None:
+    def _write_out(
+        self,
+        tried: trial.RunnerTrial,
+        *,
+        spare: bool,
+        again: Callable[[], Any] | None,
+        same: bool | None,
+        in_bytes: bool,
+    ) -> None:
+        """Run the model by the forward that is written out, if that gives its logits."""
+        if reason := self._obstacle(tried.model, spare=spare or again is not None):
+            self._go_slower("by the library", reason)
+            return
+        if same is None:
+            same = in_bytes or tried.model.dtype == torch.bfloat16
+        reason = "written out it gives other logits"
+        try:
+            written = WrittenForward(
+                tried.model, same_rounding=same, in_bytes=in_bytes, take=again is not None
+            )
+            self._use(written)
+            right = tried.agrees(together=True, singly=same)
+        except trial.BROKEN as error:
+            right, reason = False, f"it cannot be written out ({error})"
+        if not right:
+            self._use(self._library(again() if again else tried.model))
+            self._go_slower("by the library", reason)
+        elif same and not tried.same_bits:
+            logging.getLogger(__name__).warning(
+                "%s rounds differently for windows and single tokens here", self._name
+            )
+        else:
+            self._same_rounding = same
+
+    def _obstacle(self, model: Any, *, spare: bool) -> str:
+        """Why a model cannot be written out; empty if it can."""
+        if not self._masks:
+            return "its requests cannot share a pass"
+        if self._lengths:
+            return "it turns positions by the length of the text"
+        if not spare:
+            return "there is no memory for a second copy of its weights"
+        return obstacle(model)
+
+    def _use(self, network: LibraryForward | WrittenForward) -> None:
         """Run the model with this from now on."""
         self._network, self._shelves.store = network, network.store
+        self._masks = self._masks_of(network)
 
     def forget(self) -> None:
         """Free all rows, hold no memory, and count from 0."""

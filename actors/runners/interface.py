@@ -50,6 +50,8 @@ class RunnerStatistics:
     """Memory of the cache, in use or not."""
     slower: str = ""
     """Why a slower way is gone than there is for most models; empty where it is not."""
+    same_rounding: bool = False
+    """Whether a token's logits are the same bits whatever stands beside it in a pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor
 
 from pearl.actors.runners.cache import RowCache
-from pearl.actors.runners.masks import MaskArgument
+from pearl.actors.runners.masks import MaskArgument, Masks
+
+# Longer feeds are read in pieces: the scores and activations of a piece are all that a long prompt
+# needs beside its cache.
+PIECE: Final = 2048
 
 
 @final
@@ -22,6 +26,8 @@ class LibraryForward:
     """A model's passes; `store` has the keys and values of its rows.
 
     `passage`: where the next pass reads and writes.
+    `piece`: how many tokens of a row a pass takes.
+    `most`: how many it takes of several rows together; None: any number.
     `takes_positions`: whether it takes the position of each token; otherwise it counts itself.
     """
 
@@ -29,6 +35,9 @@ class LibraryForward:
         """Take a model and, for each of its layers, what `RowCache` takes."""
         accepted = inspect.signature(model.forward).parameters
         self.takes_positions = "position_ids" in accepted
+        self.piece = PIECE
+        self.most: int | None = None
+        self.score_dtype: torch.dtype = model.dtype
         self._takes_keep = "logits_to_keep" in accepted
         self._model = model
         self.store = RowCache(layers)
@@ -36,6 +45,14 @@ class LibraryForward:
 
     def reach(self, length: int) -> None:
         """The model knows its positions itself."""
+
+    def sees(self, length: int) -> int:
+        """How many positions a pass sees where texts have so many."""
+        return length
+
+    def mask(self, masks: Masks, start: int, tokens: int) -> MaskArgument | None:
+        """The mask of one row."""
+        return masks.alone(start, tokens)
 
     def settle(self) -> None:
         """Store the weights as it reads them; for a model that stays with the library."""

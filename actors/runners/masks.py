@@ -25,6 +25,8 @@ MaskArgument = Tensor | dict[str, Tensor]
 # A pass that judges a window has rarely more tokens; longer ones are prefills, and a mask computed
 # by the model itself is then nothing beside the pass.
 FEW_TOKENS = 64
+BEHIND = 512
+"""Positions behind a text that a pass may see all the same, so that it has a round number of them."""
 
 
 @final
@@ -57,14 +59,25 @@ class Masks:
         Returns: None where the model does better without: one token that sees everything needs no
             mask, a pass from position 0 has a faster kernel, a long one makes its own.
         """
-        used = start + tokens
         if start == 0 or tokens > FEW_TOKENS:
             return None
+        if tokens == 1 and self._additive:
+            return self._slice(start, 1, start + 1)
+        return self.window(start, tokens, start + tokens)
+
+    def window(self, start: int, tokens: int, used: int) -> MaskArgument | None:
+        """The mask of a row's next tokens, at most `FEW_TOKENS`, in a range of `used` positions.
+
+        Returns: (1, 1, tokens, used) for each kind; None where one token sees everything.
+        """
         narrowed = self._narrowest is not None and used > self._narrowest
-        if tokens == 1 and not self._additive and not narrowed:
+        if tokens == 1 and used == start + 1 and not narrowed:
             return None
-        if start > self._reach:
-            self._extend(max(start, 2 * self._reach, 256))
+        return self._slice(start, tokens, used)
+
+    def _slice(self, start: int, tokens: int, used: int) -> MaskArgument:
+        if start >= self._reach:
+            self._extend(max(start + 1, 2 * self._reach, 256))
         left = self._reach - start
         masks = {
             kind: band[:, :, :tokens, left : left + used]  # (1, 1, tokens, used)
@@ -87,9 +100,9 @@ class Masks:
         return self._one_or_dict(self._masks(keys, queries))
 
     def _extend(self, reach: int) -> None:
-        keys = torch.arange(-reach, FEW_TOKENS, device=self._device)
+        keys = torch.arange(-reach, FEW_TOKENS + BEHIND, device=self._device)
         queries = torch.arange(FEW_TOKENS, device=self._device)[None, None, :, None]
-        self._bands = self._masks(keys, queries)  # (1, 1, FEW_TOKENS, reach + FEW_TOKENS)
+        self._bands = self._masks(keys, queries)  # (1, 1, FEW_TOKENS, as many as keys)
         self._reach = reach
 
     def _masks(self, keys: Tensor, queries: Tensor) -> dict[str, Tensor]:

@@ -44,9 +44,16 @@ def check(feed: Feed, held: int, model: str, positions: int, vocabulary: int) ->
 
 
 def passes(
-    feeds: Sequence[Feed], place: Callable[[Feed], int] = attrgetter("row")
+    feeds: Sequence[Feed],
+    place: Callable[[Feed], int] = attrgetter("row"),
+    *,
+    most: int | None = None,
 ) -> list[list[Feed]]:
-    """Which feeds share a pass; `place` is where in the cache the row of one lies.
+    """Which feeds share a pass.
+
+    Args:
+        place: where in the cache the row of a feed lies.
+        most: tokens that a pass of several rows has, all together; None: any number.
 
     Padding a window to the length of another's prompt would cost every request the time of that
     prompt, so feeds are taken from short to long, and a pass is closed before one that has more
@@ -59,16 +66,23 @@ def passes(
             groups[-1].append(feed)
         else:
             groups.append([feed])
-    return [part for group in groups for part in _neighbours(group, place)]
+    return [part for group in groups for part in _neighbours(group, place, most)]
 
 
-def _neighbours(group: list[Feed], place: Callable[[Feed], int]) -> Iterator[list[Feed]]:
-    """Cut a group where more than a few rows are idle between two that are fed."""
+def _neighbours(
+    group: list[Feed], place: Callable[[Feed], int], most: int | None
+) -> Iterator[list[Feed]]:
+    """Cut a group where it has too many tokens, or many idle rows between two that are fed."""
     part: list[Feed] = []
+    width = 0
     for feed in sorted(group, key=place):
-        if part and place(feed) - place(part[-1]) > CHEAP_ROWS:
+        width = max(width, len(feed.tokens))
+        if part and (
+            place(feed) - place(part[-1]) > CHEAP_ROWS
+            or (most is not None and (place(feed) - place(part[0]) + 1) * width > most)
+        ):
             yield part
-            part = []
+            part, width = [], len(feed.tokens)
         part.append(feed)
     yield part
 

@@ -54,6 +54,8 @@ class RunnerTrial:
         self._runner = runner
         self._tokens = self._text(min(TOKENS, runner.positions))
         self._expected: Tensor | None = None  # the model may be emptied once this is known
+        self.same_bits = False
+        """Whether the last trial gave a token the same bits however it was read."""
 
     def shorten(self, length: int) -> None:
         """Read no more tokens than that."""
@@ -63,12 +65,15 @@ class RunnerTrial:
         """Logits (tokens, vocab) of the model's plain forward."""
         return self._plain(self._tokens)
 
-    def agrees(self, *, together: bool = False, replays: bool = False) -> bool:
+    def agrees(
+        self, *, together: bool = False, replays: bool = False, singly: bool = False
+    ) -> bool:
         """Whether tokens read with a rollback, in rows of their own, get the plain logits.
 
         Args:
             together: two rows are read in one pass too, and not only each of them alone.
             replays: shapes are recorded, so one of them is read at several places.
+            singly: tokens are read one by one, too.
         """
         runner, tokens = self._runner, self._tokens
         if self._expected is None:
@@ -77,7 +82,8 @@ class RunnerTrial:
         plain = self._expected
         rows = [runner.allocate(len(tokens)) for _ in range(3)]
         half = len(tokens) // 2
-        wrong = [*tokens[: half + 1], *tokens[:2]][: len(tokens)]
+        stands = half + 1
+        wrong = [*tokens[:stands], *tokens[:2]][: len(tokens)]
         first = [_feed(rows[0], 0, wrong), _feed(rows[2], 0, tokens[:half])]
         # Another start, another length, another end, and an idle row between.
         then = [
@@ -85,18 +91,24 @@ class RunnerTrial:
             _feed(rows[2], half, tokens[half : max(half + 1, len(tokens) - 2)]),
         ]
         # Replays of one shape at several places: they must not remember where it was recorded.
-        ends = range(half if replays else len(tokens) - 1, len(tokens))
+        several = replays or singly
+        ends = range(half if several else len(tokens) - 1, len(tokens))
         last = [_feed(rows[0], at, tokens[at : at + 1]) for at in ends]
         groups = [[feed] for feed in (*first, *then, *last)]
         if together:
             places = [[_feed(row, 0, tokens[:1])] for row in rows[:2]]
             groups = [*places, first, then, *groups]
         found = self._read(groups)
-        return found is not None and all(
-            _close(logits, plain[feed.start : feed.start + len(feed.tokens)])
+        if found is None:
+            return False
+        read = [
+            (feed.start, logits[:stands] if feed.tokens is wrong else logits)
             for feed, logits in found
-            if feed.tokens is not wrong
-        )
+        ]
+        self.same_bits = _equal_bits(read)
+        # Together: the spread of a single position's logits may be small by chance.
+        expected = [plain[start : start + len(logits)] for start, logits in read]
+        return _close(torch.cat([logits for _, logits in read]), torch.cat(expected))
 
     def _refuse_nothing(self, plain: Tensor) -> None:
         """Say of a model that gives no numbers that it gives none.
@@ -181,6 +193,16 @@ class RunnerTrial:
 
 def _feed(row: int, start: int, tokens: list[int]) -> Feed:
     return Feed(row=row, start=start, tokens=tokens, logits=len(tokens))
+
+
+def _equal_bits(read: list[tuple[int, Tensor]]) -> bool:
+    """Whether logits of the same positions, from where they begin, are equal to the last bit."""
+    first: dict[int, Tensor] = {}
+    return all(
+        torch.equal(first.setdefault(start + i, line), line)
+        for start, logits in read
+        for i, line in enumerate(logits)
+    )
 
 
 def _close(logits: Tensor, plain: Tensor) -> bool:

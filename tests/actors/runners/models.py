@@ -103,9 +103,10 @@ def model_of(architecture: str, device: str = "cpu") -> Any:
 
 
 def runner_of(architecture: str, device: str = "cpu", **options: Any) -> HuggingFaceRunner:
-    """A runner as `load_runner` makes it, unless told otherwise."""
+    """A runner that the library runs, recorded where passes are, unless told otherwise."""
     model = model_of(architecture, device)
-    return HuggingFaceRunner(model, **{"recorder": recorder_for(model.device)} | options)
+    usual = {"recorder": recorder_for(model.device), "spare": False}
+    return HuggingFaceRunner(model, **usual | options)
 
 
 def plain(model: Any, tokens: Sequence[int]) -> Tensor:

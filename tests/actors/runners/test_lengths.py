@@ -23,7 +23,7 @@ from transformers import (
     PhimoeConfig,
 )
 
-from pearl.actors.runners import hugging_face
+from pearl.actors.runners import library
 from pearl.actors.runners.hugging_face import HuggingFaceRunner
 from pearl.decoding.errors import ModelError
 from tests.actors.runners.models import VOCAB, close, feed, text
@@ -215,7 +215,7 @@ def test_a_prompt_read_in_pieces_has_the_logits_of_one_read_as_a_whole(
     expected = _alone(name, tokens)[-4:]
     whole = _runner(name)
     by_host, row = _runner(name), 0
-    monkeypatch.setattr(hugging_face, "PIECE", piece)
+    monkeypatch.setattr(library, "PIECE", piece)
 
     one = whole.forward([feed(whole.allocate(len(tokens)), 0, tokens, logits=4)])[0]
     by_host.allocate(len(tokens))

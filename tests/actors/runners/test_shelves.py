@@ -16,7 +16,7 @@ from pearl.actors.runners import memory, shelves
 from pearl.actors.runners.hugging_face import HuggingFaceRunner
 from pearl.actors.runners.interface import Runner
 from pearl.actors.runners.library import LibraryForward
-from pearl.actors.runners.llama import LlamaForward
+from pearl.actors.runners.written import WrittenForward
 from pearl.actors.runners.memory import Buffer
 from pearl.actors.runners.shelves import BLOCK
 from pearl.decoding.errors import PlacementError
@@ -307,7 +307,7 @@ def test_rows_that_move_and_rows_that_stay_have_the_plain_logits(
 def test_a_row_that_outgrows_its_place_keeps_what_it_holds(spare: bool) -> None:  # noqa: FBT001
     """Token by token over the end of a block, beside a row that stays."""
     runner, model = runner_of("llama", spare=spare), model_of("llama")
-    assert isinstance(runner._network, LlamaForward if spare else LibraryForward)
+    assert isinstance(runner._network, WrittenForward if spare else LibraryForward)
     tokens, beside = text(BLOCK + 6, seed=12), text(BLOCK + 6, seed=13)[: 2 * 12]
     rows, start = [runner.allocate(POSITIONS), runner.allocate(POSITIONS)], BLOCK - 6
     runner.forward([feed(rows[0], 0, tokens[:start], logits=0)])
@@ -326,7 +326,7 @@ def test_a_row_that_outgrows_its_place_keeps_what_it_holds(spare: bool) -> None:
 def _buffers(runner: HuggingFaceRunner) -> list[torch.Tensor]:
     """What the cache holds, its first positions: (parts, rows, heads, 160, width)."""
     network = runner._network
-    if isinstance(network, LlamaForward):
+    if isinstance(network, WrittenForward):
         found = list(network.store._buffers.values())
     else:
         layers = network.store._layers

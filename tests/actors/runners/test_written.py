@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
@@ -11,16 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, SmolLM3Config
 
-from pearl.actors.runners import hugging_face
 from pearl.actors.runners.hugging_face import HuggingFaceRunner
 from pearl.actors.runners.library import LibraryForward
-from pearl.actors.runners.llama import LlamaForward
+from pearl.actors.runners.written import WrittenForward
 from pearl.actors.runners.masks import FEW_TOKENS
 from pearl.actors.runners.shelves import BLOCK
 from tests.actors.runners.models import (
     CONFIGS,
+    SHARING,
     VOCAB,
     check_feeds_at_will,
     close,
@@ -56,6 +57,18 @@ def _turned(kind: str, **more: Any) -> LlamaConfig:
     return _llama(rope_parameters={"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, **more})
 
 
+def _gemma2(**changes: Any) -> Any:
+    config = CONFIGS["gemma2"]()
+    config.update(changes)
+    return config
+
+
+def _gemma3(**changes: Any) -> Any:
+    config = CONFIGS["gemma3"]()
+    config.update(changes)
+    return config
+
+
 KNOWN: Final[dict[str, Callable[[], Any]]] = {
     "llama": _llama,
     "llama-one-shared-head": lambda: _llama(num_key_value_heads=1),
@@ -72,15 +85,19 @@ KNOWN: Final[dict[str, Callable[[], Any]]] = {
         original_max_position_embeddings=TRAINED,
     ),
     "llama-yarn": lambda: _turned("yarn", original_max_position_embeddings=TRAINED),
-    "qwen2": lambda: Qwen2Config(**_SHAPE),
-    "mistral": lambda: MistralConfig(**_SHAPE, sliding_window=None),
+    "llama-biases": lambda: _llama(attention_bias=True),
+    "llama-biases-inside": lambda: _llama(mlp_bias=True),
+    "smollm3": lambda: SmolLM3Config(**_SHAPE | {"num_hidden_layers": 5}),
+    "gemma2-capped": lambda: _gemma2(attn_logit_softcapping=1.0, final_logit_softcapping=2.0),
+    "gemma3-capped": lambda: _gemma3(final_logit_softcapping=2.0),
+    **{name: CONFIGS[name] for name in sorted(SHARING) if name != "llama"},
 }
 """Written out; heads are shared two by two where nothing is said."""
 
 UNKNOWN: Final[dict[str, Callable[[], Any]]] = {
-    **{name: make for name, make in CONFIGS.items() if name not in KNOWN},
-    "llama-biases": lambda: _llama(attention_bias=True),
-    "llama-biases-inside": lambda: _llama(mlp_bias=True),
+    "bloom": CONFIGS["bloom"],
+    "gpt-neo": CONFIGS["gpt-neo"],
+    "opt": lambda: OPTConfig(**_SHAPE | {"ffn_dim": 48}),
     "llama-gelu": lambda: _llama(hidden_act="gelu"),
     "llama-dynamic": lambda: _turned("dynamic"),
     "llama-longrope": lambda: _turned(
@@ -114,7 +131,7 @@ def _known(name: str) -> Any:
 
 def _runner(name: str, **options: Any) -> HuggingFaceRunner:
     runner = HuggingFaceRunner(_known(name), **options)
-    assert isinstance(runner._network, LlamaForward)
+    assert isinstance(runner._network, WrittenForward)
     return runner
 
 
@@ -122,15 +139,15 @@ def _runner(name: str, **options: Any) -> HuggingFaceRunner:
 
 
 @every_known
-def test_the_llama_family_is_written_out(name: str) -> None:
+def test_what_the_table_knows_is_written_out(name: str) -> None:
     runner = HuggingFaceRunner(_known(name))
 
-    assert isinstance(runner._network, LlamaForward)
+    assert isinstance(runner._network, WrittenForward)
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_is_not_written_out_the_library_runs(name: str) -> None:
-    """Another norm, activation, window, bias or rotation."""
+    """Another architecture, activation or rotation."""
     model = _model(UNKNOWN[name]())
     tokens = text(20, seed=1)
 
@@ -142,16 +159,29 @@ def test_what_is_not_written_out_the_library_runs(name: str) -> None:
     )
 
 
-def test_half_precision_is_left_to_the_library() -> None:
-    runner = HuggingFaceRunner(_model(_llama()).to(torch.bfloat16))
+def test_of_half_precision_the_shorter_one_is_left_to_the_library() -> None:
+    runner = HuggingFaceRunner(_model(_llama()).to(torch.float16))
 
     assert isinstance(runner._network, LibraryForward)
+    assert "its weights are torch.float16" in runner.statistics().slower
 
 
 def test_without_memory_to_spare_the_weights_are_not_copied() -> None:
     runner = HuggingFaceRunner(_known("llama"), spare=False)
 
     assert isinstance(runner._network, LibraryForward)
+    assert "no memory for a second copy" in runner.statistics().slower
+
+
+def test_that_the_library_runs_a_model_is_said_in_one_line_of_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runner = HuggingFaceRunner(_model(UNKNOWN["opt"]()))
+
+    assert caplog.messages == [runner.statistics().slower]
+    assert caplog.messages[0].startswith(
+        "OPTForCausalLM runs by the library, which is slower: its layers are not among"
+    )
 
 
 @pytest.mark.parametrize("part", ["model.layers.1.mlp", "model.norm", "lm_head"])
@@ -177,7 +207,7 @@ def test_a_forward_that_cannot_be_made_is_left_to_the_library(
     def refuse(*_: Any) -> Tensor:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(LlamaForward, "_write", refuse)
+    monkeypatch.setattr(WrittenForward, "_write", refuse)
 
     runner = HuggingFaceRunner(_model(_llama()))
 
@@ -197,12 +227,12 @@ def test_a_prompt_has_the_librarys_logits(name: str) -> None:
 
 
 @every_known
-def test_a_prompt_read_in_pieces_has_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_read_in_pieces_has_them(name: str) -> None:
     """Pieces of nearly all lengths, the last one of a single token."""
     runner, tokens = _runner(name), text(43, seed=3)
     expected = plain(_known(name), tokens)
     for piece in (1, 3, 6, 7, 42):
-        monkeypatch.setattr(hugging_face, "PIECE", piece)
+        runner._network.piece = piece
 
         logits = runner.forward([feed(runner.allocate(43), 0, tokens)])[0]
 
@@ -210,7 +240,7 @@ def test_a_prompt_read_in_pieces_has_them(name: str, monkeypatch: pytest.MonkeyP
 
 
 @every_known
-@pytest.mark.parametrize("count", [FEW_TOKENS - 1, FEW_TOKENS, FEW_TOKENS + 1, 3 * FEW_TOKENS])
+@pytest.mark.parametrize("count", [FEW_TOKENS - 1, FEW_TOKENS, FEW_TOKENS + 1, 2 * FEW_TOKENS])
 def test_many_tokens_behind_others_have_them(name: str, count: int) -> None:
     """Beyond a width no mask is at hand, and one is made for the pass."""
     runner, tokens = _runner(name), text(count + 9, seed=4)
@@ -365,3 +395,143 @@ def test_memory_is_that_of_what_is_written_and_goes_with_the_row() -> None:
     found.append(runner.statistics().cache_bytes / position / BLOCK)
 
     assert found == [1, 2, 3, 3, 1]
+
+
+# -- bfloat16 --------------------------------------------------------------------------------------
+
+
+@cache
+def _rounded(name: str) -> Any:
+    return _model(KNOWN[name]()).to(torch.bfloat16)
+
+
+@every_known
+def test_in_bfloat16_the_logits_are_nearer_to_the_exact_ones_than_the_librarys(name: str) -> None:
+    """Nothing but weights, and what is multiplied with them, is rounded."""
+    model, tokens = _rounded(name), text(60, seed=20)
+    exact = copy.deepcopy(model).float()
+    runner = HuggingFaceRunner(model)
+    assert isinstance(runner._network, WrittenForward)
+
+    logits = runner.forward([feed(runner.allocate(60), 0, tokens)])[0]
+
+    assert logits.dtype == torch.float32
+    expected = plain(exact, tokens)
+    ours, theirs = logits - expected, plain(model, tokens) - expected
+    assert ours.square().mean() < theirs.square().mean()
+
+
+# -- the same rounding -----------------------------------------------------------------------------
+
+
+def _same(name: str, dtype: str) -> HuggingFaceRunner:
+    model = _known(name) if dtype == "float32" else _rounded(name)
+    runner = HuggingFaceRunner(model, same_rounding=True)
+    assert runner.statistics().same_rounding
+    return runner
+
+
+def _singly(runner: HuggingFaceRunner, tokens: list[int]) -> Tensor:
+    """Logits of tokens that are read one after the other, alone."""
+    row = runner.allocate(len(tokens))
+    found = [runner.forward([feed(row, at, [token])])[0] for at, token in enumerate(tokens)]
+    runner.release(row)
+    return torch.cat(found)
+
+
+every_dtype = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+
+
+def test_bfloat16_rounds_alike_unless_told_otherwise() -> None:
+    model = _rounded("llama")
+
+    assert HuggingFaceRunner(model).statistics().same_rounding
+    assert not HuggingFaceRunner(model, same_rounding=False).statistics().same_rounding
+
+
+@every_known
+@every_dtype
+def test_windows_of_all_widths_give_a_token_the_same_bits(name: str, dtype: str) -> None:
+    runner, tokens = _same(name, dtype), text(152, seed=21)
+    expected = _singly(runner, tokens)
+    row, at = runner.allocate(len(tokens)), 0
+    for width in range(1, 17):
+        window = tokens[at : at + width]
+
+        logits = runner.forward([feed(row, at, window)])[0]
+
+        assert torch.equal(logits, expected[at : at + width]), width
+        at += width
+
+
+@every_known
+@every_dtype
+@pytest.mark.parametrize("pieces", [[152], [100, 52], [64, 64, 24], [7] * 21])
+def test_a_prompt_gets_the_same_bits_however_it_is_cut(
+    name: str, dtype: str, pieces: list[int]
+) -> None:
+    """A device that was restarted reads at once what was written token by token."""
+    runner, tokens = _same(name, dtype), text(sum(pieces), seed=22)
+    expected = _singly(runner, tokens)
+    row, at = runner.allocate(len(tokens)), 0
+    for count in pieces:
+        logits = runner.forward([feed(row, at, tokens[at : at + count])])[0]
+
+        assert torch.equal(logits, expected[at : at + count])
+        at += count
+
+
+@every_known
+@every_dtype
+@pytest.mark.parametrize("rows", [2, 3, 8])
+def test_rows_beside_a_token_do_not_change_its_bits(name: str, dtype: str, rows: int) -> None:
+    """Texts of different lengths, windows of different widths."""
+    runner = _same(name, dtype)
+    texts = [text(20 + 16 * i, seed=30 + i) for i in range(rows)]
+    expected = [_singly(runner, tokens) for tokens in texts]
+    numbers = [runner.allocate(len(tokens)) for tokens in texts]
+    ends = [1 + i % 5 for i in range(rows)]
+    for number, tokens, end in zip(numbers, texts, ends, strict=True):
+        runner.forward([feed(number, 0, tokens[:-end], logits=0)])
+
+    together = runner.forward([
+        feed(number, len(tokens) - end, tokens[-end:])
+        for number, tokens, end in zip(numbers, texts, ends, strict=True)
+    ])
+
+    for logits, single, end in zip(together, expected, ends, strict=True):
+        assert torch.equal(logits, single[-end:])
+
+
+@every_known
+@every_dtype
+def test_after_a_rollback_the_bits_are_the_same(name: str, dtype: str) -> None:
+    """What was refused still lies behind the end of the text."""
+    runner, tokens = _same(name, dtype), text(40, seed=23)
+    expected = _singly(runner, tokens)
+    row = runner.allocate(100)
+    runner.forward([feed(row, 0, tokens[:20])])
+    runner.forward([feed(row, 20, text(60, seed=24))])
+
+    again = runner.forward([feed(row, 13, tokens[13:])])[0]
+
+    assert torch.equal(again, expected[13:])
+
+
+@pytest.mark.slow
+@every_dtype
+def test_across_the_lengths_at_which_ranges_are_cut_the_bits_are_the_same(dtype: str) -> None:
+    """Windows over every border of a range, up to several chunks."""
+    model = _model(_llama(max_position_embeddings=2048))
+    if dtype == "bfloat16":
+        model = model.to(torch.bfloat16)
+    runner, tokens = HuggingFaceRunner(model, same_rounding=True), text(1100, seed=25)
+    expected = _singly(runner, tokens)
+    row = runner.allocate(len(tokens))
+
+    found = [
+        runner.forward([feed(row, at, tokens[at : at + 11])])[0]
+        for at in range(0, len(tokens), 11)
+    ]
+
+    assert torch.equal(torch.cat(found), expected)
