@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from pearl.actors.running import Running
 from pearl.actors.stations import MOST_LOSSES, Station
-from pearl.actors.wire import Close, Failed, Probe, Tokens
+from pearl.actors.wire import Alone, Close, Failed, Probe, Tokens
 from pearl.decoding.measured import Measurements
 from pearl.decoding.messages import TARGET, Device, DeviceBack, DeviceLost, Event, Role
 
@@ -60,6 +60,7 @@ class Dispatch:
         self._changed = changed
         self._measured = Measurements()  # what `gamma auto` knows of these devices
         self._begun = 0
+        self._drafting = 0  # requests whose draft is asked for windows
 
     def note(self, line: str) -> None:
         """What went wrong, for the statistics and the log."""
@@ -82,6 +83,7 @@ class Dispatch:
         running.conversation.foretells = not self.stations[TARGET].suspects
         away = [device for device in running.devices if device not in running.has]
         running.conversation.begin(now, away)
+        self._note_rest(running)
 
     def missing(self, submit: Submit) -> str | None:
         """Why a request cannot be begun."""
@@ -150,6 +152,7 @@ class Dispatch:
     def forget(self, running: Running) -> None:
         """A request is not wanted any more."""
         del self.running[running.number]
+        self._note_rest(running)
         for device in running.devices:
             station = self.stations[device]
             if station.peer is not None:
@@ -169,8 +172,25 @@ class Dispatch:
                 running.client.send([running.finished()])
                 self.ended["finished"] += 1
                 self.forget(running)
+            else:
+                self._note_rest(running)
         except Exception as error:  # noqa: BLE001 - a tokenizer's own code may raise anything
             self.fail(running, f"the scheduler failed with {type(error).__name__}: {error}")
+
+    def _note_rest(self, running: Running) -> None:
+        """Tell the target when no draft has anything to do any more, and when one has again."""
+        drafts = running.number in self.running and running.conversation.schedule.window > 0
+        if drafts is not running.drafts:
+            alone = not self._drafting
+            running.drafts = drafts
+            self._drafting += 1 if drafts else -1
+            if alone is not (not self._drafting):
+                self._say_alone()
+
+    def _say_alone(self) -> None:
+        target = self.stations[TARGET].peer
+        if target is not None:
+            target.send([Alone(alone=not self._drafting)])
 
     def _carry(self, device: Device, order: Order) -> None:
         """Send an order; what a device does not get now is given again when it is back."""
@@ -199,6 +219,8 @@ class Dispatch:
                 running.blame.pop(device, None)
         station.peer, station.fault = peer, None
         station.starts += 1
+        if device.role is Role.TARGET:
+            self._say_alone()
 
     def gone(self, device: Device, peer: Peer) -> None:
         """The connection to a device has ended."""

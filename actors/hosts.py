@@ -23,7 +23,7 @@ from array_api_compat import array_namespace, device
 
 from pearl.actors.isolation import isolated, must_read, spoilt
 from pearl.actors.transcripts import Transcripts, Wanted
-from pearl.actors.wire import Alive, Close, JobDone, Open, Probe, Spoilt, ToDevice
+from pearl.actors.wire import Alive, Alone, Close, JobDone, Open, Probe, Spoilt, ToDevice
 from pearl.decoding.desks import DraftDesk, TargetDesk, Writing, judged
 from pearl.decoding.messages import Cancel, Drafted, Foresight, Judge, Judged, Order, Propose, Role
 
@@ -61,10 +61,17 @@ class Work(Protocol):
 class Host:
     """One device: what comes is noted, and worked on in turns."""
 
-    def __init__(self, work: Work, runner: Runner, transcripts: Transcripts) -> None:
+    def __init__(
+        self,
+        work: Work,
+        runner: Runner,
+        transcripts: Transcripts,
+        alone: Callable[[bool], None] = lambda _: None,
+    ) -> None:
         self._work = work
         self._runner = runner
         self._transcripts = transcripts
+        self._alone = alone
 
     @property
     def busy(self) -> bool:
@@ -119,6 +126,8 @@ class Host:
                 ended = self._work.close(packet.request)
                 self._transcripts.close(packet.request)
                 return ended
+            case Alone():
+                self._alone(packet.alone)
             case Probe():
                 return [self.alive()]
             case _:
@@ -150,10 +159,10 @@ def target_host(
     """A target that judges with this model.
 
     Args:
-        alone: is told before each pass whether no draft works beside it.
+        alone: is told when the cores of the drafts are free, and when they are not any more.
     """
     transcripts = Transcripts(runner, waits=True)
-    return Host(Judging(runner, transcripts, clock, alone), runner, transcripts)
+    return Host(Judging(runner, transcripts, clock), runner, transcripts, alone)
 
 
 @final
@@ -234,17 +243,10 @@ class Judging:
 
     role = Role.TARGET
 
-    def __init__(
-        self,
-        runner: Runner,
-        transcripts: Transcripts,
-        clock: Clock,
-        alone: Callable[[bool], None],
-    ) -> None:
+    def __init__(self, runner: Runner, transcripts: Transcripts, clock: Clock) -> None:
         self._runner = runner
         self._transcripts = transcripts
         self._clock = clock
-        self._alone = alone
         self._desk = TargetDesk(self._may_go_on)
         self._held: dict[int, Held] = {}
         self._began: dict[int, float] = {}  # when the first piece of a long read was begun
@@ -271,7 +273,6 @@ class Judging:
             for request, job in jobs.items()
             if request not in verdicts
         })  # fmt: skip
-        self._alone(all(job.alone for job in jobs.values()))
         found = self._with_pass(jobs, feeds) if feeds else {}
         self._transcripts.note(feeds)
         read = len(feeds) * max((len(feed.tokens) for feed in feeds.values()), default=0)

@@ -53,6 +53,7 @@ class Running:
         self.waiting: dict[Device, Asked] = {}  # jobs that are unanswered
         self.has: set[Device] = set()  # devices that are sent its jobs
         self.opened: dict[Device, Peer] = {}  # connections on which it was opened
+        self.drafts = False  # whether its draft is asked for windows
         self.blame: dict[Device, int] = {}  # times one died of it, since its last answer
         wants_draft = submit.settings.widest > 0 and (submit.reach is None or submit.reach > 0)
         self.devices: tuple[Device, ...] = (TARGET, DRAFT) if wants_draft else (TARGET,)

@@ -5,7 +5,7 @@ secret they were given out of band, and then exchange frames: four bytes of leng
 message in MessagePack. A stream keeps order, and its end is the news that the peer is gone.
 
     device    -> scheduler   Hello, JobDone, Spoilt, Alive, Beat, Loading, DeviceFailed
-    scheduler -> device      Open, Order (`pearl.decoding.messages`), Close, Probe, Beat, Leave
+    scheduler -> device      Open, Order (`decoding.messages`), Close, Alone, Probe, Beat, Leave
     client    -> scheduler   Hello, Submit, Abort, Beat
     scheduler -> client      Tokens, Finished, Failed, Beat
 
@@ -108,6 +108,12 @@ class Loading(Packet, frozen=True):
     read: float
 
 
+class Alone(Packet, frozen=True):
+    """Target: no draft has anything to do, so that its cores are free; or one has again."""
+
+    alone: bool
+
+
 class JobDone(Packet, frozen=True):
     """Scheduler: a job's result."""
 
@@ -175,7 +181,7 @@ class Failed(Packet, frozen=True):
     message: str
 
 
-ToDevice: TypeAlias = Open | Order | Close | Probe | Beat | Leave
+ToDevice: TypeAlias = Open | Order | Close | Alone | Probe | Beat | Leave
 FromDevice: TypeAlias = Hello | JobDone | Spoilt | Alive | Beat | Loading | DeviceFailed
 ToClient: TypeAlias = Tokens | Finished | Failed | Beat
 FromClient: TypeAlias = Hello | Submit | Abort | Beat

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pearl.decoding import rounds
 from pearl.decoding.kinds import Numbers, ScheduleKind
 from pearl.decoding.rounds import RoundTimes
-from pearl.decoding.worth import Worth
+from pearl.decoding.worth import FEW_ALONE, FIRST_ALONE, Worth
 
 Array: TypeAlias = NDArray[np.float64]
 WIDEST: Final = 32  # gamma auto looks no further
@@ -151,7 +151,8 @@ class Measurements:
         key = kind, head_start, barrier, size
         if key not in self._in_use:
             alike = [used.gamma for other, used in self._in_use.items() if other[:3] == key[:3]]
-            self._in_use[key] = InUse(alike[-1] if alike else FIRST_GAMMA)
+            few = FEW_ALONE if self._in_use else FIRST_ALONE
+            self._in_use[key] = InUse(alike[-1] if alike else FIRST_GAMMA, worth=Worth(few))
         return self._in_use[key]
 
     @property

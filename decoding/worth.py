@@ -23,7 +23,8 @@ import statistics
 from typing import Final, final
 
 FEW_ALONE: Final = 4  # passes of the target alone before its time is believed
-MANY_ALONE: Final = 32  # and so many are remembered
+FIRST_ALONE: Final = 24  # and on a new engine, where it may still be trying numbers of threads
+MANY_ALONE: Final = 8  # the last that count
 SHARE: Final = 0.01  # of the time at rest may have been lost in tries
 MOST_DOUBLINGS: Final = 3
 MEMORY: Final = 0.997  # of a round when another one comes: the last three hundred count
@@ -44,9 +45,14 @@ class Worth:
     """The tally of one kind of schedule on one pair, in crowds of about one size.
 
     It begins at rest: without the time of the target alone there is nothing to compare.
+
+    Args:
+        few: passes of the target alone before its time is believed for the first time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, few: int = FEW_ALONE) -> None:
+        self._few = few
+        self._passes_alone = 0
         self._alone: collections.deque[float] = collections.deque(maxlen=MANY_ALONE)
         self._alone_s = math.nan  # the middle one
         self._drafts = False  # or rests
@@ -66,12 +72,13 @@ class Worth:
     @property
     def alone_s(self) -> float | None:
         """Seconds of the target alone for a token, messages included; None before it is known."""
-        return self._alone_s if len(self._alone) >= FEW_ALONE else None
+        return self._alone_s if self._passes_alone >= self._few else None
 
     def add_alone(self, seconds: float, crowd: float) -> None:
         """The target alone took so long for a token, as one of so many requests in the pass."""
         self._alone.append(seconds)
         self._alone_s = statistics.median(self._alone)
+        self._passes_alone += 1
         self._since_alone = 0.0
         self._rested += 1 / crowd
         self._debt -= SHARE / 2**self._failed / crowd
@@ -147,3 +154,4 @@ class Worth:
         """Rest for a few passes, to time the target alone again."""
         self._drafts = False
         self._alone.clear()
+        self._passes_alone, self._few = 0, FEW_ALONE

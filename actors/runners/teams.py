@@ -2,11 +2,11 @@
 
 Theory of operation. While a draft writes, nothing else may run on its core: two threads of a pass,
 one of which waits for a core, make the pass several times as long. So passes beside a draft are
-computed by the target's own threads. While every job of a turn says that no draft is at work
-(`Judge.alone`), more threads may be of use. Whether they are depends on the model (one that fits a
-cache is slower with them), so it is measured in the loop itself: as long as it is not known for
-passes of a size, passes that are alone take turns, a few with each number of threads, and then the
-fastest number is kept. Passes of 1, of 2 to 3, of 4 to 7 tokens and so on are told apart.
+computed by the target's own threads. While the scheduler says that no draft has anything to do
+(`pearl.actors.wire.Alone`), more threads may be of use. Whether they are depends on the model (one
+that fits a cache is slower with them), so it is measured in the loop itself: as long as it is not
+known for passes of a size, passes that are alone take turns, a few with each number of threads, and
+then the fastest number is kept. Passes of 1, of 2 to 3, of 4 to 7 tokens and so on are told apart.
 
 OpenMP's threads stay where the thread that first asks for them is allowed to be. So the threads
 beyond the share are started from the cores that are lent, and going back and forth afterwards costs
