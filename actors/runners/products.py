@@ -22,7 +22,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from pearl.actors.runners.choosing import FEW, Plan, Shape, RowWay, choose
+from pearl.actors.runners.choosing import FEW, Plan, RowWay, Shape, choose
 from pearl.actors.runners.orders import ORDERS, as_bytes
 
 _measuring: Final = threading.Lock()
