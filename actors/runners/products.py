@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, final
 
 import torch
@@ -56,6 +56,21 @@ class Product:
             return kernel.multiply(x, self._stored).add_(onto)
         y = self._padded(x, Way(kernel, least, most))
         return y if onto is None else y.add_(onto)
+
+    def at(self, rows: int) -> Product | Callable[..., Tensor]:
+        """The same for exactly so many rows, without what it takes to look up their way."""
+        kernel, least, most = self._ways[min(rows, FEW + 1) - 1]
+        if rows < least or most is not None:
+            return self
+        stored, multiply = self._stored, kernel.multiply
+        added = None if self._same_rounding else kernel.onto
+
+        def product(x: Tensor, onto: Tensor | None = None) -> Tensor:
+            if onto is None:
+                return multiply(x, stored)
+            return multiply(x, stored).add_(onto) if added is None else added(onto, x, stored)
+
+        return product
 
     def _padded(self, x: Tensor, way: Way) -> Tensor:
         """In parts of exactly as many rows as were asked for."""
