@@ -496,7 +496,7 @@ def _exact_lengths(squared: float) -> Rows:
     """The same, of functions that have one right result; a hypotenuse differs by the kernel."""
 
     def lengths(x: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return length.mul_(length).add_(squared).sqrt_()
 
     return lengths
