@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, final
 
 from pearl.actors.placing import device_specs, places
 from pearl.actors.text import check_ids, check_stop, check_text, load_detokenizer
+from pearl.actors.threads import available_cores, cores_of
 from pearl.decoding.errors import SettingError
 from pearl.decoding.messages import Role
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pearl.actors.engine_settings import EngineSettings
     from pearl.actors.specs import DeviceSpec
     from pearl.actors.text import Prompt
+    from pearl.actors.threads import Cores
     from pearl.decoding.messages import TokenId
     from pearl.decoding.settings import Settings
     from pearl.decoding.text import Detokenizer
@@ -56,6 +58,23 @@ class ModelPair(Protocol):
         """Gives the scheduler, perhaps on another machine, its own way from tokens to text."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePlan:
+    """What a device will be: for people who want to know it before it is started.
+
+    Args:
+        dtype: that it computes in, and how its weights are kept.
+        forward: whose it is, and why.
+        loading_bytes: the most memory that loading takes.
+        cores: that it computes on; None on a GPU.
+    """
+
+    dtype: str
+    forward: str
+    loading_bytes: int
+    cores: Cores | None
+
+
 @final
 class CheckedPair:
     """A pair that was checked, and what the client needs of it: the tokenizer and the limits.
@@ -76,6 +95,7 @@ class CheckedPair:
         found = {
             role: describe(name, trust_remote_code=trust) for role, name in self.models.items()
         }
+        self._described = found
         target = found[Role.TARGET]
         tokenizer = vocabulary.load_tokenizer(target.name, trust_remote_code=trust)
         self._encode = functools.partial(encode, tokenizer)
@@ -89,9 +109,27 @@ class CheckedPair:
         self.places = places(tuple(found), settings.gpus, len(loading.gpu_names()))
         taken: Counter[str] = Counter()  # both are loaded at a time, perhaps into one memory
         for role, model in found.items():
-            at, dtype = self.places[role], settings.dtype
-            loading.check_memory(model, device=at, dtype=dtype, beside=taken[at])
-            taken[at] += loading.loading_bytes(model, device=at, dtype=dtype)
+            at, dtype, quantize = self.places[role], settings.dtype, settings.quantize
+            loading.check_memory(model, device=at, dtype=dtype, quantize=quantize, beside=taken[at])
+            taken[at] += loading.loading_bytes(model, device=at, dtype=dtype, quantize=quantize)
+
+    def plan(self, role: Role) -> DevicePlan:
+        """What a device will be, as far as is known before it is loaded."""
+        from pearl.actors.runners import loading  # noqa: PLC0415 - torch comes in with it
+
+        spec = next(spec for spec in self.specs() if spec.role is role)
+        model, at, dtype = self._described[role], self.places[role], spec.dtype
+        place = loading.choose_device(at)
+        precision = loading.choose_dtype(dtype, place, spec.quantize)
+        named = str(precision).removeprefix("torch.")
+        return DevicePlan(
+            dtype=named if spec.quantize is None else f"{spec.quantize}, computed in {named}",
+            forward=loading.forward_of(model, device=at, dtype=named),
+            loading_bytes=loading.loading_bytes(
+                model, device=at, dtype=dtype, quantize=spec.quantize
+            ),
+            cores=cores_of(role, available_cores(), shared=spec.shared) if at == "cpu" else None,
+        )
 
     def encode(self, prompt: Prompt, settings: Settings) -> tuple[TokenId, ...]:
         """The prompt's tokens, when all of the request can be done.

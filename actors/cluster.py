@@ -39,7 +39,8 @@ from pearl.actors.membership import (
 )
 from pearl.actors.scheduler import Scheduler, SchedulerStatistics
 from pearl.actors.specs import DeviceSpec
-from pearl.actors.threads import available_cores, cores_for, stay_on
+from pearl.actors.starting import Told, tell_until, untold
+from pearl.actors.threads import available_cores, cores_for, cores_of, stay_on
 from pearl.actors.wire import Address, Hello
 from pearl.decoding.errors import PeerError, PlacementError, ProtocolError
 from pearl.decoding.messages import Device, Role
@@ -86,6 +87,10 @@ class SchedulerActor:
     async def wait_ready(self, timeout_s: float) -> None:
         """Wait for the devices."""
         await self._scheduler.wait_ready(timeout_s)
+
+    async def loaded(self) -> dict[Device, float]:
+        """The share of its weights that each device has read."""
+        return self._scheduler.loaded()
 
     async def statistics(self) -> SchedulerStatistics:
         """How it is."""
@@ -138,18 +143,22 @@ class RayDeployment:
         self.address: Address
 
     @classmethod
-    async def start(cls, pair: ModelPair) -> RayDeployment:
+    async def start(cls, pair: ModelPair, told: Told = untold) -> RayDeployment:
         """Start everything and wait until it can work.
 
+        Args:
+            pair: the models.
+            told: is told how far the start is.
         Raises:
             PlacementError: no such cluster, or no room in it; the message says what is missing.
             PeerError: a device did not start.
         """
         specs = pair.specs()
+        told("starting Ray", None)
         deployment = cls(await _join(pair.settings.ray_address))
         try:
             await deployment._place(specs, pair.settings.placement_s)
-            await deployment._start(specs, pair)
+            await deployment._start(specs, pair, told)
         except BaseException:
             await deployment.close()
             raise
@@ -218,7 +227,7 @@ class RayDeployment:
                 missing = await asyncio.to_thread(_what_is_missing, bundles, wait_s)
                 raise PlacementError(missing)
 
-    async def _start(self, specs: tuple[DeviceSpec, ...], pair: ModelPair) -> None:
+    async def _start(self, specs: tuple[DeviceSpec, ...], pair: ModelPair, told: Told) -> None:
         devices, settings = tuple(spec.device for spec in specs), pair.settings
         load_text, patience = pair.text_loader(), settings.patience
         try:
@@ -232,9 +241,13 @@ class RayDeployment:
                     if trial == PORT_TRIALS - 1:
                         raise
             await asyncio.to_thread(self._start_devices, specs)
-            await self._scheduler.wait_ready.remote(settings.startup_s)
+            ready = self._ready(settings.startup_s)
+            await tell_until(ready, specs, self._scheduler.loaded.remote, told)
         except RayError as error:
             raise PeerError(_cause(error)) from None
+
+    async def _ready(self, startup_s: float) -> None:
+        await self._scheduler.wait_ready.remote(startup_s)
 
     def _start_scheduler(
         self, devices: tuple[Device, ...], load_text: Callable[[], Detokenizer], patience: Patience
@@ -339,7 +352,8 @@ def spread(
 def _needs(spec: DeviceSpec) -> dict[str, float]:
     """What a device asks of Ray: its cores, and its GPU if it has one."""
     if spec.place == "cpu":
-        return {"CPU": len(cores_for(spec.role, available_cores())) / _sharing()}
+        cores = cores_of(spec.role, available_cores(), shared=spec.shared)
+        return {"CPU": len(cores.own) / (_sharing() if spec.shared else 1)}
     return {"CPU": 1 / _sharing(), "GPU": spec.gpu_share}
 
 

@@ -14,6 +14,7 @@ Must never: know about Ray; decide anything that the schedule or the host decide
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import select
 import socket
@@ -23,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from pearl.actors.hosts import draft_host, target_host
 from pearl.actors.isolation import complaint
-from pearl.actors.threads import available_cores, cores_for, stay_on
-from pearl.actors.wire import BEAT_S, Beat, DeviceFailed, Hello, Leave, Unframer, frame
+from pearl.actors.threads import Cores, available_cores, cores_of, stay_on
+from pearl.actors.wire import BEAT_S, Beat, DeviceFailed, Hello, Leave, Loading, Unframer, frame
 from pearl.decoding.messages import Role
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ KEEPALIVE: Final = {
     "TCP_KEEPCNT": 3,
 }  # seconds, seconds, times
 UNHEARD_MS: Final = 20_000  # what was sent is not confirmed for so long: the network is gone
-HOSTS: Final = {Role.DRAFT: draft_host, Role.TARGET: target_host}
 LOADING: Final = threading.Lock()  # transformers cannot load two models at a time
 
 
@@ -62,6 +62,8 @@ class SchedulerLink:
         self._sending = threading.Lock()
         self.known = False
         """Whether the scheduler has said anything, and so has let this device in."""
+        self.sign: Beat | Loading = Beat()
+        """What it says of itself while nothing else is said."""
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
 
@@ -120,7 +122,7 @@ class SchedulerLink:
 
         def beat() -> None:
             while self.open and not ended.wait(BEAT_S):
-                self.send([Beat()])
+                self.send([self.sign])
 
         thread = threading.Thread(target=beat, name="pearl-beat", daemon=True)
         thread.start()
@@ -157,9 +159,6 @@ def run_device(
         address: the scheduler's.
         wanted: asked before a broken connection is dialled again.
     """
-    cores = cores_for(spec.role, available_cores())
-    if spec.place == "cpu":
-        stay_on(cores)
     link: SchedulerLink | None = _dialled(spec, address)
     host: Host | None = None
     until = time.monotonic() + REDIAL_S
@@ -168,7 +167,7 @@ def run_device(
             while link is not None:
                 with link.beating():
                     if host is None:
-                        host = _load(spec, threads=len(cores))
+                        host = _load(spec, link)
                         until = time.monotonic() + REDIAL_S  # loading may take longer than that
                     host.forget()
                     link.send([host.alive()])
@@ -218,13 +217,40 @@ def _own_stream(place: str) -> AbstractContextManager[Any]:
     return loading.own_stream(place)
 
 
-def _load(spec: DeviceSpec, threads: int) -> Host:
+def _load(spec: DeviceSpec, link: SchedulerLink) -> Host:
+    cores = cores_of(spec.role, available_cores(), shared=spec.shared)
+
+    def heard(read: float) -> None:
+        link.sign = Loading(read=read)
+
+    heard(0.0)
     with LOADING:
-        runner = _runner(spec, threads)
-    return HOSTS[spec.role](runner)
+        importlib.import_module("pearl.actors.runners.loading")
+        # Not before: when OpenMP comes in, with torch, it counts the cores that it may use, and
+        # threads beyond them are put to sleep as soon as they wait.
+        if spec.place == "cpu":
+            stay_on(cores.own)
+        runner = _runner(spec, len(cores.own), heard)
+    link.sign = Beat()
+    if spec.role is Role.DRAFT:
+        return draft_host(runner)
+    return target_host(runner) if spec.place != "cpu" else _team_host(runner, cores)
 
 
-def _runner(spec: DeviceSpec, threads: int) -> Runner:
+def _team_host(runner: Runner, cores: Cores) -> Host:
+    """A target that takes as many of the cores as it may use and are of use."""
+    from pearl.actors.runners.teams import Team, TeamRunner  # noqa: PLC0415 - torch comes with it
+
+    share, every = len(cores.own), len(cores.own) + len(cores.lent)
+    team = Team(share, cores.lent)
+    if cores.lent:
+        shared = TeamRunner(runner, share, (share, every), team.resize)
+        return target_host(shared, alone=shared.may_take_all)
+    sizes = [every >> halvings for halvings in range(every.bit_length())]
+    return target_host(TeamRunner(runner, share, sizes, team.resize, alone=True))
+
+
+def _runner(spec: DeviceSpec, threads: int, heard: Callable[[float], None]) -> Runner:
     """What the device works with; torch comes in with it."""
     if spec.stand_in is not None:
         return spec.stand_in.load(spec, threads)
@@ -234,9 +260,12 @@ def _runner(spec: DeviceSpec, threads: int) -> Runner:
         spec.model,
         device=spec.place,
         dtype=spec.dtype,
+        quantize=spec.quantize,
+        same_rounding=spec.same_rounding,
         vocab_size=spec.vocabulary,
         threads=threads,
         trust_remote_code=spec.trust_remote_code,
+        heard=heard,
     )
     if spec.translation is None:
         return runner

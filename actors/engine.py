@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, Self, final
 from pearl.actors.checking import CheckedPair
 from pearl.actors.client import Client, Keeper
 from pearl.actors.engine_settings import Devices, EngineSettings
+from pearl.actors.starting import CHECKING, Told, untold
 from pearl.actors.wire import Finished, Tokens
 from pearl.decoding.errors import ProtocolError
 from pearl.decoding.settings import Settings
@@ -158,25 +159,29 @@ class Engine:
         self._closed = False
 
     @classmethod
-    async def start(cls, settings: EngineSettings | None = None) -> Engine:
+    async def start(cls, settings: EngineSettings | None = None, told: Told = untold) -> Engine:
         """Check the models, start the devices, wait until they are ready.
 
+        Args:
+            settings: what it is made of.
+            told: is told on the way what is being done, and which share of it is done.
         Raises:
             UsageError: the models, the pair or the machine do not do.
             PeerError: a device did not start.
         """
+        told(CHECKING, None)
         pair = await asyncio.to_thread(CheckedPair, settings or EngineSettings())
-        return await cls.start_pair(pair)
+        return await cls.start_pair(pair, told)
 
     @classmethod
-    async def start_pair(cls, pair: ModelPair) -> Engine:
-        """Start the devices of models that were checked.
+    async def start_pair(cls, pair: ModelPair, told: Told = untold) -> Engine:
+        """Start the devices of models that were checked; arguments as `start`.
 
         Raises:
             PlacementError: the machine or the cluster lacks what is needed.
             PeerError: a device did not start.
         """
-        deployment = await _deploy(pair)
+        deployment = await _deploy(pair, told)
         try:
             client = await Client.dial(deployment.address, deployment)
         except BaseException:
@@ -238,12 +243,12 @@ class Engine:
         await self.close()
 
 
-async def _deploy(pair: ModelPair) -> Deployment:
+async def _deploy(pair: ModelPair, told: Told) -> Deployment:
     if pair.settings.devices is Devices.LOCAL:
         from pearl.actors.local import LocalDeployment  # noqa: PLC0415 - one of the two is needed
 
-        return await LocalDeployment.start(pair)
+        return await LocalDeployment.start(pair, told)
     await asyncio.to_thread(importlib.import_module, "pearl.actors.cluster")  # Ray comes in with it
     from pearl.actors.cluster import RayDeployment  # noqa: PLC0415 - as above
 
-    return await RayDeployment.start(pair)
+    return await RayDeployment.start(pair, told)

@@ -32,6 +32,10 @@ class EngineSettings:
             None beside a named target leaves only the autoregressive schedule.
         devices: `ray`, or `local` for threads of this process.
         dtype: `auto` (float32 on CPU, bfloat16 on GPU), `float32`, `bfloat16`, `float16`.
+        quantize: `int8` rounds the matrices of both models to bytes when they are loaded, and what
+            that gives are the models; on a CPU only. None leaves them.
+        same_rounding: whether a token's logits are the same bits whatever stands beside it in a
+            pass, so that every schedule gives the same text; None: where it costs next to nothing.
         gpus: how many to use, 0 to 2; with one, draft and target share it. None takes what
             this machine has.
         ray_address: of a running cluster; None starts a private one.
@@ -45,6 +49,8 @@ class EngineSettings:
     draft: str | None = None
     devices: Devices = Devices.RAY
     dtype: str = "auto"
+    quantize: str | None = None
+    same_rounding: bool | None = None
     gpus: int | None = None
     ray_address: str | None = None
     placement_s: float = 30.0
@@ -60,6 +66,12 @@ class EngineSettings:
         refuse_unless(self, "devices", f"one of {known}", fine=self.devices in list(Devices))
         object.__setattr__(self, "devices", Devices(self.devices))
         refuse_unless(self, "dtype", "a name, such as float32", fine=isinstance(self.dtype, str))
+        named: Any = self.quantize
+        fine = named is None or isinstance(named, str)
+        refuse_unless(self, "quantize", "a name, such as int8, or left out", fine=fine)
+        same: Any = self.same_rounding
+        fine = same is None or isinstance(same, bool)
+        refuse_unless(self, "same_rounding", "True or False, or left out", fine=fine)
         refuse_unless(self, "gpus", "a whole number, or None", fine=is_whole(self.gpus, none=True))
         for name in ("placement_s", "startup_s"):
             refuse_unless(self, name, "seconds, more than 0", fine=is_time(getattr(self, name)))

@@ -142,10 +142,18 @@ def draft_host(runner: Runner, clock: Clock = time.monotonic) -> Host:
     return Host(Drafting(runner, transcripts, clock), runner, transcripts)
 
 
-def target_host(runner: Runner, clock: Clock = time.monotonic) -> Host:
-    """A target that judges with this model."""
+def target_host(
+    runner: Runner,
+    clock: Clock = time.monotonic,
+    alone: Callable[[bool], None] = lambda _: None,
+) -> Host:
+    """A target that judges with this model.
+
+    Args:
+        alone: is told before each pass whether no draft works beside it.
+    """
     transcripts = Transcripts(runner, waits=True)
-    return Host(Judging(runner, transcripts, clock), runner, transcripts)
+    return Host(Judging(runner, transcripts, clock, alone), runner, transcripts)
 
 
 @final
@@ -226,10 +234,17 @@ class Judging:
 
     role = Role.TARGET
 
-    def __init__(self, runner: Runner, transcripts: Transcripts, clock: Clock) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        transcripts: Transcripts,
+        clock: Clock,
+        alone: Callable[[bool], None],
+    ) -> None:
         self._runner = runner
         self._transcripts = transcripts
         self._clock = clock
+        self._alone = alone
         self._desk = TargetDesk(self._may_go_on)
         self._held: dict[int, Held] = {}
         self._began: dict[int, float] = {}  # when the first piece of a long read was begun
@@ -256,6 +271,7 @@ class Judging:
             for request, job in jobs.items()
             if request not in verdicts
         })  # fmt: skip
+        self._alone(all(job.alone for job in jobs.values()))
         found = self._with_pass(jobs, feeds) if feeds else {}
         self._transcripts.note(feeds)
         read = sum(len(feed.tokens) for feed in feeds.values())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, final
 from pearl.actors.device import run_device
 from pearl.actors.scheduler import Scheduler, SchedulerStatistics
 from pearl.actors.specs import DeviceSpec
+from pearl.actors.starting import Told, tell_until, untold
 
 if TYPE_CHECKING:
     from pearl.actors.checking import ModelPair
@@ -43,9 +44,12 @@ class LocalDeployment:
         self.address: Address
 
     @classmethod
-    async def start(cls, pair: ModelPair) -> LocalDeployment:
+    async def start(cls, pair: ModelPair, told: Told = untold) -> LocalDeployment:
         """Start everything and wait until it can work.
 
+        Args:
+            pair: the models.
+            told: is told how far the start is.
         Raises:
             PeerError: a device did not start.
         """
@@ -59,7 +63,8 @@ class LocalDeployment:
         for device in devices:
             deployment._begin(device)
         try:
-            await scheduler.wait_ready(settings.startup_s)
+            ready = scheduler.wait_ready(settings.startup_s)
+            await tell_until(ready, specs, deployment._loaded, told)
         except BaseException:
             await deployment.close()
             raise
@@ -72,6 +77,9 @@ class LocalDeployment:
 
     def revive(self) -> None:
         """It is in the caller's own event loop, and says nothing only while that is held up."""
+
+    async def _loaded(self) -> dict[Device, float]:
+        return self._scheduler.loaded()
 
     async def statistics(self) -> SchedulerStatistics:
         """How the scheduler is."""

@@ -34,6 +34,7 @@ from pearl.actors.wire import (
     Hello,
     JobDone,
     Leave,
+    Loading,
     Spoilt,
     Submit,
 )
@@ -144,6 +145,11 @@ class Scheduler:
             message = f"the {late} did not start within {timeout_s:g} s"
             raise PeerError(message) from None
 
+    def loaded(self) -> dict[Device, float]:
+        """The share of its weights that each device has read."""
+        stations = self._dispatch.stations.items()
+        return {device: 1.0 if s.usable else s.read for device, s in stations}
+
     async def close(self) -> None:
         """Hang up on all peers, for good."""
         if self._watchdog is not None:
@@ -219,6 +225,8 @@ class Scheduler:
             case DeviceFailed():
                 station.fault = packet.message
                 self._changed.set()
+            case Loading():
+                station.read = packet.read
             case Beat():
                 pass  # its time was noted
             case _:

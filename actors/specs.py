@@ -31,7 +31,11 @@ class DeviceSpec:
         role, number: draft or target, and which of them.
         model: a folder, or a hub name.
         place: torch's name of the device: `cpu`, `cuda:0`.
+        shared: whether another device of its engine computes on the same processor.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        quantize: `int8` rounds its matrices to bytes; None leaves them.
+        same_rounding: whether its logits are the same bits whatever stands beside a token; None:
+            where it costs next to nothing.
         vocabulary: token ids below it are the pair's.
         translation: of a draft, where its tokens are not the target's; None where all are.
         gpu_share: how much of its GPU it takes, where it has one.
@@ -43,7 +47,10 @@ class DeviceSpec:
     number: int = 0
     model: str
     place: str = "cpu"
+    shared: bool = False
     dtype: str = "auto"
+    quantize: str | None = None
+    same_rounding: bool | None = None
     vocabulary: int
     translation: Vocabulary | None = None
     gpu_share: float = 1.0

@@ -58,6 +58,8 @@ class Station:
         """The last ones in a row."""
         self.fault: str | None = None
         self.slower = ""
+        self.read = 0.0
+        """Share of its weights that it has read; of one that can work it says nothing."""
         self.suspects: list[int] = []
         """Requests of which one may have killed it; the first has it alone."""
         self.suspect_since = 0.0

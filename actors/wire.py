@@ -4,7 +4,7 @@ Every connection is a TCP stream to the scheduler: devices and clients dial in, 
 secret they were given out of band, and then exchange frames: four bytes of length, then one
 message in MessagePack. A stream keeps order, and its end is the news that the peer is gone.
 
-    device    -> scheduler   Hello, JobDone, Spoilt, Alive, Beat, DeviceFailed
+    device    -> scheduler   Hello, JobDone, Spoilt, Alive, Beat, Loading, DeviceFailed
     scheduler -> device      Open, Order (`pearl.decoding.messages`), Close, Probe, Beat, Leave
     client    -> scheduler   Hello, Submit, Abort, Beat
     scheduler -> client      Tokens, Finished, Failed, Beat
@@ -102,6 +102,12 @@ class Beat(Packet, frozen=True):
     """I am here. The scheduler greets with one, and answers each of a client's."""
 
 
+class Loading(Packet, frozen=True):
+    """Scheduler: I am here, load my model, and have read this share of its weights, 0 to 1."""
+
+    read: float
+
+
 class JobDone(Packet, frozen=True):
     """Scheduler: a job's result."""
 
@@ -170,7 +176,7 @@ class Failed(Packet, frozen=True):
 
 
 ToDevice: TypeAlias = Open | Order | Close | Probe | Beat | Leave
-FromDevice: TypeAlias = Hello | JobDone | Spoilt | Alive | Beat | DeviceFailed
+FromDevice: TypeAlias = Hello | JobDone | Spoilt | Alive | Beat | Loading | DeviceFailed
 ToClient: TypeAlias = Tokens | Finished | Failed | Beat
 FromClient: TypeAlias = Hello | Submit | Abort | Beat
 AnyPacket: TypeAlias = ToDevice | FromDevice | ToClient | FromClient

@@ -13,6 +13,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, final
 
+from msgspec.structs import replace
+
 from pearl.decoding.foresight import onward
 from pearl.decoding.messages import Drafted, Judge, Judged, Propose, Proposed
 
@@ -105,7 +107,8 @@ class TargetDesk:
 
     def take(self, request: int, job: Judge, foresight: Foresight | None) -> None:
         """Note a job that was commanded, unless it was begun already; a job is done once."""
-        if self._own.pop(request, None) != job:
+        own = self._own.pop(request, None)
+        if own is None or replace(own, alone=job.alone) != job:
             self.waiting[request] = job
             self._done.pop(request, None)
         if foresight is not None:

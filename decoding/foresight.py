@@ -46,4 +46,11 @@ def onward(job: Judge, verdict: Judged, foresight: Foresight) -> Judge | None:
     else:
         epoch += found is Outcome.REFUSED
     base = job.base + verdict.kept + 1
-    return Judge(device=job.device, job=job.job + 1, epoch=epoch, base=base, pending=pending)
+    return Judge(
+        device=job.device,
+        job=job.job + 1,
+        epoch=epoch,
+        base=base,
+        pending=pending,
+        alone=job.alone,
+    )

@@ -108,7 +108,8 @@ class Judge(Message, frozen=True, gc=False):
     """Target: say how many of the pending tokens you agree with, and what comes next.
 
     With `hold`, a target that agrees with all of them does not choose the next token: it keeps
-    that row, and the next job's first pending token is tested against it.
+    that row, and the next job's first pending token is tested against it. `alone`: no draft works
+    beside it, so that its cores are free.
     """
 
     job: int
@@ -116,6 +117,7 @@ class Judge(Message, frozen=True, gc=False):
     base: int
     pending: Drafted = NOTHING
     hold: bool = False
+    alone: bool = False
     device: Device = TARGET
 
 

@@ -23,11 +23,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from pearl.actors.runners import folders
+from pearl.actors.runners.families import obstacle
 from pearl.actors.runners.folders import ModelFolder
 from pearl.actors.runners.gguf_files import check_gguf
 from pearl.actors.runners.layers import cache_layers, positions_of
 from pearl.actors.runners.quiet import quietly, refused
-from pearl.actors.runners.rehearsal import headers, rehearse
+from pearl.actors.runners.rehearsal import headers, is_quantised, rehearse
 from pearl.decoding.errors import ModelError
 from pearl.decoding.sampling import LARGEST_WHOLE
 
@@ -48,8 +49,14 @@ class ModelDescription:
     """The tokens that end a text."""
     layers: int
     parameters: int
+    largest: int
+    """Numbers of its largest tensor."""
     stored_bytes: int
     """Weights on disk."""
+    obstacle: str
+    """Why only the library's forward runs it; empty where it is written out."""
+    packed: bool
+    """Whether only the library can unpack them: a GGUF file, or quantised weights."""
     dtype: str
     """What the weights are stored in, as the configuration says."""
     cache_width: int
@@ -91,7 +98,10 @@ def describe(name: str, *, trust_remote_code: bool = False) -> ModelDescription:
             eos=eos,
             layers=int(text.num_hidden_layers),
             parameters=sum(weights.numel() for weights in model.parameters()),
+            largest=max(weights.numel() for weights in model.parameters()),
             stored_bytes=found.size,
+            obstacle=obstacle(model),
+            packed=found.tensors is None or is_quantised(config),
             dtype=str(found.raw.get("dtype") or found.raw.get("torch_dtype") or "float32"),
             cache_width=_cache_width(text),
             trust_remote_code=trust_remote_code,

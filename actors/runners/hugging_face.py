@@ -45,7 +45,7 @@ from pearl.actors.runners.library import LibraryForward
 from pearl.actors.runners.masks import Masks
 from pearl.actors.runners.passes import check, line_of, passes, shape_of
 from pearl.actors.runners.shelves import CacheRow, Shelf, Shelves
-from pearl.actors.runners.written import WrittenForward
+from pearl.actors.runners.written import WrittenForward, round_to_bytes
 from pearl.decoding.errors import ModelError, PromptError, ProtocolError
 
 
@@ -62,6 +62,7 @@ class HuggingFaceRunner:
         again: Callable[[], Any] | None = None,
         recorder: Recorder | None = None,
         same_rounding: bool | None = None,
+        in_bytes: bool = False,
     ) -> None:
         """Take a loaded model, in evaluation mode, with all its weights on one device.
 
@@ -76,9 +77,12 @@ class HuggingFaceRunner:
             recorder: how short passes are recorded, if this model's can be; None: they are not.
             same_rounding: whether a token's logits are to be the same bits whatever stands beside
                 it in a pass, where that can be had; None: where it costs next to nothing, which is
-                in bfloat16.
+                in bfloat16 and in bytes.
+            in_bytes: the matrices are rounded to bytes with a scale for each row, and what that
+                gives is the model.
         Raises:
-            ModelError: its state cannot be rolled back, or it fails the comparison above.
+            ModelError: its state cannot be rolled back, it fails the comparison above, or is to be
+                kept in bytes and cannot be.
         """
         self._config = model.config.get_text_config(decoder=True)
         self._name = type(model).__name__
@@ -107,13 +111,19 @@ class HuggingFaceRunner:
         self._masks = self._masks_of(library)
         self._lengths: LengthBorders | None = None
         with torch.inference_mode():
+            if in_bytes:
+                round_to_bytes(model)
             tried = trial.RunnerTrial(model, self)
             self._lengths = lengths_of(model, self.positions, self._name, tried.forward)
             if self._lengths:
                 tried.shorten(self._lengths.borders[0])
             self._choose(tried, recorder)
             if recorder is None and self._device.type == "cpu":
-                self._write_out(tried, spare=spare, again=again, same=same_rounding)
+                self._write_out(
+                    tried, spare=spare, again=again, same=same_rounding, in_bytes=in_bytes
+                )
+            if in_bytes and isinstance(self._network, LibraryForward):
+                raise ModelError(f"quantize is int8, and {self._slower or self._name}")
         if isinstance(self._network, LibraryForward):
             self._network.settle()
 
@@ -397,16 +407,20 @@ class HuggingFaceRunner:
         spare: bool,
         again: Callable[[], Any] | None,
         same: bool | None,
+        in_bytes: bool,
     ) -> None:
         """Run the model by the forward that is written out, if that gives its logits."""
         if reason := self._obstacle(tried.model, spare=spare or again is not None):
             self._go_slower("by the library", reason)
             return
         if same is None:
-            same = tried.model.dtype == torch.bfloat16
+            same = in_bytes or tried.model.dtype == torch.bfloat16
         reason = "written out it gives other logits"
         try:
-            self._use(WrittenForward(tried.model, same_rounding=same, take=again is not None))
+            written = WrittenForward(
+                tried.model, same_rounding=same, in_bytes=in_bytes, take=again is not None
+            )
+            self._use(written)
             right = tried.agrees(together=True, singly=same)
         except trial.BROKEN as error:
             right, reason = False, f"it cannot be written out ({error})"

@@ -12,10 +12,8 @@ Must never: print, retry, or run a model's own code unless allowed to.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, cast
 
@@ -24,12 +22,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pearl.actors.runners import folders, memory
 from pearl.actors.runners.describing import ModelDescription, describe
+from pearl.actors.runners.families import DTYPES as WRITTEN_DTYPES
 from pearl.actors.runners.gguf_files import without_bars
 from pearl.actors.runners.graphs import recorder_for
 from pearl.actors.runners.hugging_face import HuggingFaceRunner
 from pearl.actors.runners.layers import positions_of
+from pearl.actors.runners.products import Products
 from pearl.actors.runners.quiet import quietly, refused
-from pearl.actors.runners.rehearsal import BELONG, check_complete
+from pearl.actors.runners.rehearsal import BELONG, NOWHERE, check_complete
+from pearl.actors.runners.stored import Heard, stored
+from pearl.actors.runners.written import shapes_of
 from pearl.decoding.errors import PlacementError, PromptError, SettingError
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -38,9 +40,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
 }
 
-LOADING: Final = 1.5
-"""On a CPU, times the weights: measured are 1.1 for float32 in the file and 1.5 for bfloat16, since
-what is read, what is converted and what is stored for the runner overlap."""
+
+QUANTIZED: Final = ("int8",)
 
 
 def load_runner(
@@ -51,6 +52,9 @@ def load_runner(
     vocab_size: int | None = None,
     threads: int | None = None,
     trust_remote_code: bool = False,
+    same_rounding: bool | None = None,
+    quantize: str | None = None,
+    heard: Heard = lambda _: None,
 ) -> HuggingFaceRunner:
     """Load a model behind a runner.
 
@@ -61,33 +65,56 @@ def load_runner(
         vocab_size: as `check_pair` finds it; None for all the logits.
         threads: CPU threads of this process; None leaves them as they are.
         trust_remote_code: whether the model may bring code of its own.
+        same_rounding: as `HuggingFaceRunner`.
+        quantize: int8 rounds the matrices to bytes when they are loaded; None leaves them.
+        heard: hears, while the weights are read, which share of them was read.
     Raises:
         ModelError: as `describe`, or the weights are not those of the configuration.
         PlacementError: no such device, or too little memory on it.
         SettingError: an unknown device or dtype.
     """
     _set_threads(threads)
+    precision = choose_dtype(dtype, choose_device(device), quantize)
     again = functools.partial(
-        load_model, name, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+        load_model,
+        name,
+        device=device,
+        dtype=str(precision).removeprefix("torch."),
+        trust_remote_code=trust_remote_code,
     )
-    model = again()
-    with quietly():
-        recorder = recorder_for(model.device)
-        runner = HuggingFaceRunner(model, vocab_size=vocab_size, again=again, recorder=recorder)
-    del model
-    _give_back()
+    bytewise = quantize is not None
+    with memory.given_back():
+        measure = functools.partial(_measure, same=same_rounding, in_bytes=bytewise)
+        model = again(heard=heard, measure=measure)
+        with quietly():
+            runner = HuggingFaceRunner(
+                model,
+                vocab_size=vocab_size,
+                again=again,
+                recorder=recorder_for(model.device),
+                same_rounding=same_rounding,
+                in_bytes=bytewise,
+            )
+        del model
     return runner
 
 
-def _give_back() -> None:
-    """Return to the system what loading left behind: a third of the weights, unused."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+def _measure(model: Any, dtype: torch.dtype, *, same: bool | None, in_bytes: bool) -> None:
+    """Choose the products of a model that has no weights yet: to measure them takes memory too."""
+    same = dtype == torch.bfloat16 if same is None else same
+    if shapes := shapes_of(model):
+        Products(shapes, dtype=torch.int8 if in_bytes else dtype, same_rounding=same)
+        memory.give_back()
 
 
 def load_model(
-    name: str, *, device: str = "cpu", dtype: str = "auto", trust_remote_code: bool = False
+    name: str,
+    *,
+    device: str = "cpu",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    heard: Heard = lambda _: None,
+    measure: Callable[[Any, torch.dtype], None] = lambda _model, _dtype: None,
 ) -> Any:
     """A model as the library has it, on its device; arguments and errors as `load_runner`."""
     place = choose_device(device)
@@ -95,7 +122,8 @@ def load_model(
     description = describe(name, trust_remote_code=trust_remote_code)
     check_memory(description, device=device, dtype=dtype)
     with quietly():
-        model = _load(description, precision)
+        with memory.given_back():
+            model = _load(description, precision, heard, measure if place.type == "cpu" else _skip)
         with _fitting(name, place):
             return model.to(place)
 
@@ -151,9 +179,7 @@ def load_untrained(
     config = _shape(name, trust_remote_code=trust_remote_code)
     with quietly():
         with _refused_shape(name), _fitting(f"a model of the shape {name}", place), place:
-            model: Any = cast("Any", AutoModelForCausalLM).from_config(
-                config, dtype=precision, trust_remote_code=trust_remote_code
-            )
+            model = _from_config(config, dtype=precision, trust_remote_code=trust_remote_code)
         return HuggingFaceRunner(
             model.eval(), spare=_has_spare(model), recorder=recorder_for(model.device)
         )
@@ -204,17 +230,43 @@ def own_stream(device: str) -> AbstractContextManager[Any]:
     return torch.cuda.stream(torch.cuda.Stream(place))  # type: ignore[no-untyped-call]
 
 
-def choose_dtype(dtype: str, place: torch.device) -> torch.dtype:
+def choose_dtype(dtype: str, place: torch.device, quantize: str | None = None) -> torch.dtype:
     """The dtype of that name.
 
-    auto is bfloat16 where the hardware is made for it; on a CPU it is float32, which is the faster
-    one there and lets every schedule produce the same tokens to the last.
+    auto is bfloat16 where the hardware is made for it; on a CPU it is float32, which lets every
+    schedule produce the same tokens to the last. Bytes are multiplied in bfloat16.
+
+    Raises:
+        SettingError: there is none, or it does not go with the quantisation.
     """
+    if quantize is not None:
+        check_quantize(quantize, place)
+        if dtype not in {"auto", "bfloat16"}:
+            raise SettingError(
+                f"dtype is {dtype} and quantize {quantize}, which computes in bfloat16; "
+                "leave dtype auto"
+            )
+        return torch.bfloat16
     if dtype == "auto":
         return torch.bfloat16 if place.type == "cuda" else torch.float32
     if dtype not in DTYPES:
         raise SettingError(f"dtype is {dtype}; it must be one of auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
+
+
+def check_quantize(quantize: str, place: torch.device) -> None:
+    """Whether weights can be rounded so on a device.
+
+    Raises:
+        SettingError: they cannot.
+    """
+    if quantize not in QUANTIZED:
+        raise SettingError(f"quantize is {quantize}; it must be {', '.join(QUANTIZED)} or left out")
+    if place.type != "cpu":
+        raise SettingError(
+            f"quantize is {quantize} on {place}; there it is for a CPU only: leave it out, or take "
+            "no GPU"
+        )
 
 
 def check_room(*, prompt_tokens: int, max_new_tokens: int, positions: int) -> None:
@@ -248,6 +300,7 @@ def check_memory(
     *,
     device: str,
     dtype: str = "auto",
+    quantize: str | None = None,
     rows: int = 1,
     length: int = 0,
     beside: int = 0,
@@ -261,8 +314,8 @@ def check_memory(
         PlacementError: they do not.
     """
     place = choose_device(device)
-    precision = choose_dtype(dtype, place)
-    weights = loading_bytes(model, device=device, dtype=dtype)
+    precision = choose_dtype(dtype, place, quantize)
+    weights = loading_bytes(model, device=device, dtype=dtype, quantize=quantize)
     cache = model.cache_bytes(precision, rows=rows, length=length)
     free = max(0, memory.free_bytes(place) - beside)
     if weights + cache > free:
@@ -273,28 +326,76 @@ def check_memory(
         )
 
 
-def loading_bytes(model: ModelDescription, *, device: str, dtype: str = "auto") -> int:
-    """Memory on a device at the height of loading; less remains."""
+def loading_bytes(
+    model: ModelDescription, *, device: str, dtype: str = "auto", quantize: str | None = None
+) -> int:
+    """Memory on a device at the height of loading; less remains.
+
+    On a CPU a tensor is there twice while it is converted or stored in the order in which it is
+    read, so the largest counts twice; what only the library unpacks is there as it lay in the file
+    beside what it becomes.
+    """
     place = choose_device(device)
-    weights = model.weight_bytes(choose_dtype(dtype, place))
-    return weights if place.type == "cuda" else math.ceil(LOADING * weights)
+    precision = choose_dtype(dtype, place, quantize)
+    weights = model.weight_bytes(precision)
+    if place.type == "cuda":
+        return weights
+    return weights + (model.stored_bytes if model.packed else model.largest * precision.itemsize)
 
 
-def _load(description: ModelDescription, precision: torch.dtype) -> Any:
-    name = description.name
+def _skip(_model: Any, _dtype: torch.dtype) -> None:
+    """On a GPU no product is chosen."""
+
+
+def _load(
+    description: ModelDescription,
+    precision: torch.dtype,
+    heard: Heard,
+    measure: Callable[[Any, torch.dtype], None],
+) -> Any:
+    name, trust = description.name, description.trust_remote_code
     place = folders.find(name)
+    options: dict[str, Any] = {"dtype": precision, "output_loading_info": True}
     with refused(lambda said: f"{name} cannot be loaded ({said}); {BELONG}"), without_bars(place):
-        model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
-            place.folder,
-            dtype=precision,
-            use_safetensors=None if place.gguf else True,
-            trust_remote_code=description.trust_remote_code,
-            local_files_only=True,
-            output_loading_info=True,
-            **place.options,
-        )
+        if description.packed:
+            model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
+                place.folder,
+                use_safetensors=None if place.gguf else True,
+                trust_remote_code=trust,
+                local_files_only=True,
+                **options,
+                **place.options,
+            )
+        else:
+            config = AutoConfig.from_pretrained(
+                place.folder, trust_remote_code=trust, local_files_only=True
+            )
+            with NOWHERE:
+                empty = _from_config(config, trust_remote_code=trust)
+            measure(empty, precision)
+            files = folders.shards(place.folder, name, folders.read_config(place.folder, name))
+            tensors = stored(files, description.stored_bytes, heard)
+            model, report = type(empty).from_pretrained(
+                None, config=config, state_dict=tensors, **options
+            )
     check_complete(report["missing_keys"], name)
     return model.eval()
+
+
+def _from_config(config: Any, **options: Any) -> Any:
+    return cast("Any", AutoModelForCausalLM).from_config(config, **options)
+
+
+def forward_of(model: ModelDescription, *, device: str, dtype: str = "auto") -> str:
+    """Whose forward will run a model, and why, as far as is known before it is loaded."""
+    place = choose_device(device)
+    if place.type == "cuda":
+        return "the library's, recorded"
+    precision = choose_dtype(dtype, place)
+    reason = model.obstacle
+    if not reason and precision not in WRITTEN_DTYPES:
+        reason = f"its weights are {precision}"
+    return f"the library's, which is slower: {reason}" if reason else "written out"
 
 
 def _size(count: int) -> str:

@@ -12,11 +12,13 @@ Must never: know which row belongs to whom.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import mmap
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, final
 
@@ -30,6 +32,9 @@ NO_RESERVE: Final = {"x86_64": 0x4000, "aarch64": 0x4000}.get(platform.machine()
 """MAP_NORESERVE, which Python's mmap does not name: take addresses only, however many."""
 TRIED: Final = 1 << 40
 """Bytes of addresses that a process which may have as many as it likes can map."""
+TRIM_THRESHOLD: Final = -1
+MMAP_THRESHOLD: Final = -3
+"""As glibc's `mallopt` names them."""
 CGROUP: Final = Path("/sys/fs/cgroup")
 
 
@@ -51,6 +56,36 @@ def free_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0]) + cached
     free = int(psutil.virtual_memory().available)
     return free if (limit := _left_in_container()) is None else min(free, limit)
+
+
+@contextlib.contextmanager
+def given_back() -> Iterator[None]:
+    """Have what is freed in here given back to the system, where glibc manages memory.
+
+    It keeps what is smaller than the largest piece that was ever freed, up to 32 MB, for the next
+    one that fits; while one order of a model's weights turns into another, little fits.
+    """
+    _option(MMAP_THRESHOLD, 1 << 18)
+    try:
+        yield
+    finally:
+        # What glibc finds by itself, when a large piece has been freed: passes want theirs at once.
+        _option(MMAP_THRESHOLD, 32 << 20)
+        _option(TRIM_THRESHOLD, 64 << 20)
+        give_back()
+
+
+def give_back() -> None:
+    """Give unused memory back to the system."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _option(which: int, value: int) -> None:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
+        mallopt(which, value)
 
 
 def size(count: int) -> str:

@@ -80,6 +80,12 @@ def as_bytes(weight: Tensor) -> Bytes:
     return Bytes(values, scales, torch.ones(len(scales), dtype=torch.bfloat16))
 
 
+def rounded(weight: Tensor) -> Tensor:
+    """Weights (out, in) as their bytes say them, in float32."""
+    found = as_bytes(weight)
+    return found.values * found.scales[:, None]
+
+
 def _last(x: Tensor, weights: Tensor) -> Tensor:
     return torch.mm(weights, x.t()).t().contiguous()
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pearl.actors.runners.choosing import FEW, Plan, Shape, Way, choose
-from pearl.actors.runners.orders import ORDERS, as_bytes
+from pearl.actors.runners.orders import ORDERS, rounded
 
 _measuring: Final = threading.Lock()
 
@@ -120,8 +120,7 @@ class Products:
     def kept(self, weight: Tensor) -> Tensor:
         """What is kept of a matrix, in float32: weights that a library's model may be given."""
         if self.dtype == torch.int8:
-            found = as_bytes(weight)
-            return found.values * found.scales[:, None]
+            return rounded(weight)
         return weight.detach().to(self.dtype).to(torch.float32)
 
 

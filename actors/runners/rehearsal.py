@@ -116,11 +116,20 @@ def rehearse(
     return model
 
 
-def _quantiser(config: Any, name: str) -> tuple[Any, Any]:
-    """What unpacks the weights, or None; and the configuration, which it may change."""
+def is_quantised(config: Any) -> bool:
+    """Whether the weights in the files are packed numbers of a quantisation."""
+    return _quantisation(config) is not None
+
+
+def _quantisation(config: Any) -> Any:
     text = config.get_text_config(decoder=True)
     found = getattr(config, "quantization_config", None)
-    found = found or getattr(text, "quantization_config", None)
+    return found or getattr(text, "quantization_config", None)
+
+
+def _quantiser(config: Any, name: str) -> tuple[Any, Any]:
+    """What unpacks the weights, or None; and the configuration, which it may change."""
+    found = _quantisation(config)
     if found is None:
         return None, config
     method = found.get("quant_method") if isinstance(found, dict) else None

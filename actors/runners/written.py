@@ -35,7 +35,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias, final
 
 import torch
@@ -54,6 +54,7 @@ from pearl.actors.runners.families import (
 )
 from pearl.actors.runners.masks import MaskArgument, Masks
 from pearl.actors.runners.memory import Buffer
+from pearl.actors.runners.orders import rounded
 from pearl.actors.runners.products import Product, Products
 
 Rows: TypeAlias = Callable[[Tensor], Tensor]
@@ -157,14 +158,17 @@ class WrittenForward:
 
     score_dtype: Final = torch.float32
 
-    def __init__(self, model: Any, *, same_rounding: bool, take: bool = False) -> None:
+    def __init__(
+        self, model: Any, *, same_rounding: bool, in_bytes: bool = False, take: bool = False
+    ) -> None:
         """Take the weights, most of them as copies; the model is not needed any more.
 
         Args:
             same_rounding: see above.
+            in_bytes: keep the matrices as bytes with a scale for each row.
             take: empty the model on the way, so that there is never more than a layer twice.
         """
-        reading = _Reading(model, same=same_rounding)
+        reading = _Reading(model, same=same_rounding, in_bytes=in_bytes)
         self.piece = MOST_TOKENS
         self.most = SAME_ROWS if same_rounding else FREE_ROWS
         self._width, self._heads = reading.width, reading.heads
@@ -279,11 +283,54 @@ class WrittenForward:
             into[:, row, :, position] = new.view(rows, tokens, 2, shared, width)
 
 
+def shapes_of(model: Any) -> Counter[tuple[int, int]]:
+    """(out, in) of the matrices of a model, and how many there are of each.
+
+    A model of another family has none. The weights may be on no device: what is measured for the
+    shapes takes memory, and is best over before the weights take theirs.
+    """
+    found = Counter[tuple[int, int]]()
+    for modules in _multiplied(model):
+        shapes = [tuple(_by_output(model, it).shape) for it in modules]
+        found[sum(int(out) for out, _ in shapes), int(shapes[0][1])] += 1
+    return found
+
+
+def round_to_bytes(model: Any) -> None:
+    """Give a library's model the weights that are left of them when they are kept as bytes."""
+    for modules in _multiplied(model):
+        for module in modules:
+            weight = _by_output(model, module)
+            weight.copy_(rounded(weight))
+
+
+def _multiplied(model: Any) -> Iterator[list[Any]]:
+    """The modules of each product; of one that is written out."""
+    family = FAMILIES.get(type(model).__name__)
+    if family is None:
+        return
+    names = family.names
+    for layer in getattr(getattr(model, names.body), names.layers):
+        attention, mlp = getattr(layer, names.attention), getattr(layer, names.mlp)
+        yield [getattr(attention, it) for it in names.into]
+        yield [getattr(attention, names.out)]
+        yield [getattr(mlp, it) for it in names.raised]
+        yield [getattr(mlp, names.lowered)]
+    yield [model.lm_head]
+
+
+def _by_output(model: Any, module: Any) -> Tensor:
+    """A module's weights, (out, in)."""
+    weight: Tensor = module.weight.detach()
+    by_input = FAMILIES[type(model).__name__].by_input and module is not model.lm_head
+    return weight.t() if by_input else weight
+
+
 @final
 class _Reading:
     """A model of the library, read as its family says."""
 
-    def __init__(self, model: Any, *, same: bool) -> None:
+    def __init__(self, model: Any, *, same: bool, in_bytes: bool) -> None:
         self._family: Family = FAMILIES[type(model).__name__]
         names = self._family.names
         self._model, self._config, self._same = model, model.config, same
@@ -302,9 +349,9 @@ class _Reading:
         self.learned: Tensor | None = None
         if names.places:
             self.learned = getattr(self._body, names.places).weight.detach().float()
-        self._dtype = self.tokens.dtype
+        self._dtype = torch.int8 if in_bytes else self.tokens.dtype
         self._folds = self._dtype == torch.float32
-        self._products = Products(self._shapes(), dtype=self._dtype, same_rounding=same)
+        self._products = Products(shapes_of(model), dtype=self._dtype, same_rounding=same)
 
     def layer(self, index: int, *, take: bool) -> Layer:
         """A layer, written out."""
@@ -343,8 +390,9 @@ class _Reading:
         """The last norm, what gives the logits, and their cap."""
         norm = getattr(self._body, self._family.names.last)
         head = self._model.lm_head
-        normed, logits = self._normed(norm, [_Matrix(head.weight.detach(), head.bias)])
-        return normed, logits, self._family.logit_cap(self._config)
+        # The norm is not folded in: the largest matrix would be there once more meanwhile.
+        logits = self._product([_Matrix(head.weight.detach(), head.bias)])
+        return self._norm(norm), logits, self._family.logit_cap(self._config)
 
     def turned(self, kind: str, length: int) -> Tensor:
         """For each position the complex numbers that turn queries and keys, (length, 1, head/2)."""
@@ -449,22 +497,6 @@ class _Reading:
             return function(gate).mul_(up)
 
         return activate
-
-    def _shapes(self) -> Counter[tuple[int, int]]:
-        """(out, in) of the matrices of a model, and how many there are of each."""
-        names, found = self._family.names, Counter[tuple[int, int]]()
-        for layer in self._layers:
-            attention, mlp = getattr(layer, names.attention), getattr(layer, names.mlp)
-            for module, parts in (
-                (attention, names.into),
-                (attention, (names.out,)),
-                (mlp, names.raised),
-                (mlp, (names.lowered,)),
-            ):
-                shapes = [self._matrix(getattr(module, it)).weight.shape for it in parts]
-                found[sum(int(out) for out, _ in shapes), int(shapes[0][1])] += 1
-        found[tuple(self._model.lm_head.weight.shape)] += 1
-        return found
 
 
 class _Matrix(NamedTuple):

@@ -30,6 +30,11 @@ ENGINE = [
                  show_default=True, help="Ray actors, or threads of this process."),
     click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
                  default="auto", show_default=True, help="auto: float32 on CPU, bfloat16 on GPU."),
+    click.option("--quantize", type=click.Choice(["int8"]),
+                 help="Round the matrices to bytes when they are loaded; on a CPU only."),
+    click.option("--same-rounding/--no-same-rounding", default=None,
+                 help="Whether rounding may depend on what stands beside a token in a pass; "
+                 "default: not where that costs next to nothing, as in bfloat16 on a CPU."),
     click.option("--gpus", type=int, metavar="N", help="GPUs to use, 0 to 2; default: as present."),
     click.option("--ray-address", metavar="ADDRESS", envvar="RAY_ADDRESS",
                  help="A running Ray cluster; default: a private one on this machine."),
@@ -125,7 +130,10 @@ def engine_settings(given: dict[str, Any]) -> EngineSettings:
     """The engine that the options describe."""
     from pearl.actors.engine_settings import Devices, EngineSettings
 
-    names = ("target", "draft", "dtype", "gpus", "ray_address", "trust_remote_code")
+    names = (
+        "target", "draft", "dtype", "quantize", "same_rounding", "gpus", "ray_address",
+        "trust_remote_code",
+    )  # fmt: skip
     return EngineSettings(
         devices=Devices(given["devices"]), **{name: given[name] for name in names}
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from pearl.decoding.errors import PlacementError
+from pearl.progress import starting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -26,12 +27,40 @@ def fit(engine_settings: EngineSettings, what_for: str) -> CheckedPair:
     Raises:
         UsageError: there is none, or they cannot be used together.
     """
-    from pearl.actors.checking import CheckedPair
-
-    pair = CheckedPair(engine_settings)
+    pair = checked(engine_settings)
     if len(pair.models) == 1:
         raise PlacementError(f"{what_for} needs a draft beside the target; name one")
     return pair
+
+
+def checked(engine_settings: EngineSettings) -> CheckedPair:
+    """The models that are named; said while it is done, for it takes seconds.
+
+    Raises:
+        UsageError: they cannot be used, or not together.
+    """
+    with starting() as told:
+        from pearl.actors.starting import CHECKING
+
+        told(CHECKING, None)
+        from pearl.actors.checking import CheckedPair
+
+        return CheckedPair(engine_settings)
+
+
+@contextlib.asynccontextmanager
+async def started(pair: ModelPair) -> AsyncIterator[Engine]:
+    """An engine; said while it is started.
+
+    Raises:
+        PeerError: a device did not start.
+    """
+    with starting() as told:
+        from pearl.actors.engine import Engine
+
+        engine = await Engine.start_pair(pair, told)
+    async with engine:
+        yield engine
 
 
 def check_prompts(pair: ModelPair, prompts: Iterable[str], widest: Settings) -> None:
@@ -51,9 +80,7 @@ async def warmed(pair: ModelPair, ways: Iterable[Settings], prompt: str) -> Asyn
     Raises:
         PeerError: a device did not start, or failed.
     """
-    from pearl.actors.engine import Engine
-
-    async with await Engine.start_pair(pair) as engine:
+    async with started(pair) as engine:
         for settings in ways:
             short = replace(settings, max_new_tokens=min(WARMING_TOKENS, settings.max_new_tokens))
             await engine.generate(prompt, short).wait()

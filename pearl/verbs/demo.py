@@ -22,7 +22,7 @@ from pearl.decoding.kinds import SCHEDULES
 from pearl.decoding.sampling import Sampling
 from pearl.decoding.settings import Settings, parse_gamma
 from pearl.harness import prompts
-from pearl.harness.engines import warmed
+from pearl.harness.engines import checked, warmed
 from pearl.harness.records import write_trace
 from pearl.harness.turns import turns
 from pearl.showing.tables import NONE, table
@@ -80,11 +80,8 @@ async def _run(
     engine_settings: EngineSettings, settings: Settings, console: Console
 ) -> tuple[Runs, tuple[TokenId, ...]]:
     """The results, and the tokens that end a text."""
-    from pearl.actors.checking import CheckedPair
-
-    console.print("[dim]starting the draft and the target …[/dim]")
     runs: Runs = {name: [] for name in SCHEDULES}
-    pair = await asyncio.to_thread(CheckedPair, engine_settings)
+    pair = await asyncio.to_thread(checked, engine_settings)
     ways = [replace(settings, schedule=name) for name in SCHEDULES]
     async with warmed(pair, ways, PROMPTS[-1]) as engine:
         for turn in turns(ways, PROMPTS):

@@ -14,6 +14,7 @@ from pearl.harness.machines import machine, packages
 from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:
+    from pearl.actors.checking import DevicePlan
     from pearl.actors.runners.vocabulary import Vocabulary
 
 
@@ -41,11 +42,36 @@ def _pair(given: dict[str, Any]) -> dict[str, Any]:
     return {
         **{str(role): name for role, name in fitted.models.items()},
         "devices": {str(role): place for role, place in fitted.places.items()},
+        **{f"{role} runs": _planned(fitted.plan(role)) for role in fitted.models},
         "vocabulary": fitted.vocabulary,
         **_differing(fitted.shared),
         "positions": fitted.positions,
         "verdict": "draft and target fit together" if len(fitted.models) > 1 else "no draft",
     }
+
+
+def _planned(plan: DevicePlan) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "dtype": plan.dtype,
+        "forward": plan.forward,
+        "memory to load": f"{plan.loading_bytes / 1e6:.0f} MB",
+    }
+    if plan.cores is None:
+        return said
+    cores = [*plan.cores.own]
+    threads = "one compute thread each" if len(cores) > 1 else "one compute thread"
+    said["cores"] = f"{_listed(cores)}, {threads}"
+    if plan.cores.lent:
+        said["cores"] += (
+            f"; also {_listed(plan.cores.lent)} while the draft rests, if that is faster"
+        )
+    elif len(cores) > 1:
+        said["cores"] += ", or fewer if that is faster"
+    return said
+
+
+def _listed(cores: list[int]) -> str:
+    return " ".join(map(str, cores))
 
 
 def _differing(shared: Vocabulary) -> dict[str, str]:
@@ -62,6 +88,13 @@ def _show(report: dict[str, dict[str, Any]]) -> None:
     for title, rows in report.items():
         table = Table(title=title, title_justify="left", show_header=False, box=None)
         for name, value in rows.items():
-            shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
-            table.add_row(f"  {name}", str(shown))
+            for label, shown in _rows(name, value):
+                table.add_row(f"  {label}", shown)
         console.print(table)
+
+
+def _rows(name: str, value: Any) -> list[tuple[str, str]]:
+    """A value in one row; what is said of a device in several."""
+    if isinstance(value, dict) and name.endswith(" runs"):
+        return [(name.replace("runs", each), str(said)) for each, said in value.items()]
+    return [(name, ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value))]

@@ -14,6 +14,7 @@ from pearl.asking import options
 from pearl.asking.values import or_refuse
 from pearl.decoding import files
 from pearl.decoding.errors import PromptError
+from pearl.harness.engines import checked, started
 from pearl.harness.records import write_trace
 from pearl.showing import terminal
 
@@ -98,13 +99,10 @@ async def _generate(
     as_json: bool,
     trace_file: pathlib.Path | None,
 ) -> Result:
-    from pearl.actors.checking import CheckedPair
-    from pearl.actors.engine import Engine
-
-    fitted = await asyncio.to_thread(CheckedPair, engine_settings)
+    fitted = await asyncio.to_thread(checked, engine_settings)
     # What cannot be done is refused before anything is started.
     tokens = fitted.encode(prompt, settings)
-    async with await Engine.start_pair(fitted) as engine:
+    async with started(fitted) as engine:
         generation = engine.generate(tokens, settings, trace=trace_file is not None)
         with signals.keeping(generation.abort):
             async for piece in generation:

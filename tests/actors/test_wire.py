@@ -21,6 +21,7 @@ from pearl.actors.wire import (
     Hello,
     JobDone,
     Leave,
+    Loading,
     Open,
     Packet,
     Probe,
@@ -106,6 +107,7 @@ PACKETS: list[AnyPacket] = [
     Alive(slower="it runs by the library"),
     Spoilt(request=1, message="the target failed", crowded=True),
     Beat(),
+    Loading(read=0.43),
     Leave(),
     Submit(request=3, prompt=(3,), eos=(), settings=Settings(), reach=-7),
 ]

@@ -12,7 +12,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import errors as hub
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, __version__
+from transformers import LlamaForCausalLM, __version__
 
 from pearl.actors.runners import loading, memory
 from pearl.actors.runners.describing import ModelDescription, describe
@@ -51,7 +51,7 @@ def test_a_model_is_described_without_reading_its_weights(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong pair of large models should be told in a second, not after minutes of loading."""
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", forbidden)
+    monkeypatch.setattr(loading, "stored", forbidden)
 
     described = describe(str(saved))
 
@@ -64,7 +64,10 @@ def test_a_model_is_described_without_reading_its_weights(
         eos=(0, 2),
         layers=2,
         parameters=parameters(saved),
+        largest=96 * 32,
         stored_bytes=4 * parameters(saved),
+        obstacle="",
+        packed=False,
         dtype="float32",
         cache_width=2 * 2 * 2 * 8,
         trust_remote_code=False,
@@ -361,13 +364,13 @@ def test_a_model_too_large_for_the_device_is_refused_before_it_is_loaded(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Running out of memory halfway takes the machine along."""
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", forbidden)
+    monkeypatch.setattr(loading, "stored", forbidden)
     monkeypatch.setattr(memory, "free_bytes", lambda _place: 1000)
 
     with pytest.raises(PlacementError) as refused:
         load_runner(str(saved))
 
-    weights = 1.5 * 4 * parameters(saved) / 1e6
+    weights = 4 * (parameters(saved) + 96 * 32) / 1e6  # and its largest matrix once more
     assert str(refused.value) == (
         f"{saved} needs {weights:.2f} MB to load its weights and 0.00 MB for its cache, 0.00 MB "
         "are free on cpu; choose a smaller model, fewer requests at once, or another device"
