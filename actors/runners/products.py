@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, final
 
 import torch
@@ -57,6 +57,24 @@ class Product:
         if onto is not None:
             return torch.add(onto, y)
         return y if y.dtype is torch.float32 else y.to(torch.float32)
+
+    def at(self, rows: int) -> Product | Callable[..., Tensor]:
+        """The same for exactly so many rows, without what it takes to look up their way."""
+        kernel, least, most = self._ways[min(rows, FEW + 1) - 1]
+        if rows < least or most is not None:
+            return self
+        stored, multiply = self._stored, kernel.multiply
+        added = None if self._same_rounding else kernel.onto
+
+        def product(x: Tensor, onto: Tensor | None = None) -> Tensor:
+            if onto is not None and added is not None:
+                return added(onto, x, stored)
+            y = multiply(x, stored)
+            if onto is not None:
+                return torch.add(onto, y)
+            return y if y.dtype is torch.float32 else y.to(torch.float32)
+
+        return product
 
     def _padded(self, x: Tensor, way: RowWay) -> Tensor:
         """With exactly as many rows as the way has, several times if there are more."""
