@@ -13,8 +13,8 @@ machine, that they give every token the same bits:
            weights are exactly 0, and adding 0 x value changes no sum
   chunks   a longer range is summed chunk by chunk, in the order of the positions
 
-The search (`agreeing`) takes some ten milliseconds for each shape of heads. The largest shape always
-agrees with itself, so there is always an answer, if not always a fast one.
+The search (`agreeing`) takes some tenths of a second for a shape of heads, once. The largest shape
+always agrees with itself, so there is always an answer, if not always a fast one.
 
 May import: torch, actors.runners.elementwise.
 Must never: know layers, rows or feeds.
@@ -124,15 +124,18 @@ class Attention:
         """The same, with the positions summed in these parts."""
         shared, group, width = self._heads
         taken = self.tokens(tokens)
+        weigh = torch.bmm if len(parts) == 1 else functools.partial(_weighed, parts=parts)
+        scored = self._scored(added)
 
         def attend(queries: Tensor, key: Tensor, value: Tensor) -> Tensor:
             q = queries.view(rows, tokens, shared * group, width).transpose(1, 2)
-            if taken > tokens:
-                q = functional.pad(q, (0, 0, 0, taken - tokens))
+            if taken > tokens:  # it is copied below all the same
+                q = _longer(q, taken)
             q = q.reshape(rows * shared, group * taken, width)
             k, v = key.flatten(0, 1).transpose(1, 2), value.flatten(0, 1)
-            y = _weighed(torch.softmax(self._scores(q, k, added), -1), v, parts)
-            y = y.view(rows, -1, taken, width)[:, :, :tokens]
+            y = weigh(torch.softmax(scored(q, k), -1), v).view(rows, -1, taken, width)
+            if taken > tokens:
+                y = y[:, :, :tokens]
             return y.transpose(1, 2).reshape(rows * tokens, -1)
 
         return attend
@@ -144,19 +147,32 @@ class Attention:
         lengths = self._shapes.lengths
         return lengths[CHUNK] * whole + (lengths[rest] if rest else ())
 
-    def _scores(self, q: Tensor, k: Tensor, added: Tensor | None) -> Tensor:
+    def _scored(self, added: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+        """What gives the scores of queries and keys."""
         if self._cap is not None:
-            scores = torch.baddbmm(self._nothing, q, k, beta=0, alpha=self._scale / self._cap)
-            scores = self._tanh(scores.flatten(0, 1)).view_as(scores).mul_(self._cap)
-            return scores if added is None else scores.add_(added)
+            return functools.partial(self._capped, cap=self._cap, added=added)
+        if added is None and self._scale == 1.0:
+            return torch.bmm
         if added is None:
-            return torch.baddbmm(self._nothing, q, k, beta=0, alpha=self._scale)
-        return torch.baddbmm(added, q, k, alpha=self._scale)
+            return functools.partial(torch.baddbmm, self._nothing, beta=0, alpha=self._scale)
+        return functools.partial(torch.baddbmm, added, alpha=self._scale)
+
+    def _capped(self, q: Tensor, k: Tensor, *, cap: float, added: Tensor | None) -> Tensor:
+        scores = torch.baddbmm(self._nothing, q, k, beta=0, alpha=self._scale / cap)
+        scores = self._tanh(scores.flatten(0, 1)).view_as(scores).mul_(cap)
+        return scores if added is None else scores.add_(added)
+
+
+def _longer(q: Tensor, taken: int) -> Tensor:
+    """Queries (rows, heads, tokens, width) of more tokens; what the last ones are is no matter."""
+    tokens = q.shape[2]
+    if tokens == 1:
+        return q.expand(-1, -1, taken, -1)
+    return functional.pad(q, (0, 0, 0, taken - tokens))
 
 
 def _weighed(weights: Tensor, v: Tensor, parts: tuple[int, ...]) -> Tensor:
-    if len(parts) == 1:
-        return torch.bmm(weights, v)
+    """Values by their weights, summed part by part."""
     first, end = parts[0], parts[0]
     y = torch.bmm(weights[..., :first], v[:, :first])
     for part in parts[1:]:

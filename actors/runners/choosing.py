@@ -290,7 +290,7 @@ class Bench:
         for number, result in enumerate(results):
             if not torch.equal(result, firsts[number % 2].expand_as(result)):
                 return None
-        return torch.cat(firsts).numpy().tobytes()
+        return torch.cat(firsts).to(torch.float32).numpy().tobytes()
 
     def _walk(self) -> Iterator[tuple[Shape, Any]]:
         """As a pass goes through layers."""

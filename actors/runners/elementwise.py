@@ -30,12 +30,12 @@ def serially(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
     def in_pieces(x: Tensor) -> Tensor:
         rows, width = x.shape
         if width > SERIAL:
-            lines = [[function(part) for part in row.split(SERIAL)] for row in x]
+            lines = [[function(part) for part in torch.split(row, SERIAL)] for row in x]
             return torch.stack([torch.cat(parts) for parts in lines])
         # Rows that lie end to end are one long row to a kernel.
         at_once = 1 if x.is_contiguous() and width % TOGETHER else SERIAL // width
         if rows <= at_once:
             return function(x)
-        return torch.cat([function(part) for part in x.split(at_once)])
+        return torch.cat([function(part) for part in torch.split(x, at_once)])
 
     return in_pieces

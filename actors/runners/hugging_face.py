@@ -415,7 +415,6 @@ class HuggingFaceRunner:
             return
         if same is None:
             same = in_bytes or tried.model.dtype == torch.bfloat16
-        memory.give_back()  # what the library needed for its passes
         reason = "written out it gives other logits"
         try:
             written = WrittenForward(

@@ -26,7 +26,7 @@ MaskArgument = Tensor | dict[str, Tensor]
 # by the model itself is then nothing beside the pass.
 FEW_TOKENS = 64
 BEHIND = 512
-"""Positions behind a text that a pass may see all the same, so that it has a round number of them."""
+"""Positions behind a text that a pass may see, so that it has a round number of them."""
 
 
 @final

@@ -76,11 +76,10 @@ def given_back() -> Iterator[None]:
 
 
 def give_back() -> None:
-    """Give unused memory back to the system: glibc's, and where MKL packs what it multiplies."""
-    libraries = ctypes.CDLL(None), ctypes.CDLL(torch._C.__file__)  # noqa: SLF001 - it brings MKL
-    for library, name in zip(libraries, ("malloc_trim", "mkl_serv_free_buffers"), strict=True):
-        if (free := getattr(library, name, None)) is not None:
-            free(0)
+    """Give unused memory back to the system."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _option(which: int, value: int) -> None:

@@ -10,8 +10,8 @@ depends on the processor, on how many rows there are and on whether they come fr
     packed          in blocks, as oneDNN's kernels read them: the fastest from memory
     a byte each     integers (out, in), and one scale for each row of them
 
-Kernels take float32 and give float32. Those for bfloat16 and bytes round what they are given to
-bfloat16, multiply with sums in float32, and round each sum to bfloat16.
+Kernels take float32. Those for bfloat16 and bytes round what they are given to bfloat16, multiply
+with sums in float32, and round each sum to bfloat16.
 
 May import: torch.
 Must never: choose.
@@ -35,7 +35,7 @@ VECTOR: Final = 16
 """A row of bytes is read in steps of so many; the kernel does not check."""
 
 Multiply: TypeAlias = Callable[[Tensor, Any], Tensor]
-"""(rows, in) and what is stored -> (rows, out)."""
+"""(rows, in) and what is stored -> (rows, out), in float32 or bfloat16."""
 
 
 class Kernel(NamedTuple):
@@ -100,12 +100,7 @@ def _pack(weight: Tensor) -> Any:
 
 
 def _narrowed(multiply: Multiply) -> Multiply:
-    """A product of bfloat16, from and to float32."""
-
-    def narrow(x: Tensor, weights: Any) -> Tensor:
-        return multiply(x.to(torch.bfloat16), weights).to(torch.float32)
-
-    return narrow
+    return lambda x, weights: multiply(x.to(torch.bfloat16), weights)
 
 
 def _scaled(x: Tensor, weights: Bytes) -> Tensor:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, final
 
 import torch
@@ -48,24 +48,37 @@ class Product:
         """
         rows = x.size(0)
         kernel, least, most = self._ways[min(rows, FEW + 1) - 1]
-        if rows >= least and most is None:
+        if rows < least or most is not None:
+            y = self._padded(x, Way(kernel, least, most))
+        elif onto is not None and kernel.onto is not None and not self._same_rounding:
+            return kernel.onto(onto, x, self._stored)
+        else:
+            y = kernel.multiply(x, self._stored)
+        if onto is not None:
+            return torch.add(onto, y)
+        return y if y.dtype is torch.float32 else y.to(torch.float32)
+
+    def at(self, rows: int) -> Product | Callable[..., Tensor]:
+        """The same for exactly so many rows, without what it takes to look up their way."""
+        kernel, least, most = self._ways[min(rows, FEW + 1) - 1]
+        if rows < least or most is not None:
+            return self
+        stored, multiply = self._stored, kernel.multiply
+        added = None if self._same_rounding else kernel.onto
+
+        def product(x: Tensor, onto: Tensor | None = None) -> Tensor:
             if onto is None:
-                return kernel.multiply(x, self._stored)
-            if kernel.onto is not None and not self._same_rounding:
-                return kernel.onto(onto, x, self._stored)
-            return kernel.multiply(x, self._stored).add_(onto)
-        y = self._padded(x, Way(kernel, least, most))
-        return y if onto is None else y.add_(onto)
+                return multiply(x, stored)
+            return multiply(x, stored).add_(onto) if added is None else added(onto, x, stored)
+
+        return product
 
     def _padded(self, x: Tensor, way: Way) -> Tensor:
-        """In parts of exactly as many rows as were asked for."""
+        """With exactly as many rows as the way has, several times if there are more."""
         rows = x.size(0)
-        count = way.least if way.most is None else way.most
-        parts = [
-            way.kernel.multiply(_filled(part, count), self._stored)
-            for part in torch.split(x, max(count, 1))
-        ]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts))[:rows]
+        if rows <= way.least:
+            return way.kernel.multiply(_filled(x, way.least), self._stored)[:rows]
+        return torch.cat([self._padded(part, way) for part in torch.split(x, way.least)])
 
 
 def _filled(x: Tensor, rows: int) -> Tensor:

@@ -55,7 +55,7 @@ from pearl.actors.runners.families import (
 from pearl.actors.runners.masks import MaskArgument, Masks
 from pearl.actors.runners.memory import Buffer
 from pearl.actors.runners.orders import rounded
-from pearl.actors.runners.products import Products
+from pearl.actors.runners.products import Product, Products
 
 Rows: TypeAlias = Callable[[Tensor], Tensor]
 Onto: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -86,16 +86,27 @@ class Layer(NamedTuple):
     activate: Rows
     lowered: Onto
 
+    def at(self, count: int) -> Layer:
+        """The same for exactly so many rows."""
+        return self._replace(
+            into=_at(self.into, count),
+            out=_at(self.out, count),
+            raised=_at(self.raised, count),
+            lowered=_at(self.lowered, count),
+        )
+
 
 @final
 class WrittenCache:
     """Keys and values of all layers, in one buffer for each shelf."""
 
-    def __init__(self, layers: int, heads: int, width: int) -> None:
+    def __init__(self, layers: int, heads: int, width: int, *, multiple: int) -> None:
+        """Make it; a row has a multiple of so many positions."""
         self.position_bytes = 2 * layers * heads * width * FLOAT_BYTES
         self.held: dict[int, Tensor] = {}
         """By shelf, (layers, 2, rows, heads, length, width)."""
         self._layers, self._heads, self._width = layers, heads, width
+        self._multiple = multiple
         self._buffers: dict[int, Buffer] = {}
 
     def open(
@@ -103,12 +114,10 @@ class WrittenCache:
     ) -> None:
         """Have so many rows of so many positions; of each that was there, keep the first.
 
-        A range that attention sees may be rounded up beyond the length.
-
         Raises:
             PlacementError: there is no memory for it; nothing was changed.
         """
-        length = -(-length // CHUNK) * CHUNK
+        length = -(-length // self._multiple) * self._multiple
         shape = (2 * self._layers, rows, self._heads, length, self._width)
         new = Buffer(shape, torch.float32, torch.device("cpu"), mapped=mapped)
         if old := self._buffers.get(shelf):
@@ -169,11 +178,16 @@ class WrittenForward:
         self._last, self._logits, self._cap = reading.last()
         self._tanh = serially(torch.tanh) if same_rounding else torch.tanh
         self._turned = reading.turned
-        self._kinds = sorted({layer.kind for layer in self._layers})
+        self._bound: dict[int, list[Layer]] = {}
+        self._attentions = {layer.kind: layer.attention for layer in self._layers}
+        self._attention = self._layers[0].attention
         self._turning = sorted({layer.kind for layer in self._layers if layer.turns})
         self._turns: dict[str, Tensor] = {}
         self.passage = Passage()
-        self.store = WrittenCache(reading.count, self._heads.shared, self._heads.width)
+        # A range that attention sees may be rounded up.
+        multiple = CHUNK if same_rounding else 1
+        shared, _, width = self._heads
+        self.store = WrittenCache(reading.count, shared, width, multiple=multiple)
 
     def reach(self, length: int) -> None:
         """Know how to turn the positions below a length."""
@@ -181,11 +195,11 @@ class WrittenForward:
 
     def sees(self, length: int) -> int:
         """How many positions a pass sees where texts have so many."""
-        return self._layers[0].attention.used(length)
+        return self._attention.used(length)
 
     def mask(self, masks: Masks, start: int, tokens: int) -> MaskArgument | None:
         """The mask of one row, whose `passage` is told."""
-        taken = self._layers[0].attention.tokens(tokens)
+        taken = self._attention.tokens(tokens)
         return masks.window(start, taken, self.passage.used)
 
     def __call__(
@@ -203,21 +217,21 @@ class WrittenForward:
         at, held = self.passage, self.store.held[self.passage.shelf]
         rows, tokens = ids.shape
         count = rows * tokens
-        flat = places.expand(rows, tokens).reshape(-1)
         if at.write is None:
             end = at.start + tokens
             turns = {kind: table[at.start : end] for kind, table in self._turns.items()}
             written = held[:, :, at.first, :, at.start : end].unbind(0)
         else:
+            flat = places.reshape(-1)
             turns = {kind: table[flat] for kind, table in self._turns.items()}
             written = held[:, :, at.first : at.first + rows].unbind(0)
         seen = held[:, :, at.first : at.first + rows, :, : at.used]
         keys, values = seen[:, 0].unbind(0), seen[:, 1].unbind(0)
-        attend = {kind: self._attend(kind, mask, rows, tokens) for kind in self._kinds}
+        attend = self._attending(mask, rows, tokens)
         shared, group, width = self._heads
         turned, heads = shared * (group + 1), shared * (group + 2)
-        x = self._embedded(ids.reshape(-1), flat)
-        for layer, write, key, value in zip(self._layers, written, keys, values, strict=True):
+        x = self._embedded(ids, places)  # (rows x tokens, width)
+        for layer, write, key, value in zip(self._at(count), written, keys, values, strict=True):
             y = layer.into(layer.before(x)).view(count, heads, width)
             both = layer.heads(y[:, :turned])
             if layer.turns:
@@ -234,19 +248,29 @@ class WrittenForward:
         return y.view(rows, logits, y.shape[1])
 
     def _embedded(self, ids: Tensor, places: Tensor) -> Tensor:
-        x = self._tokens.index_select(0, ids).to(torch.float32)  # (rows x tokens, width)
+        x = self._tokens.index_select(0, ids.view(-1))
+        if x.dtype != torch.float32:
+            x = x.to(torch.float32)
         if self._scale != 1.0:
             x *= self._scale
         if self._learned is not None:
-            x += self._learned.index_select(0, places)
+            x += self._learned.index_select(0, places.reshape(-1))
         return x
 
-    def _attend(self, kind: str, mask: MaskArgument | None, rows: int, tokens: int) -> Attend:
-        """What attends in the layers of a kind."""
-        attention = next(layer.attention for layer in self._layers if layer.kind == kind)
-        of_kind = mask[kind] if isinstance(mask, dict) else mask
-        added = attention.added(of_kind, rows, tokens)
-        return attention.attend(rows, tokens, self.passage.used, added)
+    def _at(self, count: int) -> list[Layer]:
+        """The layers, for so many rows."""
+        if count not in self._bound:
+            self._bound[count] = [layer.at(count) for layer in self._layers]
+        return self._bound[count]
+
+    def _attending(self, mask: MaskArgument | None, rows: int, tokens: int) -> dict[str, Attend]:
+        """What attends in this pass, in the layers of each kind."""
+        found = {}
+        for kind, attention in self._attentions.items():
+            of_kind = mask[kind] if isinstance(mask, dict) else mask
+            added = attention.added(of_kind, rows, tokens)
+            found[kind] = attention.attend(rows, tokens, self.passage.used, added)
+        return found
 
     def _write(self, into: Tensor, new: Tensor, rows: int, tokens: int) -> None:
         """Store keys and values (rows x tokens, 2 x shared heads, head) of a layer."""
@@ -348,7 +372,7 @@ class _Reading:
             turns=turns,
             attention=Attention(
                 self.heads,
-                float(attention.scaling),
+                1.0 if self._folds else float(attention.scaling),
                 self._family.score_cap(self._config),
                 same=self._same,
             ),
@@ -397,9 +421,9 @@ class _Reading:
         """An RMS norm; `weight` is to have the root of the width in it."""
         squared = len(norm.weight) * norm.epsilon
         lengths = _exact_lengths(squared) if self._same else _lengths(squared)
-        if weight is None:
-            return lambda x: x / lengths(x)
-        return lambda x: (x / lengths(x)).mul_(weight)
+        if weight is not None:
+            return lambda x: (x / lengths(x)).mul_(weight)
+        return lambda x: x / lengths(x)
 
     def _head_norms(self, attention: Any, *, turns: bool) -> Rows:
         if not self._family.names.heads:
@@ -407,6 +431,8 @@ class _Reading:
         shared, group, width = self.heads
         norms = [self._family.norm(getattr(attention, it)) for it in self._family.names.heads]
         each = [self._interleaved(it.weight) if turns else it.weight for it in norms]
+        if self._folds:
+            each[0] = each[0] * float(attention.scaling)
         weight = torch.cat([each[0].expand(shared * group, -1), each[1].expand(shared, -1)])
         weight = weight * math.sqrt(width)  # (heads of queries and keys, width)
         squared = width * norms[0].epsilon
@@ -415,16 +441,16 @@ class _Reading:
 
     def _projections(self, attention: Any, *, turns: bool) -> list[_Matrix]:
         found = [self._matrix(getattr(attention, it)) for it in self._family.names.into]
-        if not turns:
-            return found
-        queries, keys, values = found
-        return [
-            *(
-                _Matrix(*(it if it is None else self._interleaved(it) for it in each))
-                for each in (queries, keys)
-            ),
-            values,
-        ]
+        if turns:
+            found[:2] = [it.rows(self._interleaved) for it in found[:2]]
+        if self._folds and not self._family.names.heads:
+            # Queries come first, whether or not they have a matrix of their own.
+            shared, group, width = self.heads
+            queries = shared * group * width
+            found[0] = found[0].rows(
+                lambda rows: torch.cat([rows[:queries] * attention.scaling, rows[queries:]])
+            )
+        return found
 
     def _interleaved(self, weight: Tensor) -> Tensor:
         """Rows of each head in the order 0, h/2, 1, h/2 + 1, ..."""
@@ -444,7 +470,11 @@ class _Reading:
         if not biases:
             return product
         bias = torch.cat(biases).float()
-        return lambda x: product(x).add_(bias)
+
+        def biased(x: Tensor) -> Tensor:
+            return product(x).add_(bias)
+
+        return biased
 
     def _onto(self, module: Any, norm: Any) -> Onto:
         """A product that is added, behind a norm if there is one."""
@@ -474,6 +504,15 @@ class _Matrix(NamedTuple):
     """(out, in)"""
     bias: Tensor | None
 
+    def rows(self, change: Callable[[Tensor], Tensor]) -> _Matrix:
+        """With the rows of the matrix, and of the bias, changed."""
+        bias = None if self.bias is None else change(self.bias)
+        return _Matrix(change(self.weight), bias)
+
+
+def _at(function: Callable[..., Tensor], count: int) -> Callable[..., Tensor]:
+    return function.at(count) if isinstance(function, Product) else function
+
 
 def _as_it_is(x: Tensor) -> Tensor:
     return x
@@ -489,7 +528,7 @@ def _exact_lengths(squared: float) -> Rows:
     """The same, of functions that have one right result; a hypotenuse differs by the kernel."""
 
     def lengths(x: Tensor) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return length.mul_(length).add_(squared).sqrt_()
 
     return lengths

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pearl.actors.runners.families import ACTIVATIONS
 from pearl.actors.runners.elementwise import SERIAL, serially
+from pearl.actors.runners.families import ACTIVATIONS
 
 TALL = 70
 

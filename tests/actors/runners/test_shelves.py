@@ -16,9 +16,9 @@ from pearl.actors.runners import memory, shelves
 from pearl.actors.runners.hugging_face import HuggingFaceRunner
 from pearl.actors.runners.interface import Runner
 from pearl.actors.runners.library import LibraryForward
-from pearl.actors.runners.written import WrittenForward
 from pearl.actors.runners.memory import Buffer
 from pearl.actors.runners.shelves import BLOCK
+from pearl.actors.runners.written import WrittenForward
 from pearl.decoding.errors import PlacementError
 from tests.actors.runners.models import (
     POSITIONS,

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig, SmolLM3Co
 
 from pearl.actors.runners.hugging_face import HuggingFaceRunner
 from pearl.actors.runners.library import LibraryForward
-from pearl.actors.runners.written import WrittenForward
 from pearl.actors.runners.masks import FEW_TOKENS
 from pearl.actors.runners.shelves import BLOCK
+from pearl.actors.runners.written import WrittenForward
 from tests.actors.runners.models import (
     CONFIGS,
     SHARING,
@@ -494,10 +494,12 @@ def test_rows_beside_a_token_do_not_change_its_bits(name: str, dtype: str, rows:
     for number, tokens, end in zip(numbers, texts, ends, strict=True):
         runner.forward([feed(number, 0, tokens[:-end], logits=0)])
 
-    together = runner.forward([
-        feed(number, len(tokens) - end, tokens[-end:])
-        for number, tokens, end in zip(numbers, texts, ends, strict=True)
-    ])
+    together = runner.forward(
+        [
+            feed(number, len(tokens) - end, tokens[-end:])
+            for number, tokens, end in zip(numbers, texts, ends, strict=True)
+        ]
+    )
 
     for logits, single, end in zip(together, expected, ends, strict=True):
         assert torch.equal(logits, single[-end:])
@@ -530,8 +532,7 @@ def test_across_the_lengths_at_which_ranges_are_cut_the_bits_are_the_same(dtype:
     row = runner.allocate(len(tokens))
 
     found = [
-        runner.forward([feed(row, at, tokens[at : at + 11])])[0]
-        for at in range(0, len(tokens), 11)
+        runner.forward([feed(row, at, tokens[at : at + 11])])[0] for at in range(0, len(tokens), 11)
     ]
 
     assert torch.equal(torch.cat(found), expected)
