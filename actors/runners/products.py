@@ -67,9 +67,12 @@ class Product:
         added = None if self._same_rounding else kernel.onto
 
         def product(x: Tensor, onto: Tensor | None = None) -> Tensor:
-            if onto is None:
-                return multiply(x, stored)
-            return multiply(x, stored).add_(onto) if added is None else added(onto, x, stored)
+            if onto is not None and added is not None:
+                return added(onto, x, stored)
+            y = multiply(x, stored)
+            if onto is not None:
+                return torch.add(onto, y)
+            return y if y.dtype is torch.float32 else y.to(torch.float32)
 
         return product
 

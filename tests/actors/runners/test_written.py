@@ -449,6 +449,7 @@ def test_bfloat16_rounds_alike_unless_told_otherwise() -> None:
     assert not HuggingFaceRunner(model, same_rounding=False).statistics().same_rounding
 
 
+@pytest.mark.slow
 @every_known
 @every_dtype
 def test_windows_of_all_widths_give_a_token_the_same_bits(name: str, dtype: str) -> None:
@@ -464,6 +465,7 @@ def test_windows_of_all_widths_give_a_token_the_same_bits(name: str, dtype: str)
         at += width
 
 
+@pytest.mark.slow
 @every_known
 @every_dtype
 @pytest.mark.parametrize("pieces", [[152], [100, 52], [64, 64, 24], [7] * 21])
@@ -481,6 +483,7 @@ def test_a_prompt_gets_the_same_bits_however_it_is_cut(
         at += count
 
 
+@pytest.mark.slow
 @every_known
 @every_dtype
 @pytest.mark.parametrize("rows", [2, 3, 8])
@@ -505,6 +508,7 @@ def test_rows_beside_a_token_do_not_change_its_bits(name: str, dtype: str, rows:
         assert torch.equal(logits, single[-end:])
 
 
+@pytest.mark.slow
 @every_known
 @every_dtype
 def test_after_a_rollback_the_bits_are_the_same(name: str, dtype: str) -> None:
