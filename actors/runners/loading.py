@@ -42,6 +42,9 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 
 QUANTIZED: Final = ("int8",)
+HEIGHT: Final = {4: (2.0, 100 * 10**6), 2: (2.5, 175 * 10**6)}
+"""By the bytes of a number: how often the largest matrix is there beside the weights when loading
+takes most, and what the kernels take. Measured: docs/speed.md."""
 
 
 def load_runner(
@@ -331,16 +334,20 @@ def loading_bytes(
 ) -> int:
     """Memory on a device at the height of loading; less remains.
 
-    On a CPU a tensor is there twice while it is converted or stored in the order in which it is
-    read, so the largest counts twice; what only the library unpacks is there as it lay in the file
-    beside what it becomes.
+    On a CPU the largest matrix, mostly the head, is there more than once: in the order in which it
+    is read, and packed once more by kernels that multiply many rows. Kernels themselves are made
+    for each number of rows, and more of them in 16 bits. What only the library unpacks is there as
+    it lay in the file beside what it becomes.
     """
     place = choose_device(device)
     precision = choose_dtype(dtype, place, quantize)
     weights = model.weight_bytes(precision)
     if place.type == "cuda":
         return weights
-    return weights + (model.stored_bytes if model.packed else model.largest * precision.itemsize)
+    if model.packed:
+        return weights + model.stored_bytes
+    copies, kernels = HEIGHT[precision.itemsize]
+    return weights + round(copies * model.largest * precision.itemsize) + kernels
 
 
 def _skip(_model: Any, _dtype: torch.dtype) -> None:
