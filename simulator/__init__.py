@@ -35,6 +35,7 @@ What is made of recorded runs:
 
     recording    a run once more, on a virtual clock
     profiling    from runs to a profile
+    fitting      from the jobs of a device to what its forwards take
     profiles     the file that holds one
     forecast     a profile under settings that were not measured
     attribution  where the time of a run went, step by step

@@ -32,11 +32,19 @@ from pearl.decoding.settings import Settings
 from pearl.decoding.stopping import StopRules
 from pearl.decoding.summaries import Figures, over_requests
 from pearl.decoding.trace import Sent
+from pearl.simulator import fitting
 from pearl.simulator.acceptance import Independent, Replay
 from pearl.simulator.answers import run
 from pearl.simulator.costs import Constant, Measured
-from pearl.simulator.forecast import own_times
-from pearl.simulator.profiling import Recording, Sample, fit, luck_of, network, passes, windows
+from pearl.simulator.fitting import Sample
+from pearl.simulator.profiling import (
+    Recording,
+    luck_of,
+    network,
+    passes,
+    times_of,
+    windows,
+)
 from pearl.simulator.recording import Delays, replay
 from pearl.simulator.workload import ClosedLoop, Recorded, Workload
 from pearl.simulator.world import Pair, Scenario
@@ -105,7 +113,7 @@ def _simulated(
 ) -> dict[str, list[Metrics]]:
     """What each scenario gives; none where too little was recorded to have times."""
     try:
-        level, own = _level(recordings, constant), own_times(constant, recordings)
+        level, own = _level(recordings, constant), times_of(recordings, constant)
         plain = _plain(recordings, settings, constant)
     except SettingError:
         return {}
@@ -173,7 +181,7 @@ def speeds(
     Of long requests their beginnings.
     """
     try:
-        own = own_times(constants(drafted=recordings, judged=recordings), recordings)
+        own = times_of(recordings, constants(drafted=recordings, judged=recordings))
         plain = _plain(recordings, settings, own)
     except SettingError:
         return {}
@@ -189,13 +197,15 @@ def speeds(
 
 def _level(recordings: Sequence[Recording], known: Pair) -> Pair:
     """Mean times by the tokens that are read, at one context and without prompts."""
-    drafted, judged = _later(windows, recordings), _later(passes, recordings)
-    draft = _table(drafted) if drafted else known.draft
-    return Pair(draft=draft, target=_table(judged))
+    drafted, judged = (
+        [found for r in recordings if (found := kind([r])[1:])] for kind in (windows, passes)
+    )
+    draft = _flat(fitting.of_windows(drafted)) if drafted else known.draft
+    return Pair(draft=draft, target=_flat(fitting.of_passes(judged)))
 
 
-def _table(samples: Sequence[Sample]) -> Measured:
-    return replace(fit(samples), per_position=0.0)
+def _flat(cost: Measured) -> Measured:
+    return replace(cost, per_position=0.0)
 
 
 def _later(

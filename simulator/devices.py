@@ -113,13 +113,20 @@ class VirtualRow:
 
 @final
 class VirtualDraft:
-    """Writes windows, one token a turn for every request that wants one."""
+    """Writes windows, one token a turn for every request that wants one.
+
+    Args:
+        beside: whether the target works now; None where steps take as long in any case.
+    """
 
     device = DRAFT
 
-    def __init__(self, clock: Clock, reply: Reply) -> None:
+    def __init__(
+        self, clock: Clock, reply: Reply, beside: Callable[[], bool] | None = None
+    ) -> None:
         self._clock = clock
         self._reply = reply
+        self._beside = beside
         self._rows: dict[int, VirtualRow] = {}
         self._desk = DraftDesk()
         self.jobs: Mapping[int, Writing] = self._desk.writing
@@ -154,7 +161,7 @@ class VirtualDraft:
             case _:
                 pass  # nothing for a draft
 
-    def begin(self, now: float) -> float:  # noqa: ARG002 - a turn takes as long at any time
+    def begin(self, now: float) -> float:
         """One forward for all windows."""
         unread, context, rows = 1, 0, self._rows
         for request, writing in self.jobs.items():
@@ -163,10 +170,12 @@ class VirtualDraft:
                 row.cut_back(writing.job)
             context = max(context, row.end)
             unread = max(unread, row.end - row.cached)
+        rest, beside = now - self._turn_ended, self._beside is not None and self._beside()
         if unread <= SHORT:
-            return self._clock(unread, len(self.jobs), context)
+            return self._clock(unread, len(self.jobs), context, rest, beside)
         self._portions = portions({r: rows[r].end - rows[r].cached for r in self.jobs})
-        return self._clock(*_pass(self._portions, {r: rows[r].cached for r in self.jobs}))
+        reading = _pass(self._portions, {r: rows[r].cached for r in self.jobs})
+        return self._clock(*reading, rest, beside)
 
     def end(self, now: float) -> None:
         """Every window is one token longer, but for those whose text is not read yet."""
@@ -207,13 +216,21 @@ class VirtualDraft:
 
 @final
 class VirtualTarget:
-    """Judges windows, all waiting ones in one pass."""
+    """Judges windows, all waiting ones in one pass.
+
+    Args:
+        beside: tokens that the draft is to write for a request meanwhile; None where passes take
+            as long in any case.
+    """
 
     device = TARGET
 
-    def __init__(self, clock: Clock, reply: Reply) -> None:
+    def __init__(
+        self, clock: Clock, reply: Reply, beside: Callable[[int], int] | None = None
+    ) -> None:
         self._clock = clock
         self._reply = reply
+        self._beside = beside
         self._rows: dict[int, VirtualRow] = {}
         self._desk = TargetDesk(self._may_go_on)
         self.jobs: Mapping[int, Judge] = self._desk.waiting
@@ -267,7 +284,8 @@ class VirtualTarget:
             context = max(context, row.prompt + job.base + len(job.pending.tokens))
         self._portions, self._read = {}, batch * unread
         if unread <= SHORT:
-            return self._clock(unread, batch, context) if batch else 0.0
+            beside = 0 if self._beside is None else self._meanwhile()
+            return self._clock(unread, batch, context, 0.0, beside) if batch else 0.0
         return self._begin_pieces()
 
     def _begin_pieces(self) -> float:
@@ -282,7 +300,11 @@ class VirtualTarget:
             for r, (row, job) in jobs.items()
             if r in asked
         }
-        return self._clock(*_pass(self._portions, starts))
+        return self._clock(*_pass(self._portions, starts), 0.0, self._meanwhile())
+
+    def _meanwhile(self) -> int:
+        """Tokens of the longest window that is written beside this pass."""
+        return max(map(self._beside, self._judging)) if self._beside is not None else 0
 
     def end(self, now: float) -> None:
         """A verdict for each."""

@@ -3,6 +3,11 @@
     profile = profiles.read(path)
     print(forecast(profile, Settings(schedule="sd", gamma=6)).tokens_per_s)
 
+A machine drifts: what took one time in this minute takes another in the next. So the requests are
+simulated once for each block of the measurement, with everything as slow as it was then. The
+figures are of all of them together; the interval of a speed says where that of another minute is to
+be expected. Speeds of two systems drift alike, so their ratio (`over`) is known better.
+
 The same figures can be made of a real run's metrics (`over_requests`), so that a forecast and a
 run are compared name by name; and where they differ, `explain` says how much of the difference is
 acceptance, times of the jobs, and times of the messages.
@@ -12,36 +17,87 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
+import numpy as np
+from scipy.special import stdtrit
 
-from pearl.decoding.estimates import Estimate
+from pearl.decoding.estimates import LEVEL, Estimate
 from pearl.decoding.settings import Settings
 from pearl.decoding.summaries import Figures, over_requests
 from pearl.simulator.answers import run
-from pearl.simulator.profiles import Profile
-from pearl.simulator.profiling import Recording, fit, luck_of, network, passes, windows
+from pearl.simulator.profiles import BlockLevel, Profile
+from pearl.simulator.profiling import Recording, luck_of, network, times_of, with_spread
 from pearl.simulator.workload import ClosedLoop
-from pearl.simulator.world import Pair
+from pearl.simulator.world import Run
+
+DRIFT: Final = 0.025  # of speeds between minutes, as it was seen on several quiet machines
+PRESUMED: Final = 12  # blocks: so much is that worth beside those of a measurement
+SAME: Final = BlockLevel(draft=1.0, target=1.0, messages=1.0)
 
 
-def forecast(profile: Profile, settings: Settings, *, users: int = 1, seed: int = 0) -> Figures:
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What is expected of a system.
+
+    Args:
+        figures: of all blocks; the interval of `tokens_per_s` is that of another minute, the others
+            are over requests.
+        speeds: tokens per second, block by block.
+    """
+
+    figures: Figures
+    speeds: tuple[float, ...]
+
+    @property
+    def tokens_per_s(self) -> Estimate:
+        """Of all requests together."""
+        return self.figures.tokens_per_s
+
+    def over(self, other: Forecast) -> Estimate:
+        """How many times as fast as another system in the same minute."""
+        return _of_another([a / b for a, b in zip(self.speeds, other.speeds, strict=True)])
+
+
+def forecast(profile: Profile, settings: Settings, *, users: int = 1, seed: int = 0) -> Forecast:
     """The profile's requests under other settings, so many at a time."""
-    scenario = profile.scenario(settings)
-    if users > 1:
-        load = msgspec.structs.replace(scenario.workload, arrivals=ClosedLoop(users))
-        scenario = msgspec.structs.replace(scenario, workload=load)
-    done = run(scenario, seed=seed)
-    figures = over_requests([served.metrics for served in done.served])
+    runs = [
+        _run(profile.at(level), settings, users, seed, block)
+        for block, level in enumerate(profile.levels)
+    ]
+    speeds = tuple(sum(s.metrics.tokens for s in done.served) / done.seconds for done in runs)
+    found = over_requests([served.metrics for done in runs for served in done.served])
     if users == 1:
-        return figures
+        figures = msgspec.structs.replace(found, tokens_per_s=_of_another(speeds))
+        return Forecast(figures=figures, speeds=speeds)
     # Requests that share a device see each other's work as idle time of it: ask the device.
-    return msgspec.structs.replace(
-        figures,
-        tokens_per_s=Estimate(sum(s.metrics.tokens for s in done.served) / done.seconds),
-        draft_idle=Estimate(1 - done.draft.busy / done.seconds),
-        target_idle=Estimate(1 - done.target.busy / done.seconds),
+    seconds = sum(done.seconds for done in runs)
+    figures = msgspec.structs.replace(
+        found,
+        tokens_per_s=_of_another(speeds),
+        draft_idle=Estimate(1 - sum(done.draft.busy for done in runs) / seconds),
+        target_idle=Estimate(1 - sum(done.target.busy for done in runs) / seconds),
     )
+    return Forecast(figures=figures, speeds=speeds)
+
+
+def _run(profile: Profile, settings: Settings, users: int, seed: int, block: int) -> Run:
+    scenario = profile.scenario(settings)
+    load = msgspec.structs.replace(scenario.workload, arrivals=ClosedLoop(users))
+    return run(msgspec.structs.replace(scenario, workload=load), seed=seed, replication=block)
+
+
+def _of_another(values: Sequence[float]) -> Estimate:
+    """The mean, and where another value like these is to be expected: Student's interval.
+
+    A few quiet blocks know little of the next hour: their spread is pooled with that of `DRIFT`.
+    """
+    found, count = np.array(values), len(values)
+    mean, freedom = float(found.mean()), count - 1 + PRESUMED
+    away = float(((found / mean - 1) ** 2).sum()) + PRESUMED * DRIFT**2
+    apart = math.sqrt(away / freedom * (1 + 1 / count))
+    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * apart
+    return Estimate(mean, mean * max(0.0, 1 - half), mean * (1 + half))
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +128,8 @@ def explain(
         prompts=tuple(r.prompt for r in recordings),
         outputs=tuple(r.tokens for r in recordings),
     )
-    timed = msgspec.structs.replace(own, pair=own_times(profile.pair, recordings), beside=())
+    pair = with_spread(times_of(recordings, profile.pair), recordings)
+    timed = msgspec.structs.replace(own, pair=pair, levels=(SAME,))
     wired = msgspec.structs.replace(timed, network=network(recordings))
     speeds = [float(forecast(p, settings).tokens_per_s) for p in (profile, own, timed, wired)]
     steps = [math.log(a / b) for a, b in zip(speeds, [*speeds[1:], measured], strict=True)]
@@ -80,11 +137,3 @@ def explain(
     return Gap(
         error=speeds[0] / measured - 1, acceptance=acceptance, times=times, ways=ways, rest=rest
     )
-
-
-def own_times(known: Pair, recordings: Sequence[Recording]) -> Pair:
-    """The times of these runs; where they say nothing of a device, those that were known."""
-    groups = [[recording] for recording in recordings]
-    drafted = [sample for group in groups for sample in windows(group)]
-    judged = [sample for group in groups for sample in passes(group)]
-    return Pair(draft=fit(drafted) if drafted else known.draft, target=fit(judged))

@@ -18,6 +18,8 @@ does the lead change from round to round: two rounds in turn then take W + J tog
 lead was. So the rounds of a run are known when its first, its second, and two more are. A run
 begins with the lead that the run before it left; what that is on average is computed here.
 
+Where times scatter, a round takes R on average, and the mean lead is what is carried on.
+
 Rule: nothing here is simulated; tests hold it against the event simulation.
 """
 
@@ -54,37 +56,55 @@ class Paces:
         return np.asarray(self.first + np.where(later > 0, self.second + behind, 0.0))
 
 
-def told(times: RoundTimes, most: float) -> Paces:
-    """The rounds of runs that begin without a lead: the target waits for a head start.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Walk:
+    """What rounds with leads are made of.
 
     Args:
-        times: of all rounds.
+        times: mean seconds.
         most: the longest lead.
+        first, later: by how much such a pass is later than its mean and its window sooner, each as
+            likely as the others; None where times are certain. (Of leads the mean is carried on.)
     """
-    return _walked(times, most, np.zeros(1)).mean(np.ones(1))
+
+    times: RoundTimes
+    most: float
+    first: Array | None = None
+    later: Array | None = None
 
 
-def carried(times: RoundTimes, most: float, later: Array, weights: Array) -> Paces:
+def late(behind: Array | float, apart: Array | None) -> Any:
+    """By how much passes end behind their windows on average; their means do by so much."""
+    if apart is None:
+        return np.maximum(behind, 0.0)
+    return np.maximum(np.add.outer(apart, behind), 0.0).mean(axis=0)
+
+
+def told(walk: Walk) -> Paces:
+    """The rounds of runs that begin without a lead: the target waits for a head start."""
+    return _walked(walk, np.zeros(1)).mean(np.ones(1))
+
+
+def carried(walk: Walk, later: Array, weights: Array) -> Paces:
     """The rounds of runs that begin with the lead of the one before.
 
     Args:
-        times: of all rounds.
-        most: the longest lead.
+        walk: their rounds.
         later: rounds behind the first, run by run; which run follows which is left to chance.
         weights: of each run.
     """
-    walked = _walked(times, most, np.zeros(1))
+    walked = _walked(walk, np.zeros(1))
     if not walked.after.any():  # as most often: nothing wanders
         return walked.mean(np.ones(1))
     none, odd = later == 0, later % 2 == 1
     odds = np.array([weights[kind].sum() for kind in (none, odd, ~(none | odd))])
-    leads = _leads(times, most)
-    walked = _walked(times, most, leads)
+    leads = _leads(walk)
+    walked = _walked(walk, leads)
     return walked.mean(_shares(leads, walked.after, odds / weights.sum()))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Walk:
+class _Walked:
     """From each of several leads: seconds of four rounds, and the leads behind the first three."""
 
     seconds: Array  # (4, leads)
@@ -94,27 +114,29 @@ class _Walk:
         return Paces(*(self.seconds @ shares).tolist())
 
 
-def _walked(times: RoundTimes, most: float, leads: Array) -> _Walk:
-    seconds, after = [], []
-    for judge in (times.first, times.later, times.later, times.later):
-        seconds.append(np.maximum(times.beside, judge - leads))
-        leads = np.minimum(seconds[-1] - times.beside, most)
+def _walked(walk: Walk, leads: Array) -> _Walked:
+    seconds, after, times = [], [], walk.times
+    passes = ((times.first, walk.first), *[(times.later, walk.later)] * 3)
+    for judge, apart in passes:
+        behind = late(judge - leads - times.beside, apart)
+        seconds.append(times.beside + behind)
+        leads = np.minimum(behind, walk.most)
         after.append(leads)
-    return _Walk(np.array(seconds), np.array(after[:3]))
+    return _Walked(np.array(seconds), np.array(after[:3]))
 
 
-def _leads(times: RoundTimes, most: float) -> Array:
+def _leads(walk: Walk) -> Array:
     """All that a run can begin with, ascending from none."""
-    leads = _reached(times, most, FINE)
-    return leads if len(leads) <= MOST else _reached(times, most, COARSE)
+    leads = _reached(walk, FINE)
+    return leads if len(leads) <= MOST else _reached(walk, COARSE)
 
 
-def _reached(times: RoundTimes, most: float, share: float) -> Array:
+def _reached(walk: Walk, share: float) -> Array:
     """The same, until there are too many; leads that differ by less than this share are one."""
-    grain, leads, known = share * most, np.zeros(1), 0
+    grain, leads, known = share * walk.most, np.zeros(1), 0
     while known < len(leads) <= MOST:
         known = len(leads)
-        reached = np.append(leads, _walked(times, most, leads).after)
+        reached = np.append(leads, _walked(walk, leads).after)
         leads = grain * np.unique(np.round(reached / grain))
     return leads
 

@@ -74,6 +74,10 @@ class Ledger:
         """From now on it is not."""
         self._turn_to(self._state & ~bit)
 
+    def works(self, device: Device) -> bool:
+        """Whether it is at work now."""
+        return bool(self._state & WORKS[device])
+
     def _turn_to(self, state: int) -> None:
         now = self._env.now
         self._spent[self._state] += now - self._since

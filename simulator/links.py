@@ -40,16 +40,48 @@ def is_delay(seconds: float) -> bool:
     return seconds == 0 or SHORTEST_S <= seconds <= LONGEST_S
 
 
-class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """One device's connection, the same in both directions.
+class Ways(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds that a device's messages take as they were measured, by what else happens then.
 
     Args:
+        after_window, after_verdict: on the way out, of a command that follows a window, or a
+            verdict (or the beginning of a request): the device has rested for longer then.
+        alone, beside: on the way back, of an answer that leaves while the other device rests, or
+            works.
+    """
+
+    after_window: float = 0.0
+    after_verdict: float = 0.0
+    alone: float = 0.0
+    beside: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what would run backwards."""
+        for name in self.__struct_fields__:
+            refuse_unless(self, name, DELAYS, fine=is_delay(getattr(self, name)))
+
+    def slowed(self, factor: float) -> Ways:
+        """The same on a machine that is so many times as slow."""
+        return Ways(**{name: factor * getattr(self, name) for name in self.__struct_fields__})
+
+
+NO_WAYS: Final = Ways()
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """One device's connection, the same in both directions but for what was measured.
+
+    Args:
+        in_turns, at_once: seconds on top of everything else, by kind of message: where nothing is
+            written beside the passes, and where something is.
         latency_s: seconds a message takes at least.
         jitter_s: mean of an exponential time on top of it.
         bandwidth: bytes per second of all requests together; 0 stands for more than they can fill.
         law_bytes: of one distribution, where the verifier needs those (rejection).
     """
 
+    in_turns: Ways = NO_WAYS
+    at_once: Ways = NO_WAYS
     latency_s: float = 0.0
     jitter_s: float = 0.0
     bandwidth: float = 0.0
@@ -57,7 +89,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what would run backwards."""
-        for name in self.__struct_fields__:
+        for name in ("latency_s", "jitter_s", "bandwidth", "law_bytes"):
             fine = 0 <= getattr(self, name) < float("inf")
             refuse_unless(self, name, "0 or more", fine=fine)
         for name in ("latency_s", "jitter_s"):
@@ -90,6 +122,17 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
         """Refuse what would run backwards."""
         for name in ("control_s", "onward_s"):
             refuse_unless(self, name, DELAYS, fine=is_delay(getattr(self, name)))
+
+    def slowed(self, factor: float) -> Network:
+        """The same with measured ways that take so many times as long."""
+        draft, target = (
+            msgspec.structs.replace(
+                link, in_turns=link.in_turns.slowed(factor), at_once=link.at_once.slowed(factor)
+            )
+            for link in (self.draft, self.target)
+        )
+        onward_s = factor * self.onward_s
+        return msgspec.structs.replace(self, draft=draft, target=target, onward_s=onward_s)
 
 
 @final

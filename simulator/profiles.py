@@ -14,6 +14,7 @@ import msgspec
 
 from pearl.decoding import files
 from pearl.decoding.errors import SettingError
+from pearl.decoding.sampling import refuse_unless
 from pearl.decoding.settings import Settings
 from pearl.simulator.acceptance import Replay
 from pearl.simulator.costs import AnyCost, Measured
@@ -21,7 +22,7 @@ from pearl.simulator.links import Network
 from pearl.simulator.workload import ClosedLoop, Recorded, Workload
 from pearl.simulator.world import Pair, Scenario
 
-PROFILE_VERSION: Final = 2
+PROFILE_VERSION: Final = 3
 
 
 class Luck(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,11 +44,12 @@ class Luck(msgspec.Struct, frozen=True, kw_only=True):
     texts: tuple[str, ...]
 
 
-class Beside(msgspec.Struct, frozen=True, kw_only=True):
-    """Passes of the target while the draft writes `window` tokens beside them."""
+class BlockLevel(msgspec.Struct, frozen=True, kw_only=True):
+    """How many times as long as in the whole measurement everything took in a part of it."""
 
-    window: int
-    target: Measured
+    draft: float
+    target: float
+    messages: float
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,11 +59,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         machine: what it ran on: processors, versions.
         models: draft and target.
         settings: what ran while acceptance was measured.
-        pair: seconds of a draft step, and of a target pass while the draft rests.
-        beside: of a target pass while the draft writes, ascending by window. Two busy models
-            share caches, memory and processors, so a pass takes longer, and how much longer depends
-            on how long the draft is busy.
+        pair: seconds of a draft step and of a target pass.
         network: control and links.
+        levels: how both drifted from block to block of the measurement.
         luck: where draft and target agreed.
         prompts, outputs: tokens of each request.
     """
@@ -71,17 +71,21 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, str]
     settings: Settings
     pair: Pair
-    beside: tuple[Beside, ...] = ()
     network: Network
+    levels: tuple[BlockLevel, ...]
     luck: Luck
     prompts: tuple[int, ...]
     outputs: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a measurement of nothing."""
+        refuse_unless(self, "levels", "one block or more", fine=len(self.levels) > 0)
 
     def scenario(self, settings: Settings) -> Scenario:
         """The measured requests one after the other, under other settings."""
         return Scenario(
             settings=settings,
-            pair=Pair(draft=self.pair.draft, target=self.target(settings)),
+            pair=self.pair,
             acceptance=Replay(self.luck.texts),
             network=self.network,
             workload=Workload(
@@ -92,48 +96,16 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
             ),
         )
 
-    def target(self, settings: Settings) -> AnyCost:
-        """The passes of a schedule: where windows are written beside them, between the measured."""
-        alone = self.pair.target
-        if not settings.kind.parallel or not self.beside:
-            return alone
-        windows = [beside.window for beside in self.beside]
-        # The window of a policy wanders; the one in the middle stands for it.
-        middle = windows[len(windows) // 2]
-        gamma = settings.gamma if isinstance(settings.gamma, int) else middle
-        above = next((b for b in self.beside if b.window >= gamma), self.beside[-1])
-        below = next((b for b in reversed(self.beside) if b.window <= gamma), self.beside[0])
-        apart = above.window - below.window
-        share = (gamma - below.window) / apart if apart > 0 else 0.0
-        single = _blended(below.target, above.target, share)
-        return _crowded(single, alone) if isinstance(alone, Measured) else single
+    def at(self, level: BlockLevel) -> Profile:
+        """The same on a machine that is always as slow as it was in one block."""
+        draft = _slowed(self.pair.draft, level.draft)
+        target = _slowed(self.pair.target, level.target)
+        network = self.network.slowed(level.messages)
+        return msgspec.structs.replace(self, pair=Pair(draft=draft, target=target), network=network)
 
 
-def _blended(one: Measured, other: Measured, share: float) -> Measured:
-    """The table of single rows that lies so far on the way from one to the other."""
-
-    def between(a: float, b: float) -> float:
-        return (1 - share) * a + share * b
-
-    tokens = tuple(sorted({*one.tokens, *other.tokens}))
-    return Measured(
-        tokens=tokens,
-        batches=(1,),
-        grid=(tuple(between(one.measured(n), other.measured(n)) for n in tokens),),
-        context=between(one.context, other.context),
-        per_position=between(one.per_position, other.per_position),
-    )
-
-
-def _crowded(single: Measured, known: Measured) -> Measured:
-    """Several rows take as many times of one row as they are known to."""
-    grid = tuple(
-        tuple(
-            single.measured(n) * known.measured(n, rows) / known.measured(n) for n in single.tokens
-        )
-        for rows in known.batches
-    )
-    return msgspec.structs.replace(single, batches=known.batches, grid=grid)
+def _slowed(cost: AnyCost, factor: float) -> AnyCost:
+    return cost.slowed(factor) if isinstance(cost, Measured) else cost
 
 
 def write(path: pathlib.Path, profile: Profile) -> None:
@@ -168,8 +140,9 @@ def _check_version(path: pathlib.Path, text: bytes) -> None:
     version = found.get("version") if isinstance(found, dict) else None
     if version != PROFILE_VERSION:
         said = "no version" if version is None else f"version {version}"
+        whose = "an earlier" if version in range(1, PROFILE_VERSION) else "another"
         message = (
-            f"{path} has {said}; this program reads version {PROFILE_VERSION}: "
-            "measure it again with pearl profile"
+            f"{path} has {said}, this program reads version {PROFILE_VERSION}: it was made by "
+            f"{whose} version of pearl; measure again with pearl profile"
         )
         raise SettingError(message)

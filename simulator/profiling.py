@@ -6,33 +6,34 @@ job read is not in a trace and need not be, it follows from the jobs before: the
 was read and not refused.
 
     samples     one a job: tokens read, rows that shared the forward, context, seconds
-    fit         samples as a table of means, with straight lines between
-    network     means of the way out and back, of jobs that found their device idle
+    times       of both devices (`pearl.simulator.fitting`), and how they drifted
+    network     means of the ways of messages, by kind
     luck        agreement position by position, and how it clusters
 """
 
 from __future__ import annotations
 
 import bisect
-import dataclasses
+import itertools
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
-import numpy as np
 
-from pearl.decoding.errors import SettingError
-from pearl.decoding.exchanges import agreement, comparisons, correlation, exchanges
+from pearl.decoding.exchanges import Exchange, agreement, comparisons, correlation, exchanges
 from pearl.decoding.exchanges import passes as judged_in
 from pearl.decoding.exchanges import windows as written_in
 from pearl.decoding.messages import (
+    ANSWERS,
+    DEVICES,
     DRAFT,
     TARGET,
     Device,
     DeviceLost,
+    Event,
     Judge,
     Judged,
     Propose,
@@ -41,15 +42,15 @@ from pearl.decoding.messages import (
 from pearl.decoding.settings import Settings
 from pearl.decoding.stopping import StopRules
 from pearl.decoding.trace import Received, Record, Sent
+from pearl.simulator import fitting
 from pearl.simulator.acceptance import Replay
 from pearl.simulator.costs import Measured
-from pearl.simulator.links import Link, Network
-from pearl.simulator.profiles import Beside, Luck, Profile
+from pearl.simulator.fitting import Sample, expected_pass, expected_window
+from pearl.simulator.links import Link, Network, Ways
+from pearl.simulator.profiles import BlockLevel, Luck, Profile
 from pearl.simulator.world import Pair
 
-FEWEST: Final = 4  # samples of one size that make a point of the table
-ENOUGH: Final = 32  # passes beside windows of one size that make a table of their own
-PROMPT_POINTS: Final = 4  # of the table beyond the windows' sizes
+FEWEST: Final = 4  # windows that reach a position, for the rate there to be told
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +78,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def profile(
-    groups: Sequence[Sequence[Recording]],
+    blocks: Sequence[Sequence[Sequence[Recording]]],
     *,
     luck: Sequence[Recording],
     settings: Settings,
@@ -87,66 +88,73 @@ def profile(
     """Everything that was recorded, as one profile.
 
     Args:
-        groups: recordings, those of one group at the same time.
+        blocks: one after the other, each with groups of recordings that ran at the same time.
         luck: the recordings that acceptance is read from; their requests are the workload.
         settings: what those ran with.
         machine, models: to tell profiles apart.
     """
-    written = [sample for group in groups for sample in windows(group)]
-    judged = [sample for group in groups for sample in passes(group)]
-    alone = [sample for sample in judged if not sample.beside] or judged
-    target = fit([*alone, *(s for s in judged if s.is_prompt and s.beside)])
+    every = [group for block in blocks for group in block]
+    pair = Pair(
+        draft=fitting.of_windows(list(map(windows, every))),
+        target=fitting.of_passes(list(map(passes, every))),
+    )
+    ways = network(_single(every))
     return Profile(
         machine=machine,
         models=models,
         settings=settings,
-        pair=Pair(draft=fit(written), target=target),
-        beside=tuple(_beside(judged, slope=target.per_position)),
-        network=network([group[0] for group in groups if len(group) == 1]),
+        pair=_with_spread(pair, every),
+        network=ways,
+        levels=tuple(_level(pair, ways, block) for block in blocks),
         luck=luck_of(luck),
         prompts=tuple(recording.prompt for recording in luck),
         outputs=tuple(recording.tokens for recording in luck),
     )
 
 
-def _beside(judged: Sequence[Sample], slope: float) -> Iterator[Beside]:
-    """A table for each window that was often written beside passes; prompts are in all of them."""
-    prompts = [sample for sample in judged if sample.is_prompt]
-    single = [s for s in judged if s.batch == 1 and s.beside and not s.is_prompt]
-    for window, count in sorted(Counter(s.beside for s in single).items()):
-        if count >= ENOUGH:
-            own = [sample for sample in single if sample.beside == window]
-            yield Beside(window=window, target=fit([*own, *prompts], slope))
+def times_of(recordings: Sequence[Recording], known: Pair) -> Pair:
+    """The mean times of requests that ran one by one; of a device without jobs those known."""
+    written, judged = (
+        [found for recording in recordings if (found := kind([recording]))]
+        for kind in (windows, passes)
+    )
+    return Pair(
+        draft=fitting.of_windows(written) if written else known.draft,
+        target=fitting.of_passes(judged),
+    )
 
 
-class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One job of a device.
+def with_spread(pair: Pair, recordings: Sequence[Recording]) -> Pair:
+    """Means of these requests, and how their jobs scatter around them."""
+    return _with_spread(pair, [[recording] for recording in recordings])
 
-    Args:
-        tokens: read by the job's first forward.
-        forwards: 1 for a pass of the target, the tokens written for a window.
-        batch: rows that shared the forwards, about.
-        context: positions behind the row at the end.
-        beside: tokens that the draft was to write for the same request meanwhile.
-    """
 
-    tokens: int
-    forwards: int
-    batch: int = 1
-    context: int
-    beside: int = 0
-    began: float
-    ended: float
+def _with_spread(pair: Pair, groups: Sequence[Sequence[Recording]]) -> Pair:
+    draft, target = pair.draft, pair.target
+    if isinstance(draft, Measured):
+        found = fitting.spread(draft, map(windows, groups), expected_window)
+        draft = msgspec.structs.replace(draft, spread=found)
+    if isinstance(target, Measured):
+        found = fitting.spread(target, map(passes, groups), expected_pass)
+        target = msgspec.structs.replace(target, spread=found)
+    return Pair(draft=draft, target=target)
 
-    @property
-    def is_prompt(self) -> bool:
-        """Whether a pass read all there was."""
-        return self.tokens == self.context
 
-    @property
-    def seconds(self) -> float:
-        """Of all its forwards."""
-        return self.ended - self.began
+def _single(groups: Iterable[Sequence[Recording]]) -> list[Recording]:
+    """Requests that ran alone."""
+    return [group[0] for group in groups if len(group) == 1]
+
+
+def _level(pair: Pair, known: Network, block: Sequence[Sequence[Recording]]) -> BlockLevel:
+    """How slow the machine was in a block, of all of them."""
+    assert isinstance(pair.draft, Measured)
+    assert isinstance(pair.target, Measured)
+    single = [[recording] for recording in _single(block)]
+    return BlockLevel(
+        draft=fitting.level(pair.draft, [s for g in single for s in windows(g)], expected_window),
+        target=fitting.level(pair.target, [s for g in single for s in passes(g)], expected_pass),
+        messages=_slower(known, [recording for [recording] in single]),
+    )
 
 
 def passes(together: Sequence[Recording]) -> list[Sample]:
@@ -169,6 +177,7 @@ def windows(together: Sequence[Recording]) -> list[Sample]:
         key=lambda sample: sample.began,
     )
     begun = [sample.began for sample in found]
+    ends = [0.0, *itertools.accumulate((sample.ended for sample in found), max)]
     longest = max((sample.seconds for sample in found), default=0.0)
 
     def others(sample: Sample) -> float:
@@ -183,8 +192,10 @@ def windows(together: Sequence[Recording]) -> list[Sample]:
         return shared / sample.seconds - 1
 
     return [
-        msgspec.structs.replace(sample, batch=1 + round(others(sample)))
-        for sample in found
+        msgspec.structs.replace(
+            sample, batch=1 + round(others(sample)), rest=max(0.0, sample.began - before)
+        )
+        for sample, before in zip(found, ends, strict=False)
         if sample.seconds
     ]
 
@@ -192,7 +203,9 @@ def windows(together: Sequence[Recording]) -> list[Sample]:
 def _passes(recording: Recording) -> Iterator[Sample]:
     cached = 0
     # A window beside a pass stands on what the pass judges.
-    beside = {(job.epoch, job.base, job.pending): job.count for job in _proposals(recording)}
+    beside = {
+        (job.epoch, job.base, job.pending): job.count for job in _proposals(recording.records)
+    }
     for _, job, answer in judged_in(recording.records):
         if not answer.passes:
             continue
@@ -208,10 +221,10 @@ def _passes(recording: Recording) -> Iterator[Sample]:
         cached = recording.prompt + job.base + answer.kept
 
 
-def _proposals(recording: Recording) -> Iterator[Propose]:
+def _proposals(records: Iterable[Record]) -> Iterator[Propose]:
     """The draft's jobs but for head starts, which no pass runs beside."""
     judging = False
-    for record in recording.records:
+    for record in records:
         match record:
             case Sent(command=Judge()):
                 judging = True
@@ -225,6 +238,7 @@ def _proposals(recording: Recording) -> Iterator[Propose]:
 
 def _windows(recording: Recording) -> Iterator[Sample]:
     cached, epoch = 0, 0
+    judges = _at_work(exchanges(recording.records), TARGET)
     for _, job, answer in written_in(recording.records):
         end = recording.prompt + job.base + len(job.pending)
         # A new epoch begins with a token that is not the draft's own.
@@ -234,162 +248,95 @@ def _windows(recording: Recording) -> Iterator[Sample]:
             tokens=max(1, end - cached),
             forwards=written,
             context=end + written - 1,
+            beside=judges(answer.began),
             began=answer.began,
             ended=answer.ended,
         )
         cached, epoch = end + written - 1, job.epoch
 
 
-# -- times -------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Forward:
-    """One forward, or the mean of several alike."""
-
-    tokens: int
-    batch: int
-    context: float
-    seconds: float
-    weight: int = 1
-
-    @property
-    def is_prompt(self) -> bool:
-        """Whether it read all there was."""
-        return self.tokens == self.context
-
-    def at(self, context: float, slope: float) -> float:
-        """Seconds that it would have taken behind so many positions."""
-        return max(self.seconds - slope * self.batch * (self.context - context), self.seconds / 2)
-
-
-def fit(samples: Sequence[Sample], slope: float | None = None) -> Measured:
-    """A table of means by tokens and rows, all brought to one context.
-
-    Args:
-        samples: of one device.
-        slope: seconds for every further position of context; None finds it in the samples.
-
-    Raises:
-        SettingError: there are too few samples of single rows.
-    """
-    forwards = list(_forwards(samples))
-    context = _mean_of([(f.context * f.weight, f.weight) for f in forwards if not f.is_prompt])
-    steep = _slope([f for f in forwards if f.batch == 1]) if slope is None else slope
-    level = [dataclasses.replace(f, seconds=f.at(context, steep)) for f in forwards]
-    by_batch = {batch: [f for f in level if f.batch == batch] for batch in {f.batch for f in level}}
-    points = _points(by_batch.pop(1, []))
-    if not points:
-        message = f"{len(forwards)} forwards were recorded, too few of one row; record more"
-        raise SettingError(message)
-    crowds = {batch: _row(points, found) for batch, found in sorted(by_batch.items())}
-    rows = {1: list(points.values())} | {batch: row for batch, row in crowds.items() if row}
-    return Measured(
-        tokens=tuple(points),
-        batches=tuple(rows),
-        grid=tuple(map(tuple, rows.values())),
-        context=context,
-        per_position=steep,
-    )
-
-
-def _forwards(samples: Sequence[Sample]) -> Iterator[Forward]:
-    """Windows taken apart: their first forward may read more than the others."""
-    step = {
-        batch: _mean_of(
-            [(s.seconds, s.forwards) for s in samples if s.batch == batch and s.tokens == 1]
-        )
-        for batch in {sample.batch for sample in samples}
-    }
-    for s in samples:
-        if s.tokens == 1:
-            yield Forward(1, s.batch, s.context, s.seconds / s.forwards, s.forwards)
-        elif s.forwards == 1:
-            yield Forward(s.tokens, s.batch, s.context, s.seconds)
-        else:
-            seconds = s.seconds - (s.forwards - 1) * step[s.batch]
-            if seconds > 0:  # nan where no step of this batch was timed
-                yield Forward(s.tokens, s.batch, s.context - (s.forwards - 1), seconds)
-
-
-def _mean_of(pairs: Sequence[tuple[float, int]]) -> float:
-    weight = sum(count for _, count in pairs)
-    return sum(seconds for seconds, _ in pairs) / weight if weight else math.nan
-
-
-def _points(forwards: Sequence[Forward]) -> dict[int, float]:
-    """Seconds by tokens: sizes seen often, and the readings of prompts in a few groups."""
-    often = _means(forward for forward in forwards if not forward.is_prompt)
-    largest = max(often, default=0)
-    prompts = sorted((f for f in forwards if f.tokens > largest), key=lambda f: f.tokens)
-    for group in np.array_split(np.arange(len(prompts)), PROMPT_POINTS):
-        if len(group):
-            found = [prompts[i] for i in group]
-            often[round(statistics.mean(f.tokens for f in found))] = _mean(found)
-    return dict(sorted(often.items()))
-
-
-def _means(forwards: Iterable[Forward]) -> dict[int, float]:
-    """Seconds by tokens, ascending, of sizes that were seen often."""
-    sizes = sorted(_by_size(forwards).items())
-    return {tokens: _mean(found) for tokens, found in sizes if len(found) >= FEWEST}
-
-
-def _by_size(forwards: Iterable[Forward]) -> dict[int, list[Forward]]:
-    found: defaultdict[int, list[Forward]] = defaultdict(list)
-    for forward in forwards:
-        found[forward.tokens].append(forward)
-    return found
-
-
-def _mean(forwards: Sequence[Forward]) -> float:
-    return _mean_of([(f.seconds * f.weight, f.weight) for f in forwards])
-
-
-def _slope(forwards: Sequence[Forward]) -> float:
-    """Seconds that every further position takes: least squares among forwards of one size."""
-    above = below = 0.0
-    for found in _by_size(forward for forward in forwards if not forward.is_prompt).values():
-        weight = np.array([f.weight for f in found])
-        context, seconds = (
-            np.array([getattr(f, n) for f in found]) for n in ("context", "seconds")
-        )
-        away = context - np.average(context, weights=weight)
-        above += float(weight @ (away * seconds))
-        below += float(weight @ away**2)
-    return max(0.0, above / below) if below else 0.0
-
-
-def _row(points: Mapping[int, float], forwards: Sequence[Forward]) -> list[float]:
-    """The table's row for a batch: the single row's times what the batch took of it."""
-    if not (found := _means(forwards)):
-        return []
-    single = np.interp(list(found), list(points), list(points.values()))
-    ratio = np.array(list(found.values())) / single
-    there = np.interp(list(points), list(found), ratio)
-    return [float(r * seconds) for r, seconds in zip(there, points.values(), strict=True)]
-
-
 # -- ways --------------------------------------------------------------------------------------
 
 
+Kind: TypeAlias = tuple[Device, str, str]
+
+
+class Way(NamedTuple):
+    """Seconds that a message took.
+
+    Args:
+        kind: whose it was, and its fields of `Link` and of `Ways`.
+        seconds: from the sending of a job to its beginning, or from its end to its answer.
+        bare: whether nothing but the message lies between. A target that has heard its verdict
+            may know the job before it is sent (`pearl.decoding.foresight`).
+    """
+
+    kind: Kind
+    seconds: float
+    bare: bool = True
+
+
 def network(recordings: Sequence[Recording]) -> Network:
-    """Means of the ways of messages, out and back, for each direction half of both.
+    """Means of the ways of messages, by kind.
 
     The scheduler's own work is in them: a trace cannot tell it from the link. A job that the target
-    began by itself (`pearl.decoding.foresight`) says nothing of the way out; where no other job
-    does either, the way out counts as long as the way back, which every answer shows. In recordings
-    where no job was ever begun before it was sent, the target waits for every command.
+    began by itself says nothing of the way out. In recordings where no job was ever begun before it
+    was sent, the target waits for every command. What no message tells of a kind, the one most like
+    it does; of a way out, if nothing else does, the way back.
     """
     goes_on = any(_goes_on(recording.records) for recording in recordings)
-    target = _link(recordings, TARGET, goes_on=goes_on)
-    onward = [s for each in recordings for s in _onward(each.records, target.latency_s)]
+    means = _means(recordings, goes_on=goes_on)
+    draft, target = (
+        Link(
+            in_turns=_known(means, device, "in_turns", "at_once"),
+            at_once=_known(means, device, "at_once", "in_turns"),
+        )
+        for device in DEVICES
+    )
+    out_s = max(target.in_turns.after_window, target.at_once.after_window)
+    onward = [s for each in recordings for s in _onward(each.records, out_s)]
     return Network(
-        draft=_link(recordings, DRAFT),
+        draft=draft,
         target=target,
         foresight=goes_on,
-        onward_s=statistics.fmean(onward) if onward else 0.0,
+        onward_s=max(0.0, statistics.fmean(onward)) if onward else 0.0,
     )
+
+
+def _means(recordings: Sequence[Recording], *, goes_on: bool) -> dict[Kind, tuple[float, int]]:
+    """Of each kind the mean, and of how many."""
+    found: defaultdict[Kind, list[float]] = defaultdict(list)
+    for recording in recordings:
+        for way in _ways(recording.records):
+            if way.bare or not goes_on:
+                found[way.kind].append(way.seconds)
+    return {kind: (max(0.0, statistics.fmean(s)), len(s)) for kind, s in found.items()}
+
+
+def _known(means: dict[Kind, tuple[float, int]], device: Device, link: str, other: str) -> Ways:
+    """Ways of one device, those that were not seen like those that were."""
+
+    def mean(*names: str) -> float:
+        kinds = [(device, which, name) for which in (link, other) for name in names]
+        return next((means[kind][0] for kind in kinds if kind in means), 0.0)
+
+    back = mean("alone", "beside")
+    return Ways(
+        after_window=mean("after_window", "after_verdict") or back,
+        after_verdict=mean("after_verdict", "after_window") or back,
+        alone=back,
+        beside=mean("beside", "alone"),
+    )
+
+
+def _slower(known: Network, recordings: Sequence[Recording]) -> float:
+    """How many times as long as known messages took in these recordings."""
+    taken = wanted = 0.0
+    links = {DRAFT: known.draft, TARGET: known.target}
+    for (device, link, name), (mean, count) in _means(recordings, goes_on=known.foresight).items():
+        taken += count * mean
+        wanted += count * getattr(getattr(links[device], link), name)
+    return taken / wanted if wanted else 1.0
 
 
 def _onward(records: Sequence[Record], out_s: float) -> Iterator[float]:
@@ -398,7 +345,7 @@ def _onward(records: Sequence[Record], out_s: float) -> Iterator[float]:
     Only of jobs that it began by itself.
     """
     ended = math.nan
-    for exchange, known in zip(exchanges(records), _known(records), strict=True):
+    for exchange, known in zip(exchanges(records), _known_at(records), strict=True):
         if exchange.device != TARGET or exchange.answer is None:
             continue
         job = exchange.answer.event
@@ -408,7 +355,7 @@ def _onward(records: Sequence[Record], out_s: float) -> Iterator[float]:
         ended = job.ended
 
 
-def _known(records: Iterable[Record]) -> Iterator[float]:
+def _known_at(records: Iterable[Record]) -> Iterator[float]:
     """Of each command, when the last thing that it follows from was sent: a job, or its window."""
     known = -math.inf
     for record in records:
@@ -425,48 +372,49 @@ def _goes_on(records: Iterable[Record]) -> bool:
     return any(answer.began < exchange.at for exchange, _, answer in judged_in(records))
 
 
-def _link(recordings: Sequence[Recording], device: Device, *, goes_on: bool = False) -> Link:
-    ways = [way for each in recordings for way in _ways(each.records, device)]
-    out = [way.out for way in ways if not (goes_on and way.foreseen)]
-    seen = [statistics.fmean(way) for way in (out, [way.back for way in ways]) if way]
-    return Link(latency_s=max(0.0, statistics.fmean(seen)) if seen else 0.0)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Way:
-    """Seconds from the sending of a job to its beginning, and from its end to its answer.
-
-    `foreseen` if all that the job needs was known before it was sent: its command follows a
-    verdict, which the target has heard first.
-    """
-
-    out: float
-    back: float
-    foreseen: bool
-
-
-def _ways(records: Sequence[Record], device: Device) -> Iterator[Way]:
-    """Of each job that found its device idle, but for the first one."""
-    free_at = math.inf
-    for exchange, foreseen in zip(exchanges(records), _follow_verdicts(records), strict=True):
-        heard = exchange.answer
-        if exchange.device != device or heard is None:
+def _ways(records: Sequence[Record]) -> Iterator[Way]:
+    """Out and back of each job that found its device idle, but for the first one."""
+    jobs = exchanges(records)
+    works = {device: _at_work(jobs, device) for device in DEVICES}
+    free_at = dict.fromkeys(DEVICES, math.inf)
+    link = "at_once" if any(_proposals(records)) else "in_turns"
+    for exchange, after in zip(jobs, _follow(records), strict=True):
+        heard, device = exchange.answer, exchange.device
+        if heard is None:
             continue
         job = heard.event
         assert isinstance(job, Proposed | Judged)
-        if free_at <= exchange.at:
-            yield Way(job.began - exchange.at, heard.at - job.ended, foreseen)
-        free_at = job.ended
+        if free_at[device] <= exchange.at:
+            foreseen = device == TARGET and isinstance(after, Judged)
+            name = "after_window" if isinstance(after, Proposed) else "after_verdict"
+            yield Way((device, link, name), job.began - exchange.at, bare=not foreseen)
+            other = works[TARGET if device == DRAFT else DRAFT]
+            name = "beside" if other(job.ended) else "alone"
+            yield Way((device, link, name), heard.at - job.ended)
+        free_at[device] = job.ended
 
 
-def _follow_verdicts(records: Iterable[Record]) -> Iterator[bool]:
-    """Of each command, whether a verdict gave rise to it."""
+def _at_work(jobs: Sequence[Exchange], device: Device) -> Callable[[float], bool]:
+    """Whether a device was at work, by the moment."""
+    times = [job.answer.event for job in jobs if job.device == device and job.answer is not None]
+    spans = sorted((e.began, e.ended) for e in times if isinstance(e, ANSWERS))
+    begun = [began for began, _ in spans]
+
+    def works(at: float) -> bool:
+        place = bisect.bisect_right(begun, at) - 1
+        return place >= 0 and at < spans[place][1]
+
+    return works
+
+
+def _follow(records: Iterable[Record]) -> Iterator[Event | None]:
+    """Of each command, the event that gave rise to it."""
     heard = None
     for record in records:
         if isinstance(record, Received):
             heard = record.event
         else:
-            yield isinstance(heard, Judged)
+            yield heard
 
 
 # -- luck --------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ then one where it does not. What a schedule makes of a run depends on its length
 speculative decoding that is fully kept also skips a position, the bonus token. Whether that token
 would have been agreed with does not matter: if it ends the run, the next one begins behind it.)
 
-It holds where times are certain (constant or by tokens), rounds have a barrier, and acceptance
-belongs to the text; for jitter, loads, faults and cancelled windows ask `simulate`. A target with
+It holds where rounds have a barrier, and acceptance belongs to the text; for loads, faults,
+messages that vary and cancelled windows ask `simulate`. A round takes the longer of two times, and
+where they scatter the mean of the longer one, which is more than the longer mean. A target with
 foresight carries one thing from run to run, its lead (`pearl.simulator.leads`); the mean lead is
 used, as if any run could follow any other.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias, final
 
@@ -40,13 +42,14 @@ from pearl.simulator.acceptance import (
     Replay,
     Runs,
 )
-from pearl.simulator.costs import Spread
+from pearl.simulator.costs import Measured, scatter
 from pearl.simulator.links import Network
 from pearl.simulator.streams import StreamPurpose, stream
 from pearl.simulator.world import Pair
 
 Array: TypeAlias = NDArray[Any]
 RUNS: Final = 4096  # drawn for one answer
+APART: Final = 64  # values that stand for how two times fall apart
 UNLIKELY: Final = 1e-12  # runs beyond are counted as the longest one
 NEGLIGIBLE: Final = 1e-18  # of all runs: a length that is rarer is left out
 
@@ -80,29 +83,54 @@ class Scheme(msgspec.Struct, frozen=True):
 ALONE: Final = Scheme("ar")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Halves:
+    """A scheme's rounds: their means, and how far pass and window fall apart by chance.
+
+    Args:
+        times: means.
+        first, later: seconds by which a pass is later than its mean and its window sooner, each as
+            likely as the others; None where times are certain.
+    """
+
+    times: RoundTimes
+    first: Array | None = None
+    later: Array | None = None
+
+    @property
+    def waited(self) -> RoundTimes:
+        """The same with the passes as long as their rounds: the mean of the longer of two times."""
+        times = self.times
+        return dataclasses.replace(
+            times,
+            first=times.beside + leads.late(times.first - times.beside, self.first),
+            later=times.beside + leads.late(times.later - times.beside, self.later),
+        )
+
+
 @final
 class PairTimes:
     """Seconds of the parts of a round, for one request at one context.
 
     Raises:
-        SettingError: a time is left to chance.
+        SettingError: the time of a message is left to chance.
     """
 
     def __init__(self, pair: Pair, network: Network | None = None, context: int = 1) -> None:
         network = network or Network()
         links = (network.draft, network.target)
-        if isinstance(pair.draft, Spread) or isinstance(pair.target, Spread):
-            raise SettingError("times with a spread are not for the twin; take simulate")
         if any(link.jitter_s or link.bandwidth for link in links):
             raise SettingError("links with jitter or bandwidth are not for the twin; take simulate")
-        self._target = pair.target
-        self._context = context
+        self._pair, self._network, self._context = pair, network, context
+        self._scattered = [scatter(pair.draft) - 1, scatter(pair.target) - 1]
+        self._certain = not any(factors.any() for factors in self._scattered)
         self.speed_ratio = pair.speed_ratio
         self.step = pair.draft.seconds(1, 1, context)
         self.catching_up = pair.draft.seconds(2, 1, context) - self.step
         self.to_draft, self.to_target = (network.control_s + 2 * link.latency_s for link in links)
-        self._foresight, self._onward_s = network.foresight, network.onward_s
-        won = self.to_target - self._onward_s if network.foresight else 0.0
+        ways = network.target.at_once
+        told = self.to_target + ways.after_verdict + ways.alone
+        won = told - network.onward_s if network.foresight else 0.0
         self.most_lead = max(0.0, won)  # beginning by itself takes no longer than a command
 
     @property
@@ -112,30 +140,72 @@ class PairTimes:
         With foresight it knows with each command what follows it; so two passes take no longer
         than one that waits for its command, unless they themselves do.
         """
-        if not self._foresight:
-            return self.judge(1)
-        return max(self.work(1) + self._onward_s, self.judge(1) / 2)
+        ways, work = self._network.target.in_turns, self.work(1)
+        judge = self.judge(1) + ways.after_verdict + ways.alone
+        if not self._network.foresight:
+            return judge
+        return max(work + self._network.onward_s, judge / 2)
 
-    def work(self, tokens: int) -> float:
-        """A pass of the target over so many tokens."""
-        return self._target.seconds(tokens, 1, self._context)
+    def work(self, tokens: int, beside: int = 0) -> float:
+        """A pass of the target over so many tokens, and so many written beside it."""
+        target = self._pair.target
+        seconds = target.seconds(tokens, 1, self._context)
+        return seconds * target.slower(tokens, beside) if isinstance(target, Measured) else seconds
 
-    def judge(self, tokens: int) -> float:
-        """The same, there and back."""
-        return self.work(tokens) + self.to_target
+    def judge(self, tokens: int, beside: int = 0) -> float:
+        """The same, there and back, by ways that take no longer for anything."""
+        return self.work(tokens, beside) + self.to_target
 
     def write(self, tokens: int) -> float:
-        """A window of the draft, there and back."""
+        """A window of the draft, without a rest before it, there and back in the same way."""
         return tokens * self.step + self.to_draft if tokens else 0.0
 
-    def rounds(self, before: int, beside: int) -> RoundTimes:
+    def rounds(self, before: int, beside: int) -> Halves:
         """What rounds are made of that write so many tokens before a pass and beside it."""
-        return RoundTimes(
-            before=self.write(before),
-            beside=self.write(beside),
-            first=self.judge(before + 1) if before or beside else self.alone,
-            later=self.judge(beside) if beside else 0.0,
+        if beside:
+            return self._at_once(before, beside)
+        if not before:
+            return Halves(RoundTimes(first=self.alone))
+        draft, target = self._network.draft.in_turns, self._network.target.in_turns
+        judge = self.judge(before + 1) + target.after_window + target.alone
+        ways = draft.after_verdict + draft.alone
+        rest = judge + self.to_draft + ways
+        return Halves(RoundTimes(before=self.write(before) + ways + self._woken(rest), first=judge))
+
+    def _at_once(self, before: int, beside: int) -> Halves:
+        """Of windows beside passes; which of the two is later says by which ways messages go."""
+        draft, target = self._network.draft.at_once, self._network.target.at_once
+        write, judge = self.write(beside), self.judge(beside, beside)
+        late = write + draft.alone > judge + target.alone
+        out, its_out = (
+            (draft.after_window, target.after_window)
+            if late
+            else (draft.after_verdict, target.after_verdict)
         )
+        to_draft = out + (draft.alone if late else draft.beside)
+        to_target = its_out + (target.beside if late else target.alone)
+        rest = max(0.0, judge + to_target - write - to_draft) + self.to_draft + to_draft
+        ahead = draft.after_verdict + draft.alone + self._woken(rest) if before else 0.0
+        times = RoundTimes(
+            before=self.write(before) + ahead,
+            beside=write + to_draft + self._woken(rest, beside=True),
+            first=self.judge(before + 1, beside) + to_target,
+            later=judge + to_target,
+        )
+        if self._certain:
+            return Halves(times)
+        return Halves(times, self._apart(before + 1, beside), self._apart(beside, beside))
+
+    def _woken(self, rest: float, *, beside: bool = False) -> float:
+        draft = self._pair.draft
+        return draft.woken(rest, beside=beside) if isinstance(draft, Measured) else 0.0
+
+    def _apart(self, tokens: int, beside: int) -> Array:
+        """By how much a pass is later than its mean and its window sooner, in `APART` values."""
+        draft, target = self._scattered
+        written = math.sqrt(beside) * self.step * draft  # steps scatter each for itself
+        found = np.sort(np.subtract.outer(self.work(tokens, beside) * target, written).ravel())
+        return np.array([part.mean() for part in np.array_split(found, min(APART, len(found)))])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -275,24 +345,26 @@ def decode(runs: Runs, scheme: Scheme, times: PairTimes, weights: Array | None =
     before, beside = scheme.numbers
     made = rounds.of_run(runs, before, beside)
     each = np.ones(len(runs)) if weights is None else weights
-    further = made.later * times.work(beside) if beside else 0.0
+    further = made.later * times.work(beside, beside) if beside else 0.0
     return Decoded(
         rounds=made,
         seconds=_seconds(made, scheme, times, each),
         writing=made.steps * times.step + _catching_up(made, scheme, times),
-        working=made.first * times.work(before + 1) + further,
+        working=made.first * times.work(before + 1, beside) + further,
     )
 
 
 def _seconds(made: Rounds, scheme: Scheme, times: PairTimes, weights: Array) -> Array:
     before, beside = scheme.numbers
     own = times.rounds(before, beside)
-    if not (beside and times.most_lead):
-        return np.asarray(made.seconds(own) + _catching_up(made, scheme, times))
+    if not beside:
+        return np.asarray(made.seconds(own.times) + _catching_up(made, scheme, times))
+    if not times.most_lead:
+        return np.asarray(made.seconds(own.waited))
     # A pass that has to wait for a head start begins when its command arrives.
-    most = times.most_lead
-    paces = leads.told(own, most) if before else leads.carried(own, most, made.later, weights)
-    return np.asarray(own.before + paces.seconds(made.later))
+    walk = leads.Walk(own.times, times.most_lead, own.first, own.later)
+    paces = leads.told(walk) if before else leads.carried(walk, made.later, weights)
+    return np.asarray(own.times.before + paces.seconds(made.later))
 
 
 def _catching_up(made: Rounds, scheme: Scheme, times: PairTimes) -> Array | float:

@@ -11,6 +11,7 @@ May import: simpy, numpy, decoding.  Must never: know torch, Ray, or the wall cl
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, final
@@ -38,11 +39,11 @@ from pearl.decoding.settings import Settings
 from pearl.decoding.stopping import StopRules
 from pearl.decoding.trace import Record
 from pearl.simulator.acceptance import Acceptance, Independent
-from pearl.simulator.costs import Affine, AnyCost, Constant, clock
+from pearl.simulator.costs import Affine, AnyCost, Constant, Measured, clock
 from pearl.simulator.devices import Process, VirtualDraft, VirtualTarget, Worker
 from pearl.simulator.faults import Fault, FaultKind, check_apart
 from pearl.simulator.ledger import SERVING, Account, Ledger
-from pearl.simulator.links import Line, Network
+from pearl.simulator.links import NO_WAYS, Line, Network
 from pearl.simulator.streams import StreamPurpose, stream
 from pearl.simulator.workload import ClosedLoop, Poisson, Times, Workload, check_tokens
 
@@ -198,6 +199,10 @@ class World:
             TARGET: Worker(env, target, self._ledger, onward_s),
         }
         links = {DRAFT: scenario.network.draft, TARGET: scenario.network.target}
+        self._ways = {d: (link.in_turns, link.at_once) for d, link in links.items()}
+        self._timed = any(ways != NO_WAYS for found in self._ways.values() for ways in found)
+        self._at_once = scenario.settings.kind.parallel
+        self._after_window = False  # whether what is heard now is a window
         streams = {DRAFT: StreamPurpose.DRAFT_LINK, TARGET: StreamPurpose.TARGET_LINK}
         self._out = {d: Line(env, links[d], self._stream(streams[d], 0)) for d in DEVICES}
         self._back = {d: Line(env, links[d], self._stream(streams[d], 1)) for d in DEVICES}
@@ -225,7 +230,20 @@ class World:
         pair = self.scenario.pair
         draft = clock(pair.draft, self._stream(StreamPurpose.DRAFT_TIMES))
         target = clock(pair.target, self._stream(StreamPurpose.TARGET_TIMES))
-        return VirtualDraft(draft, self._answer), VirtualTarget(target, self._answer)
+        works = functools.partial(self._ledger.works, TARGET)
+        return (
+            VirtualDraft(draft, self._answer, works if isinstance(pair.draft, Measured) else None),
+            VirtualTarget(
+                target,
+                self._answer,
+                self._written_beside if isinstance(pair.target, Measured) else None,
+            ),
+        )
+
+    def _written_beside(self, number: int) -> int:
+        """Tokens that are written beside the passes of a request now."""
+        decoding = self._open.get(number)
+        return decoding.conversation.schedule.window if self._at_once and decoding else 0
 
     def _stream(self, purpose: StreamPurpose, number: int = 0) -> np.random.Generator:
         return stream(*self._luck, purpose, number)
@@ -276,6 +294,7 @@ class World:
         for device in decoding.devices:
             self._workers[device].host.open(number, prompt, self._text(number), length)
         away = [device for device in decoding.devices if device not in self._usable]
+        self._after_window = False
         decoding.conversation.begin(self.env.now, away)
         yield decoding.finished
 
@@ -305,11 +324,23 @@ class World:
         """An order leaves for a device; one that is down never gets it."""
         worker = self._workers[device]
         if not worker.down:
-            self._out[device].carry(order.request, order, worker.take, self._control_s)
+            way_s = self._way_out(device, order.request) if self._timed else 0.0
+            self._out[device].carry(order.request, order, worker.take, self._control_s + way_s)
+
+    def _way_out(self, device: Device, number: int) -> float:
+        ways = self._ways[device][self._written_beside(number) > 0]
+        return ways.after_window if self._after_window else ways.after_verdict
 
     def _answer(self, number: int, event: Proposed | Judged) -> None:
         """A device has an answer; it travels back."""
-        self._back[event.device].carry(number, event, self._hear)
+        device = event.device
+        way_s = self._way_back(device, number) if self._timed else 0.0
+        self._back[device].carry(number, event, self._hear, way_s)
+
+    def _way_back(self, device: Device, number: int) -> float:
+        ways = self._ways[device][self._written_beside(number) > 0]
+        other = TARGET if device == DRAFT else DRAFT
+        return ways.beside if self._ledger.works(other) else ways.alone
 
     def _hear(self, number: int, event: Event) -> None:
         """An answer, if its request is still there to hear it."""
@@ -326,6 +357,7 @@ class World:
         """What the real driver does: events in, tokens and orders out."""
         if decoding.finished.triggered:
             return
+        self._after_window = isinstance(event, Proposed)
         decoding.conversation.hear(event, self.env.now)
         decoding.count_runs()
         if decoding.conversation.schedule.finish_reason is not None:

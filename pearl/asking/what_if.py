@@ -94,10 +94,10 @@ def scenario(given: Mapping[str, Any]) -> Scenario:
     """
     from pearl.simulator.world import Scenario
 
-    profile, settings = read_profile(given["profile_file"]), schedule_settings(given)
+    profile = read_profile(given["profile_file"])
     return Scenario(
-        settings=settings,
-        pair=pair(given, profile, settings),
+        settings=schedule_settings(given),
+        pair=pair(given, profile),
         acceptance=acceptance(given, profile),
         network=network(given, profile),
         workload=workload(given, profile),
@@ -131,14 +131,16 @@ def read_profile(file: str | None) -> Profile | None:
 # -- the pair ----------------------------------------------------------------------------------
 
 
-def pair(given: Mapping[str, Any], profile: Profile | None, settings: Settings) -> Pair:
-    """How long forwards take; measured ones depend on whether the draft works beside them."""
+def pair(given: Mapping[str, Any], profile: Profile | None) -> Pair:
+    """How long forwards take."""
     from pearl.simulator.world import Pair
 
     check_number(given["speed_ratio"], "speed-ratio", "more than 0", lambda c: c > 0)
     check_number(given["target_ms"], "target-ms", "more than 0", lambda ms: ms > 0)
     check_number(given["growth"], "growth", "0 or more", lambda share: share >= 0)
     check_number(given["jitter"], "jitter", "0 or more", lambda spread: spread >= 0)
+    if given["jitter"] and profile is not None:
+        raise SettingError("jitter contradicts profile: its times vary as they were measured")
     timed = given["draft_time"] is not None or given["target_time"] is not None
     simple = given["speed_ratio"] is not None or given["target_ms"] is not None or given["growth"]
     if simple and (timed or profile is not None):
@@ -150,7 +152,7 @@ def pair(given: Mapping[str, Any], profile: Profile | None, settings: Settings) 
     if timed:
         draft, target = _time(given["draft_time"]), _time(given["target_time"])
     elif profile is not None:
-        draft, target = profile.pair.draft, profile.target(settings)
+        draft, target = profile.pair.draft, profile.pair.target
     else:
         seconds = (given["target_ms"] or TARGET_MS) / 1e3
         made = Pair.of(given["speed_ratio"] or SPEED_RATIO, seconds, given["growth"])
@@ -159,9 +161,9 @@ def pair(given: Mapping[str, Any], profile: Profile | None, settings: Settings) 
 
 
 def _spread(cost: AnyCost, variation: float) -> AnyCost:
-    from pearl.simulator.costs import Spread
+    from pearl.simulator.costs import Measured, Spread
 
-    if not variation or isinstance(cost, Spread):
+    if not variation or isinstance(cost, Measured | Spread):
         return cost
     return Spread(around=cost, variation=variation)
 

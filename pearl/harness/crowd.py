@@ -149,12 +149,12 @@ async def _crowd(  # noqa: PLR0917 - what is asked, of whom, and how it ends
 def _times(crowds: Sequence[Crowd]) -> BatchTimes | None:
     """How long passes of so many rows took, in all crowds; None where too little was timed."""
     from pearl.analysis.crowds import BatchTimes
-    from pearl.simulator import profiling
+    from pearl.simulator import fitting, profiling
 
     together = [[recording(request) for request in crowd.requests] for crowd in crowds]
     try:
-        target = profiling.fit([s for crowd in together for s in profiling.passes(crowd)])
-        draft = profiling.fit([s for crowd in together for s in profiling.windows(crowd)])
+        target = fitting.of_passes(list(map(profiling.passes, together)))
+        draft = fitting.of_windows(list(map(profiling.windows, together)))
     except SettingError:
         return None
     return BatchTimes(draft=draft.measured, target=target.measured)

@@ -14,6 +14,7 @@ from typing import Any, Final, Self, final
 
 PROC: Final = pathlib.Path("/proc")
 POWERCAP: Final = pathlib.Path("/sys/class/powercap")
+BUSY: Final = 0.03  # of the machine in other hands: times are not the program's own any more
 FORGET_THE_PEAK: Final = "5"  # what clear_refs does with it: see proc(5)
 
 

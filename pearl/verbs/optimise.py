@@ -12,7 +12,6 @@ from pearl.asking import what_if
 from pearl.asking.candidates import Candidate, read_candidates
 from pearl.asking.options import takes
 from pearl.asking.values import check_number, refuse
-from pearl.decoding.settings import Settings
 from pearl.showing.advice import PairAdvice, as_object, show, show_candidates
 from pearl.showing.terminal import print_json
 
@@ -38,7 +37,6 @@ MEANS = [
 ]  # fmt: skip
 
 NO_CHANCE: Final = {"jitter": 0.0, "link_jitter_ms": 0.0}
-RESTING: Final = Settings(schedule="ar")  # a profile's times while the draft rests
 
 
 @click.command(name="optimise")
@@ -87,9 +85,7 @@ def _of_pair(given: Mapping[str, Any], means: Means) -> PairAdvice:
     profile = what_if.read_profile(given["profile_file"])
     every = {**given, **NO_CHANCE}
     context = 1 if profile is None else what_if.halfway(profile)
-    times = PairTimes(
-        what_if.pair(every, profile, RESTING), what_if.network(every, profile), context
-    )
+    times = PairTimes(what_if.pair(every, profile), what_if.network(every, profile), context)
     return _found(None, advise(what_if.acceptance(every, profile), times), means)
 
 
@@ -111,7 +107,7 @@ def _of_candidate(candidate: Candidate, given: Mapping[str, Any], means: Means) 
     from pearl.simulator.twin import PairTimes
 
     every = {**given, **NO_CHANCE, "speed_ratio": candidate.speed_ratio}
-    times = PairTimes(what_if.pair(every, None, RESTING), what_if.network(every, None))
+    times = PairTimes(what_if.pair(every, None), what_if.network(every, None))
     own = {"draft_devices": candidate.draft_devices, "draft_price": candidate.draft_price}
     means = msgspec.structs.replace(means, **{k: v for k, v in own.items() if v is not None})
     return _found(candidate.name, advise(Independent(candidate.alpha), times), means)

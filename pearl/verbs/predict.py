@@ -20,9 +20,10 @@ from pearl.showing.tables import NONE, as_object, share, table
 from pearl.showing.terminal import print_json
 
 if TYPE_CHECKING:
-    from pearl.decoding.summaries import Figures
+    from pearl.decoding.estimates import Estimate
+    from pearl.simulator.forecast import Forecast
 
-WIDTH: Final = 88
+WIDTH: Final = 100
 FIGURES: Final = ("tokens_per_s", "tokens_per_target_pass", "acceptance_rate", "draft_idle",
            "target_idle", "wasted")  # fmt: skip
 
@@ -46,7 +47,10 @@ FIGURES: Final = ("tokens_per_s", "tokens_per_target_pass", "acceptance_rate", "
 def command(
     *, profile_file: str, users: int, told: bool, seed: int, as_json: bool, **given: Any
 ) -> None:
-    """Forecast speed, idle times and waste of the requests in a profile, one row a setting."""
+    """Forecast speed, idle times and waste of the requests in a profile, one row a setting.
+
+    Intervals of speeds are where they are to be expected in another minute: machines drift.
+    """
     from pearl.simulator import profiles
     from pearl.simulator.forecast import forecast
 
@@ -74,38 +78,45 @@ def command(
         _show(rows, alone)
 
 
-def _row(settings: Settings, figures: Figures, alone: Figures) -> dict[str, Any]:
+def _row(settings: Settings, found: Forecast, alone: Forecast) -> dict[str, Any]:
+    figures = {name: getattr(found.figures, name) for name in FIGURES}
     return {
         "schedule": settings.schedule,
         "gamma": settings.gamma if settings.widest else 0,
         "head_start": settings.head_start,
-        "speedup_over_ar": float(figures.tokens_per_s) / float(alone.tokens_per_s),
-        **as_object({name: getattr(figures, name) for name in FIGURES}),
+        **as_object({"speedup_over_ar": found.over(alone)} | figures),
     }
 
 
-def _show(rows: list[tuple[Settings, Figures]], alone: Figures) -> None:
+def _show(rows: list[tuple[Settings, Forecast]], alone: Forecast) -> None:
     shown = table(
         "", "gamma", "ahead", "tokens/s", "over AR", "accepted", "per pass",
         "idle: draft", "target", "wasted",
     )  # fmt: skip
-    for settings, figures in rows:
-        shown.add_row(*_cells(settings, figures, alone))
+    for settings, found in rows:
+        shown.add_row(*_cells(settings, found, alone))
     Console(width=WIDTH).print(shown)
 
 
-def _cells(settings: Settings, f: Figures, alone: Figures) -> list[str]:
+def _cells(settings: Settings, found: Forecast, alone: Forecast) -> list[str]:
     """A row for people; what there is none of is a dash."""
-    drafts = settings.widest > 0
+    drafts, f = settings.widest > 0, found.figures
     return [
         str(settings.schedule),
         str(settings.gamma) if drafts else "",
         str(settings.head_start or ""),
-        f"{float(f.tokens_per_s):.0f}",
-        f"{float(f.tokens_per_s) / float(alone.tokens_per_s):.2f}",
+        _with_margin(f.tokens_per_s, ".0f"),
+        _with_margin(found.over(alone), ".2f"),
         share(f.acceptance_rate.value) if drafts else NONE,
         f"{float(f.tokens_per_target_pass):.2f}",
         f"{float(f.draft_idle):.0%}",
         f"{float(f.target_idle):.0%}",
         share(f.wasted.value) if drafts else NONE,
     ]
+
+
+def _with_margin(found: Estimate, digits: str) -> str:
+    """A value, and half of its interval as a share of it."""
+    ends = found.interval
+    margin = f" ±{(ends[1] - ends[0]) / 2 / float(found):.1%}" if ends else ""
+    return f"{float(found):{digits}}{margin}"

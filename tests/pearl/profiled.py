@@ -7,6 +7,7 @@ from pathlib import Path
 from pearl.decoding.settings import Settings
 from pearl.simulator import profiles
 from pearl.simulator.costs import Constant
+from pearl.simulator.forecast import SAME
 from pearl.simulator.links import Network
 from pearl.simulator.profiles import Luck, Profile
 from pearl.simulator.world import Pair
@@ -20,6 +21,7 @@ def saved_profile(path: Path) -> Path:
         settings=Settings(),
         pair=Pair(draft=Constant(0.004), target=Constant(0.02)),
         network=Network(control_s=0.001),
+        levels=(SAME,),
         luck=Luck(
             rate=0.8,
             by_position=(0.8,),

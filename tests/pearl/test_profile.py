@@ -12,6 +12,7 @@ from pearl.actors.engine_settings import Devices, EngineSettings
 from pearl.actors.scripts import Script
 from pearl.actors.stand_ins import StandInPair, Timed
 from pearl.decoding.kinds import SCHEDULES
+from pearl.decoding.measured import WIDEST
 from pearl.decoding.messages import Role
 from pearl.decoding.settings import Settings
 from pearl.harness import profiling
@@ -24,7 +25,6 @@ TOKENS = 24
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "TIMED_TOKENS", TOKENS)
-    monkeypatch.setattr(profiling, "TIMED_PROMPTS", 2)
 
 
 @pytest.mark.slow
@@ -34,7 +34,8 @@ def test_a_pair_is_measured_and_then_forecast(
     file = tmp_path / "pair.json"
     measure = ["profile", "--output", str(file), *text_pair.options(), "--devices", "local"]
 
-    assert run([*measure, "--gamma", "3", "--count", "3", "--max-new-tokens", str(TOKENS)]) == 0
+    measure += ["--seconds", "1", "--max-new-tokens", str(TOKENS)]
+    assert run([*measure, "--gamma", "3", "--count", "3"]) == 0
 
     found = profiles.read(file)
     assert found.settings.gamma == 3
@@ -64,7 +65,8 @@ async def test_devices_whose_times_are_known_are_found_to_have_them(
     )
     monkeypatch.setattr(profiling, "fit", lambda *_: pair)
 
-    found = await profiling.measure(pair.settings, Settings(gamma=3, max_new_tokens=TOKENS), ["a"])
+    settings = Settings(gamma=3, max_new_tokens=TOKENS)
+    found, _ = await profiling.measure(pair.settings, settings, ["a"], seconds=0.1)
 
     assert 0.99 * step <= found.pair.draft.seconds(1) < 2 * step
     assert 0.99 * judge <= found.pair.target.seconds(1) < 2 * judge
@@ -72,16 +74,42 @@ async def test_devices_whose_times_are_known_are_found_to_have_them(
     assert found.outputs == (TOKENS,)
 
 
-def test_the_runs_of_a_profile_are_of_every_kind() -> None:
-    """Acceptance at one gamma only; times of every size; several requests at once."""
-    asked = profiling.plan(Settings(gamma=5), ["a", "b"])
+def test_the_blocks_of_a_profile_have_something_of_every_kind() -> None:
+    """Acceptance at one gamma only, of each prompt; AR; every window; several at once."""
+    asked = [profiling.block(n, Settings(gamma=5), ["a", "b"]) for n in range(profiling.TURNS)]
 
-    lucky = [each for each in asked if each.luck]
+    lucky = [each for block in asked[: profiling.BLOCKS] for each in block if each.luck is not None]
     assert [each.settings.gamma for each in lucky] == [5, 5]
-    assert {each.prompts for each in lucky} == {("a",), ("b",)}
-    assert {each.settings.schedule for each in asked} == set(SCHEDULES)
-    assert {each.settings.gamma for each in asked if not each.luck} == {5, *profiling.SIZES}
-    assert {len(each.prompts) for each in asked} == {1, *profiling.CROWDS}
+    assert {(each.luck, each.prompts) for each in lucky} == {(0, ("a",)), (1, ("b",))}
+    for block in asked:
+        assert {each.settings.schedule for each in block} == set(SCHEDULES)
+        small = {each.settings.gamma for each in block if len(each.prompts) == 1}
+        assert small >= set(range(1, profiling.OFTEN + 1))
+    every = [each for block in asked for each in block]
+    for name in ("sd", "pearl"):
+        windows = {each.settings.gamma for each in every if each.settings.schedule == name}
+        assert windows == set(range(1, WIDEST + 1))
+    assert {len(each.prompts) for each in every} == {1, *profiling.CROWDS}
+    assert any(each.settings.head_start for each in every)
+
+
+@pytest.mark.parametrize(
+    ("quiet", "busy", "passed", "expected"),
+    [
+        (0, 0, 0.0, True),
+        (2, 0, 500.0, True),
+        (3, 0, 99.0, True),
+        (3, 0, 100.0, False),
+        (2, 9, 150.0, True),
+        (2, 9, 200.0, False),
+        (9, 9, 101.0, False),
+    ],
+)
+def test_blocks_are_measured_until_the_time_is_over_and_enough_were_quiet(
+    quiet: int, busy: int, passed: float, *, expected: bool
+) -> None:
+    """For a machine that others disturb there is as much time again, and no more."""
+    assert profiling._goes_on(quiet, busy, passed, 100.0) is expected
 
 
 @pytest.mark.parametrize(

@@ -267,8 +267,9 @@ def test_predict_says_every_setting_with_its_interval(
         ("pearl", 2, 0), ("pearl", 2, 2), ("pearl", "auto", 0), ("pearl", "auto", 2),
     ]  # fmt: skip
     for row in rows:
-        low, high = row["interval"]["tokens_per_s"]
-        assert low <= row["tokens_per_s"] <= high
+        for name in ("tokens_per_s", "speedup_over_ar"):
+            low, high = row["interval"][name]
+            assert low <= row[name] <= high
     assert run(question) == 0
     assert len(capsys.readouterr().out.split("pearl")) == 1 + 4
 
@@ -276,17 +277,18 @@ def test_predict_says_every_setting_with_its_interval(
 def test_a_profile_of_another_version_is_refused_in_one_line(
     profile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old = msgspec.json.decode(profile.read_bytes()) | {"version": 0}
+    old = msgspec.json.decode(profile.read_bytes()) | {"version": 2}
     profile.write_bytes(msgspec.json.encode(old))
 
     assert run(["predict", "--profile", str(profile)]) == 2
 
     complaint = capsys.readouterr().err
-    assert "has version 0; this program reads version 2" in complaint
+    assert "has version 2, this program reads version 3" in complaint
+    assert "made by an earlier version of pearl; measure again with pearl profile" in complaint
     assert complaint.count("\n") == 1
 
 
-@pytest.mark.parametrize("field", ["pair", "luck", "network", "machine", "prompts"])
+@pytest.mark.parametrize("field", ["pair", "luck", "network", "levels", "machine", "prompts"])
 def test_a_profile_with_something_missing_is_refused_in_one_line(
     field: str, profile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,6 +301,14 @@ def test_a_profile_with_something_missing_is_refused_in_one_line(
     complaint = capsys.readouterr().err
     assert f"missing required field `{field}`" in complaint
     assert complaint.count("\n") == 1
+
+
+def test_the_times_of_a_profile_vary_as_they_were_measured_and_not_otherwise(
+    profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["simulate", "--profile", str(profile), "--jitter", "0.1"]) == 2
+
+    assert "jitter contradicts profile" in capsys.readouterr().err
 
 
 SHAPES = "it must be one value, A,B,C or START:STOP:STEP, each"

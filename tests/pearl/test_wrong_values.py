@@ -18,6 +18,7 @@ import pearl.actors.engine
 from pearl.__main__ import run
 from pearl.decoding.settings import Settings
 from pearl.simulator import profiles
+from pearl.simulator.forecast import SAME
 from pearl.simulator.links import Network
 from pearl.simulator.world import Pair
 from tests.pearl import wrong_values
@@ -58,6 +59,7 @@ def read_from(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings=Settings(gamma=3),
         pair=Pair.of(5),
         network=Network(),
+        levels=(SAME,),
         luck=luck,
         prompts=(3,),
         outputs=(20,),

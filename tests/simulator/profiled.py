@@ -8,7 +8,7 @@ from pearl.decoding.settings import Settings
 from pearl.simulator import profiling
 from pearl.simulator.acceptance import Acceptance, Independent
 from pearl.simulator.answers import run
-from pearl.simulator.costs import Affine
+from pearl.simulator.costs import Affine, AnyCost
 from pearl.simulator.links import Link, Network
 from pearl.simulator.profiles import Profile
 from pearl.simulator.profiling import Recording
@@ -34,13 +34,14 @@ def recorded(
     requests: int = 1,
     users: int = 1,
     tokens: int = 96,
-    target: Affine = TARGET,
+    draft: AnyCost = DRAFT,
+    target: AnyCost = TARGET,
     network: Network = NETWORK,
 ) -> list[Recording]:
     """The requests of one run, each with its trace."""
     scenario = Scenario(
         settings=settings,
-        pair=Pair(draft=DRAFT, target=target),
+        pair=Pair(draft=draft, target=target),
         acceptance=acceptance or Independent(0.8),
         network=network,
         workload=Workload(
@@ -60,12 +61,22 @@ def recorded(
 @functools.cache
 def measured_profile() -> Profile:
     """What `pearl profile` does to a real pair, done to the simulated one."""
+    luck = recorded(Settings(gamma=4), requests=12)
+    blocks = [[[recording] for recording in luck[turn::3]] for turn in range(3)]
+    return profiling.profile(
+        [found + measured_block(turn) for turn, found in enumerate(blocks)],
+        luck=luck,
+        settings=Settings(gamma=4),
+        machine={},
+        models={"draft": "simulated"},
+    )
+
+
+def measured_block(turn: int, target: Affine = TARGET) -> list[list[Recording]]:
+    """Every kind of times, with some of the windows; in the first one a crowd, too."""
     sizes = [Settings(schedule="sd", gamma=gamma) for gamma in (1, 2, 4, 6, 8)]
     sizes += [Settings(gamma=gamma) for gamma in (2, 4, 6, 8)]
-    luck = recorded(Settings(gamma=4), requests=12)
-    groups = [[recording] for recording in luck]
-    groups += [recorded(settings) for settings in [*sizes, Settings(schedule="ar")]]
-    groups += [recorded(Settings(schedule="sd", gamma=4), requests=4, users=4)]
-    return profiling.profile(
-        groups, luck=luck, settings=Settings(gamma=4), machine={}, models={"draft": "simulated"}
-    )
+    groups = [recorded(each, target=target) for each in [*sizes, Settings(schedule="ar")]]
+    if not turn:
+        groups.append(recorded(Settings(schedule="sd", gamma=4), requests=4, users=4))
+    return groups

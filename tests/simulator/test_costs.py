@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from collections import Counter
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pearl.decoding.errors import SettingError
-from pearl.simulator.costs import Affine, Constant, Measured, Roofline, Spread, clock
-from tests.decoding.certainty import margin
+from pearl.simulator.costs import (
+    Affine,
+    AnyCost,
+    Beside,
+    Constant,
+    Measured,
+    Roofline,
+    Spread,
+    clock,
+    scatter,
+)
+from tests.decoding.certainty import Z, margin
 
 TABLE: Final = Measured(
     tokens=(1, 4, 8), batches=(1, 3), grid=((10.0, 13.0, 21.0), (14.0, 17.0, 29.0))
@@ -114,8 +126,80 @@ def test_a_clock_multiplies_each_forward_by_a_factor_of_its_own() -> None:
     factors = cost.factors(np.random.default_rng(4))
     tick = clock(cost, np.random.default_rng(4))
 
-    assert [tick(n, 1, 0) for n in (1, 3)] == [2 * next(factors), 4 * next(factors)]
+    assert [tick(n, 1, 0, 0.0, 0) for n in (1, 3)] == [2 * next(factors), 4 * next(factors)]
     assert cost.seconds(3) == 4
+
+
+ONE: Final[dict[str, Any]] = {"tokens": (1,), "batches": (1,), "grid": ((1.0,),)}
+MEASURED: Final = Measured(
+    tokens=(1, 3),
+    batches=(1,),
+    grid=((1.0, 2.0),),
+    rests=(0.0, 4.0),
+    waking=(0.0, 0.5),
+    waking_beside=(0.0, 1.0),
+    beside=(Beside(window=2, single=2.0, several=1.5), Beside(window=4, single=3.0)),
+)
+
+
+@pytest.mark.parametrize(
+    ("forward", "seconds"),
+    [
+        ((1, 1, 0, 0.0, 0), 1.0),
+        ((1, 1, 0, 2.0, 0), 1.0 + 0.25),
+        ((1, 1, 0, 99.0, 0), 1.0 + 0.5),
+        ((2, 1, 0, 0.0, 2), 1.5 * 1.5),
+        ((3, 1, 0, 0.0, 3), 2.0 * 1.25),
+        ((1, 1, 0, 0.0, 1), 2.0),
+        ((1, 1, 0, 0.0, 9), 3.0),
+        ((1, 1, 0, 4.0, 2), (1.0 + 1.0) * 2.0),
+    ],
+    ids=["plain", "half a rest", "a long rest", "beside 2", "between", "fewer", "more", "both"],
+)
+def test_a_measured_forward_depends_on_the_rest_before_it_and_on_what_runs_beside_it(
+    forward: tuple[int, int, int, float, int], seconds: float
+) -> None:
+    tick = clock(MEASURED, np.random.default_rng(0))
+
+    assert tick(*forward) == seconds
+
+
+def test_measured_times_scatter_as_they_were_measured() -> None:
+    """Each of the factors is drawn about as often as the others."""
+    spread = (0.5, 1.0, 1.5)
+    cost = msgspec.structs.replace(MEASURED, spread=spread)
+    tick = clock(cost, np.random.default_rng(0))
+    drawn = Counter(tick(1, 1, 0, 0.0, 0) for _ in range(3000))
+
+    assert set(drawn) == set(spread)
+    for count in drawn.values():
+        assert abs(count - 1000) < Z * (3000 * (1 / 3) * (2 / 3)) ** 0.5
+
+
+def test_a_slower_machine_is_slower_in_everything() -> None:
+    slow = MEASURED.slowed(2.0)
+
+    for forward in ((1, 1, 0, 0.0, 0), (3, 1, 50, 2.0, 4), (2, 1, 0, 9.0, 0)):
+        quick, found = (clock(c, np.random.default_rng(0))(*forward) for c in (MEASURED, slow))
+        assert found == pytest.approx(2 * quick)
+
+
+@pytest.mark.parametrize(
+    ("cost", "spread"),
+    [
+        (Constant(1.0), 0.0),
+        (msgspec.structs.replace(MEASURED, spread=(0.5, 1.5)), 0.5),
+        (Spread(around=Constant(1.0), variation=0.3), 0.3),
+    ],
+    ids=["constant", "measured", "spread"],
+)
+def test_the_factors_that_stand_for_a_spread_have_its_mean_and_its_deviation(
+    cost: AnyCost, spread: float
+) -> None:
+    factors = scatter(cost)
+
+    assert factors.mean() == pytest.approx(1)
+    assert factors.std() == pytest.approx(spread, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +226,13 @@ def test_a_clock_multiplies_each_forward_by_a_factor_of_its_own() -> None:
         (Measured, {"tokens": (1, 2), "batches": (1,), "grid": ((1.0,),)}, "grid"),
         (Measured, {"tokens": (1,), "batches": (1, 2), "grid": ((1.0,),)}, "grid"),
         (Measured, {"tokens": (1,), "batches": (1,), "grid": ((float("nan"),),)}, "grid"),
+        (Measured, {**ONE, "rests": (1.0,)}, "rests"),
+        (Measured, {**ONE, "rests": (0.0, 1.0)}, "waking"),
+        (Measured, {**ONE, "waking_beside": (-1.0,)}, "waking-beside"),
+        (Measured, {**ONE, "beside": (Beside(window=2), Beside(window=2))}, "beside"),
+        (Measured, {**ONE, "spread": ()}, "spread"),
+        (Beside, {"window": 0}, "window"),
+        (Beside, {"window": 1, "single": 0.0}, "single"),
         (Spread, {"around": Constant(1.0), "variation": 0.0}, "variation"),
     ],
 )

@@ -48,6 +48,7 @@ from pearl.simulator.acceptance import Independent, Text
 from pearl.simulator.devices import Process, VirtualDraft, VirtualTarget, Worker
 from pearl.simulator.ledger import Ledger
 from tests.decoding.policies import pearl, speculative
+from tests.simulator import timed
 from tests.simulator.timed import FakeClock, Forward, Luck, TimedRunner, cost, says_one
 
 LIMIT: Final = 40
@@ -93,7 +94,7 @@ class Twins:
         self._forwards: list[Forward] = []
         self._said: list[tuple[int, Proposed | Judged]] = []
         virtual = VirtualDraft if device == DRAFT else VirtualTarget
-        self._virtual = virtual(self._note, lambda *answer: self._said.append(answer))
+        self._virtual = virtual(timed.clock(self._note), lambda *answer: self._said.append(answer))
         for request, text in luck.texts.items():
             self._virtual.open(request, luck.prompts[request], text, LIMIT)
         self._start()
@@ -386,7 +387,7 @@ def virtual_loop(script: Script, luck: Luck, device: Device) -> Heard:
     def reply(request: int, event: Proposed | Judged) -> None:
         heard.append((env.now, request, event))
 
-    host = (VirtualDraft if device == DRAFT else VirtualTarget)(by_rows, reply)
+    host = (VirtualDraft if device == DRAFT else VirtualTarget)(timed.clock(by_rows), reply)
     for request, text in luck.texts.items():
         host.open(request, luck.prompts[request], text, LIMIT)
     worker = Worker(env, host, Ledger(env))

@@ -22,7 +22,7 @@ from pearl.decoding.trace import Sent
 from pearl.simulator import leads
 from pearl.simulator.acceptance import Independent, Replay
 from pearl.simulator.answers import run
-from pearl.simulator.leads import carried, told
+from pearl.simulator.leads import Walk, carried, told
 from pearl.simulator.links import Link, Network
 from pearl.simulator.twin import PairTimes, Scheme, exact, seconds_per_token
 from pearl.simulator.workload import Fixed, Workload
@@ -80,7 +80,7 @@ def test_simulated_rounds_follow_the_rule(ratio: float, link: str, *, foresight:
     ]
 
     times = PairTimes(pair, network)
-    expected = walked(times.rounds(0, g), times.most_lead, [pending for _, pending in judged])
+    expected = walked(times.rounds(0, g).times, times.most_lead, [pending for _, pending in judged])
     found = [later - sooner for (sooner, _), (later, _) in itertools.pairwise(judged)]
     whole = len(found) - 4  # the last windows are cut to fit
     assert whole > 100
@@ -101,8 +101,9 @@ def test_no_round_is_shorter_than_its_halves_nor_longer_than_a_told_one(
     given_times: tuple[RoundTimes, float], later: list[int]
 ) -> None:
     counts, (times, most) = np.array(later), given_times
+    walk = Walk(times, most)
 
-    for paces in (told(times, most), carried(times, most, counts, np.ones(len(counts)))):
+    for paces in (told(walk), carried(walk, counts, np.ones(len(counts)))):
         found = [paces.first, paces.second, paces.third, paces.fourth]
         for judge, seconds in zip([times.first, *[times.later] * 3], found, strict=True):
             assert max(times.beside, judge - most) <= seconds + 1e-9
@@ -133,13 +134,13 @@ def test_a_long_text_takes_what_the_mean_says(
     """20,000 runs, walked round by round; batches of them are nearly independent."""
     rng, g = np.random.default_rng(7), 4
     times = PairTimes(Pair.of(ratio, 1.0, growth), LINKS[link])
-    own, most = times.rounds(0, g), times.most_lead
+    own, most = times.rounds(0, g).times, times.most_lead
     runs = rng.geometric(1 - alpha, 20_000) - 1
     later = np.where(runs > 0, (runs - 1) // g + 1, 0)
     luck = exact(Independent(alpha), Scheme("pearl", g))
 
     behind = np.where(luck.runs > 0, (luck.runs - 1) // g + 1, 0)
-    paces = carried(own, most, behind, luck.weights)
+    paces = carried(Walk(own, most), behind, luck.weights)
     seconds = np.add.reduceat(
         walked(own, most, of_runs(later.tolist())), np.cumsum([0, *later[:-1] + 1])
     )
@@ -192,8 +193,8 @@ def test_leads_without_number_are_reckoned_with_in_the_coarse() -> None:
     exactly = RoundTimes(beside=2.0, first=2.5, later=2.5)
     nearly = RoundTimes(beside=2.0, first=2.5, later=2.5 + 1 / 997)
 
-    found, expected = (carried(each, 1.0, counts, np.ones(6)) for each in (nearly, exactly))
+    found, expected = (carried(Walk(each, 1.0), counts, np.ones(6)) for each in (nearly, exactly))
 
-    assert len(leads._reached(nearly, 1.0, leads.FINE)) > leads.MOST
-    assert len(leads._leads(nearly, 1.0)) <= leads.MOST
+    assert len(leads._reached(Walk(nearly, 1.0), leads.FINE)) > leads.MOST
+    assert len(leads._leads(Walk(nearly, 1.0))) <= leads.MOST
     assert found.seconds(counts).mean() == pytest.approx(expected.seconds(counts).mean(), rel=2e-3)

@@ -6,6 +6,7 @@ So one of a real pair can be believed: the measurement is tested where the truth
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 
 import msgspec
@@ -14,18 +15,26 @@ import pytest
 from pearl.decoding.errors import SettingError
 from pearl.decoding.sampling import Sampling
 from pearl.decoding.settings import Settings
-from pearl.simulator import profiles, profiling
+from pearl.simulator import fitting, profiles, profiling
 from pearl.simulator.acceptance import Bursts, Independent, Mixture, Positions, Replay
 from pearl.simulator.answers import run
-from pearl.simulator.costs import Affine, Measured
+from pearl.simulator.costs import Affine, Measured, Spread
 from pearl.simulator.forecast import explain, forecast
-from pearl.simulator.links import Link, Network
+from pearl.simulator.links import Link, Network, Ways
 from pearl.simulator.optimise import expected
-from pearl.simulator.profiles import Profile
+from pearl.simulator.profiles import BlockLevel, Profile
 from pearl.simulator.twin import PairTimes, Scheme
 from pearl.simulator.workload import Fixed, Workload
 from pearl.simulator.world import Pair, Scenario
-from tests.simulator.profiled import DRAFT, NETWORK, PROMPT, TARGET, measured_profile, recorded
+from tests.simulator.profiled import (
+    DRAFT,
+    NETWORK,
+    PROMPT,
+    TARGET,
+    measured_block,
+    measured_profile,
+    recorded,
+)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 5, 8])
@@ -66,8 +75,9 @@ def test_a_profile_finds_what_reading_a_prompt_takes() -> None:
 def test_a_profile_finds_the_ways_of_messages() -> None:
     network = measured_profile().network
 
-    assert network.draft.latency_s == pytest.approx(60e-6, rel=1e-6)
-    assert network.target.latency_s == pytest.approx(90e-6, rel=1e-6)
+    for link, latency in ((network.draft, 60e-6), (network.target, 90e-6)):
+        for ways in (link.in_turns, link.at_once):
+            assert msgspec.structs.astuple(ways) == pytest.approx((latency,) * 4, rel=1e-6)
     assert network.foresight
 
 
@@ -98,9 +108,11 @@ def test_jobs_that_were_begun_unasked_make_no_link_shorter(
     )
     found = profiling.network(recorded(SYSTEMS[name], requests=3, network=links))
 
-    assert found.target.latency_s == pytest.approx(slower * 90e-6, rel=1e-6)
+    own = "at_once" if name.startswith("PEARL") else "in_turns"
+    target, draft = (getattr(link, own) for link in (found.target, found.draft))
+    assert msgspec.structs.astuple(target) == pytest.approx((slower * 90e-6,) * 4, rel=1e-6)
     if name != "AR":
-        assert found.draft.latency_s == pytest.approx(slower * 60e-6, rel=1e-6)
+        assert msgspec.structs.astuple(draft) == pytest.approx((slower * 60e-6,) * 4, rel=1e-6)
     assert found.foresight is (foresight and name != "SD")
     assert found.onward_s == pytest.approx(0.0, abs=1e-12)
 
@@ -112,7 +124,7 @@ def test_a_profile_finds_what_the_target_takes_to_go_on(name: str) -> None:
     found = profiling.network(recorded(SYSTEMS[name], requests=3, network=links))
 
     assert found.onward_s == pytest.approx(50e-6, rel=1e-6)
-    assert found.target.latency_s == pytest.approx(90e-6, rel=1e-6)
+    assert found.target.in_turns.after_window == pytest.approx(90e-6, rel=1e-6)
 
 
 def test_a_profile_finds_the_acceptance_rate_and_that_it_is_independent() -> None:
@@ -145,24 +157,117 @@ def test_acceptance_by_position_is_that_of_the_window() -> None:
     assert luck.by_position == pytest.approx(rates, abs=0.06)
 
 
+WAYS = Ways(after_window=20e-6, after_verdict=50e-6, alone=30e-6, beside=80e-6)
+
+
+def test_ways_are_told_apart_by_what_else_happens() -> None:
+    """Late windows and such as come in time; of speculative decoding, whose ways are its own."""
+    turns = Ways(after_window=25e-6, after_verdict=60e-6, alone=35e-6, beside=35e-6)
+    link = Link(in_turns=turns, at_once=WAYS)
+    links = Network(draft=link, target=link)
+    systems = [Settings(schedule="sd", gamma=4), Settings(gamma=2), Settings(gamma=8)]
+    found = profiling.network([r for each in systems for r in recorded(each, network=links)])
+
+    # Of the target's way behind a verdict nothing is known: it has begun before.
+    for ways, wanted in (
+        (found.draft.at_once, WAYS),
+        (msgspec.structs.replace(found.target.at_once, after_verdict=50e-6), WAYS),
+        (found.draft.in_turns, msgspec.structs.replace(turns, after_window=60e-6)),
+    ):
+        assert msgspec.structs.astuple(ways) == pytest.approx(msgspec.structs.astuple(wanted))
+
+
 @pytest.mark.parametrize(("gamma", "slower"), [(2, 1.1), (5, 1.2), (8, 1.3)])
 def test_passes_beside_a_busy_draft_have_their_own_times(gamma: int, slower: float) -> None:
     """On one machine a pass takes the longer the more is written beside it; AR knows nothing of it.
 
     Gamma 5 was not recorded: it lies between.
     """
-    groups = [recorded(Settings(schedule="ar"))]
+    groups = [recorded(Settings(schedule="ar")), recorded(Settings(schedule="sd", gamma=7))]
     groups += [recorded(Settings(gamma=g), target=slower_by(f)) for g, f in ((2, 1.1), (8, 1.3))]
     luck = recorded(Settings(gamma=4))
 
     profile = profiling.profile(
-        groups, luck=luck, settings=Settings(gamma=4), machine={}, models={}
+        [groups], luck=luck, settings=Settings(gamma=4), machine={}, models={}
     )
 
-    alone = profile.target(Settings(schedule="ar")).seconds(1, 1, 80)
-    beside = profile.target(Settings(gamma=gamma)).seconds(1, 1, 80)
-    assert alone == pytest.approx(TARGET.seconds(1, 1, 80), rel=0.02)
+    target = profile.pair.target
+    assert isinstance(target, Measured)
+    for tokens in (1, 8):
+        alone = TARGET.seconds(tokens, 1, 80)
+        assert target.seconds(tokens, 1, 80) == pytest.approx(alone, rel=0.02)
+    beside = target.seconds(1, 1, 80) * target.slower(1, gamma)
     assert beside == pytest.approx(slower * TARGET.seconds(1, 1, 80), rel=0.02)
+
+
+def test_passes_that_take_as_long_beside_a_draft_have_no_times_of_their_own() -> None:
+    target = measured_profile().pair.target
+    assert isinstance(target, Measured)
+
+    assert target.beside == ()
+
+
+def test_the_first_step_behind_a_rest_is_told_from_the_next_ones() -> None:
+    """By windows of several lengths, behind rests of several lengths."""
+    draft = Measured(
+        tokens=(1,), batches=(1,), grid=((1e-3,),),
+        rests=(0.0, 2e-3, 8e-3), waking=(0.0, 0.4e-3, 0.8e-3), waking_beside=(0.0, 0.6e-3, 1e-3),
+    )  # fmt: skip
+    systems = [Settings(schedule="sd", gamma=g) for g in (1, 3, 5, 8)]
+    systems += [Settings(gamma=g, head_start=k) for g in (1, 2, 3, 5) for k in (0, 1, 3)]
+    found = fitting.of_windows([profiling.windows(recorded(s, draft=draft)) for s in systems])
+
+    assert found.seconds(1) == pytest.approx(1e-3, rel=0.01)
+    for rest in (1e-3, 2e-3, 4e-3):
+        assert found.woken(rest, beside=True) == pytest.approx(
+            draft.woken(rest, beside=True), abs=0.05e-3
+        )
+    assert found.woken(5e-3) == pytest.approx(draft.woken(5e-3), abs=0.05e-3)
+
+
+def test_a_profile_finds_how_times_scatter() -> None:
+    """Of single passes, and of windows, of whose steps only the sum is seen."""
+    draft, target = Spread(around=DRAFT, variation=0.3), Spread(around=TARGET, variation=0.1)
+    systems = [Settings(schedule="ar"), *(Settings(schedule="sd", gamma=g) for g in (1, 2, 4, 8))]
+    recordings = [r for s in systems for r in recorded(s, draft=draft, target=target, tokens=800)]
+    means = profiling.times_of(recordings, Pair(draft=draft, target=target))
+
+    found = profiling.with_spread(means, recordings)
+
+    assert isinstance(found.draft, Measured)
+    assert isinstance(found.target, Measured)
+    assert statistics.pstdev(found.draft.spread) == pytest.approx(0.3, rel=0.15)
+    assert statistics.pstdev(found.target.spread) == pytest.approx(0.1, rel=0.15)
+
+
+def test_a_machine_that_drifts_is_slower_in_some_blocks() -> None:
+    """The second block takes a tenth longer: its level says so, and the intervals hold both."""
+    luck = recorded(Settings(gamma=4))
+    blocks = [measured_block(1), measured_block(1, slower_by(1.1)), measured_block(1)]
+
+    profile = profiling.profile(
+        blocks, luck=luck, settings=Settings(gamma=4), machine={}, models={}
+    )
+
+    levels = [level.target for level in profile.levels]
+    assert levels[1] / levels[0] == pytest.approx(1.1, rel=0.01)
+    assert levels[2] == pytest.approx(levels[0], rel=0.001)
+    assert profile.levels[1].draft == pytest.approx(profile.levels[0].draft, rel=0.001)
+    alone = forecast(profile, Settings(schedule="ar"))
+    assert alone.speeds[0] / alone.speeds[1] == pytest.approx(1.1, rel=0.01)
+    low, high = alone.tokens_per_s.interval or (0.0, 0.0)
+    assert low < min(alone.speeds) < max(alone.speeds) < high
+
+
+def test_a_ratio_to_ar_drifts_less_than_the_speeds_it_is_made_of() -> None:
+    levels = tuple(BlockLevel(draft=f, target=f, messages=f) for f in (0.9, 1.0, 1.1))
+    profile = msgspec.structs.replace(measured_profile(), levels=levels)
+    one, alone = (forecast(profile, s) for s in (Settings(gamma=4), Settings(schedule="ar")))
+
+    assert max(one.speeds) / min(one.speeds) == pytest.approx(1.1 / 0.9, rel=0.01)
+    ratios = [a / b for a, b in zip(one.speeds, alone.speeds, strict=True)]
+    assert max(ratios) / min(ratios) == pytest.approx(1.0, abs=0.01)
+    assert float(one.over(alone)) == pytest.approx(sum(ratios) / 3)
 
 
 def slower_by(factor: float) -> Affine:
@@ -173,7 +278,9 @@ def slower_by(factor: float) -> Affine:
 
 def test_too_few_recordings_are_refused_in_words() -> None:
     with pytest.raises(SettingError, match="record more"):
-        profiling.fit([])
+        fitting.of_passes([])
+    with pytest.raises(SettingError, match="record more"):
+        fitting.of_windows([])
 
 
 def test_a_profile_is_the_same_after_its_file(tmp_path: Path) -> None:
@@ -234,7 +341,7 @@ def test_a_forecast_for_several_users_shares_the_passes() -> None:
     alone, crowd = (forecast(measured_profile(), settings, users=n) for n in (1, 4))
 
     assert float(crowd.tokens_per_s) > 2 * float(alone.tokens_per_s)
-    assert float(crowd.target_idle) < float(alone.target_idle)
+    assert float(crowd.figures.target_idle) < float(alone.figures.target_idle)
 
 
 def test_the_parts_of_a_forecasts_error_name_its_cause() -> None:
@@ -253,8 +360,7 @@ def test_the_parts_of_a_forecasts_error_name_its_cause() -> None:
 
 def slowed(profile: Profile) -> Profile:
     """The same profile with links ten times as slow."""
-    link = Link(latency_s=10 * profile.network.draft.latency_s)
-    return msgspec.structs.replace(profile, network=Network(draft=link, target=link))
+    return msgspec.structs.replace(profile, network=profile.network.slowed(10))
 
 
 def test_texts_of_a_rejection_run_can_be_replayed() -> None:

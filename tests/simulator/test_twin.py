@@ -20,8 +20,8 @@ from pearl.simulator.acceptance import (
     Replay,
 )
 from pearl.simulator.answers import run, simulate
-from pearl.simulator.costs import Affine, Constant, Spread
-from pearl.simulator.links import Link, Network
+from pearl.simulator.costs import Affine, Beside, Constant, Measured, Spread
+from pearl.simulator.links import Link, Network, Ways
 from pearl.simulator.twin import PairTimes, Scheme
 from pearl.simulator.workload import Fixed, Workload
 from pearl.simulator.world import Pair, Scenario
@@ -89,6 +89,79 @@ def test_twin_and_events_agree(
             continue
         room = wider(found, REPLICATIONS) + wider(expected) + edge * max(1.0, expected.value)
         assert abs(found.value - expected.value) <= room, name
+
+
+SCATTERED: Final = {
+    "measured": Pair(
+        draft=Measured(
+            tokens=(1, 2),
+            batches=(1,),
+            grid=((PASS_S / 6, PASS_S / 5),),
+            rests=(0.0, PASS_S / 3, PASS_S),
+            waking=(0.0, PASS_S / 12, PASS_S / 4),
+            waking_beside=(0.0, PASS_S / 8, PASS_S / 3),
+            spread=(0.4, 0.7, 0.9, 1.1, 1.3, 1.6),
+        ),
+        target=Measured(
+            tokens=(1, 9),
+            batches=(1,),
+            grid=((PASS_S, 1.6 * PASS_S),),
+            beside=(Beside(window=2, single=1.1), Beside(window=8, single=1.2, several=1.05)),
+            spread=(0.8, 0.9, 1.0, 1.3),
+        ),
+    ),
+    "spread": Pair(
+        draft=Spread(around=Constant(PASS_S / 6), variation=0.5),
+        target=Spread(around=Affine(base=PASS_S, per_token=PASS_S / 20), variation=0.2),
+    ),
+}
+KNOWN_WAYS: Final = Network(
+    draft=Link(
+        in_turns=Ways(after_window=PASS_S / 9, after_verdict=PASS_S / 8, alone=PASS_S / 20),
+        at_once=Ways(
+            after_window=PASS_S / 25, after_verdict=PASS_S / 9, alone=PASS_S / 30,
+            beside=PASS_S / 25,
+        ),
+    ),
+    target=Link(
+        in_turns=Ways(after_window=PASS_S / 30, alone=PASS_S / 20),
+        at_once=Ways(
+            after_window=PASS_S / 40, after_verdict=PASS_S / 40, alone=PASS_S / 22,
+            beside=PASS_S / 10,
+        ),
+    ),
+    onward_s=PASS_S / 40,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", SCATTERED.values(), ids=list(SCATTERED))
+@pytest.mark.parametrize(
+    "network", [Network(), FAR, KNOWN_WAYS], ids=["near", "far", "measured ways"]
+)
+@pytest.mark.parametrize(
+    ("settings", "scheme"),
+    [*SCHEMES, (pearl(2), Scheme("pearl", 2)), (pearl(10), Scheme("pearl", 10))],
+    ids=lambda each: str(each) if isinstance(each, Scheme) else "",
+)
+def test_twin_and_events_agree_on_times_that_scatter(
+    settings: Settings, scheme: Scheme, network: Network, pair: Pair
+) -> None:
+    """The mean of the longer of two times is more than the longer of two means.
+
+    Within a hundredth: which of the two was later, and so by which ways messages went, is one
+    thing for all rounds in the twin, and the other one for some of them in the events.
+    """
+    scenario = Scenario(
+        settings=settings, pair=pair, network=network, acceptance=Independent(0.8),
+        workload=one(6000),
+    )  # fmt: skip
+    events = simulate(scenario, replications=4)
+    law = twin.exact(Independent(0.8), scheme)
+    point = twin.figures(law, scheme, PairTimes(pair, network), alpha=0.8)
+
+    found = events.requests.tokens_per_s
+    assert abs(float(found) / float(point.tokens_per_s) - 1) < 0.01 + wider(found, 4) / float(found)
 
 
 @pytest.mark.slow
@@ -215,11 +288,6 @@ def test_the_intervals_of_recorded_texts_are_over_texts() -> None:
 @pytest.mark.parametrize(
     ("pair", "network", "words"),
     [
-        (
-            Pair(draft=Spread(around=Constant(1), variation=0.1), target=Constant(1)),
-            Network(),
-            "spread",
-        ),
         (Pair.of(5), Network(target=Link(jitter_s=0.1)), "jitter"),
         (Pair.of(5), Network(draft=Link(bandwidth=1.0)), "bandwidth"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias, final
 
 import numpy as np
@@ -33,16 +33,24 @@ class FakeClock:
         return self.now
 
 
+Cost: TypeAlias = Callable[[int, int, int], float]
+
+
 def cost(tokens: int, rows: int, context: int) -> float:
     """Seconds of a forward: no two kinds of forward take the same; sums of them are exact."""
     return 1 + tokens / 8 + rows / 64 + context / 1024
+
+
+def clock(seconds: Cost) -> Clock:
+    """A virtual device's clock, to which nothing else matters."""
+    return lambda tokens, rows, context, _rest, _beside: seconds(tokens, rows, context)
 
 
 @final
 class TimedRunner:
     """A toy runner whose forwards take time on a fake clock, and are noted."""
 
-    def __init__(self, model: Model, clock: FakeClock, seconds: Clock = cost) -> None:
+    def __init__(self, model: Model, clock: FakeClock, seconds: Cost = cost) -> None:
         self.forwards: list[Forward] = []
         self._seconds = seconds
         self._clock = clock
