@@ -244,16 +244,16 @@ def choose_dtype(dtype: str, place: torch.device, quantize: str | None = None) -
     """
     if quantize is not None:
         check_quantize(quantize, place)
-        if dtype not in {"auto", "bfloat16"}:
-            raise SettingError(
-                f"dtype is {dtype} and quantize {quantize}, which computes in bfloat16; "
-                "leave dtype auto"
-            )
-        return torch.bfloat16
     if dtype == "auto":
-        return torch.bfloat16 if place.type == "cuda" else torch.float32
+        small = quantize is not None or place.type == "cuda"
+        return torch.bfloat16 if small else torch.float32
     if dtype not in DTYPES:
         raise SettingError(f"dtype is {dtype}; it must be one of auto, {', '.join(DTYPES)}")
+    if quantize is not None and DTYPES[dtype] != torch.bfloat16:
+        raise SettingError(
+            f"dtype is {dtype} and quantize {quantize}, which computes in bfloat16; "
+            "leave dtype auto"
+        )
     return DTYPES[dtype]
 
 
