@@ -132,7 +132,7 @@ class Names(NamedTuple):
     behind: str = ""
 
 
-class Family(NamedTuple):
+class ModelFamily(NamedTuple):
     """How the models of a family differ from Llama."""
 
     names: Names = Names()
@@ -155,28 +155,28 @@ _NORMS_AROUND: Final = Names(
 )
 _HEAD_NORMS: Final = ("q_norm", "k_norm")
 
-FAMILIES: Final[Mapping[str, Family]] = {
-    "LlamaForCausalLM": Family(),
-    "MistralForCausalLM": Family(),
-    "Qwen2ForCausalLM": Family(),
-    "Qwen3ForCausalLM": Family(names=Names(heads=_HEAD_NORMS)),
-    "SmolLM3ForCausalLM": Family(turns=lambda attention: bool(attention.use_rope)),
-    "GemmaForCausalLM": Family(norm=one_more_norm, scale=_scaled),
-    "Gemma2ForCausalLM": Family(
+FAMILIES: Final[Mapping[str, ModelFamily]] = {
+    "LlamaForCausalLM": ModelFamily(),
+    "MistralForCausalLM": ModelFamily(),
+    "Qwen2ForCausalLM": ModelFamily(),
+    "Qwen3ForCausalLM": ModelFamily(names=Names(heads=_HEAD_NORMS)),
+    "SmolLM3ForCausalLM": ModelFamily(turns=lambda attention: bool(attention.use_rope)),
+    "GemmaForCausalLM": ModelFamily(norm=one_more_norm, scale=_scaled),
+    "Gemma2ForCausalLM": ModelFamily(
         names=_NORMS_AROUND,
         norm=one_more_norm,
         scale=_scaled,
         score_cap=_score_cap,
         logit_cap=_logit_cap,
     ),
-    "Gemma3ForCausalLM": Family(
+    "Gemma3ForCausalLM": ModelFamily(
         names=_NORMS_AROUND._replace(heads=_HEAD_NORMS),
         norm=one_more_norm,
         rotation=rotation_by_kind,
         scale=_scaled,
         logit_cap=_logit_cap,
     ),
-    "GPT2LMHeadModel": Family(
+    "GPT2LMHeadModel": ModelFamily(
         names=Names(
             body="transformer",
             tokens="wte",

@@ -48,7 +48,7 @@ from pearl.actors.runners.elementwise import serially
 from pearl.actors.runners.families import (
     ACTIVATIONS,
     FAMILIES,
-    Family,
+    ModelFamily,
     NormWeights,
     activation_of,
 )
@@ -331,7 +331,7 @@ class _Reading:
     """A model of the library, read as its family says."""
 
     def __init__(self, model: Any, *, same: bool, in_bytes: bool) -> None:
-        self._family: Family = FAMILIES[type(model).__name__]
+        self._family: ModelFamily = FAMILIES[type(model).__name__]
         names = self._family.names
         self._model, self._config, self._same = model, model.config, same
         self._body = getattr(model, names.body)
