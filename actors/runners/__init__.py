@@ -18,7 +18,12 @@ memory        buffers that take memory where they are written
 masks         which earlier positions a token may attend to
 lengths       models whose rotation depends on the length of the text
 library       a model's forward as the library runs it
-llama         the same for the Llama family on a CPU, written out
+written       the same on a CPU, written out
+families      how the families that are written out differ
+attention     attention whose sums do not depend on what stands beside a token
+elementwise   what a forward does to single numbers
+stored        weights on disk, read a tensor at a time
+teams         the compute threads of a target: its share of the cores, or all
 products      products of a few rows with the matrices of a model
 choosing      which way of multiplying is the fastest here, found by measuring
 orders        the ways, and how weights lie in memory for them

@@ -132,7 +132,7 @@ class Names(NamedTuple):
     behind: str = ""
 
 
-class WrittenFamily(NamedTuple):
+class ModelFamily(NamedTuple):
     """How the models of a family differ from Llama."""
 
     names: Names = Names()
@@ -155,28 +155,28 @@ _NORMS_AROUND: Final = Names(
 )
 _HEAD_NORMS: Final = ("q_norm", "k_norm")
 
-FAMILIES: Final[Mapping[str, WrittenFamily]] = {
-    "LlamaForCausalLM": WrittenFamily(),
-    "MistralForCausalLM": WrittenFamily(),
-    "Qwen2ForCausalLM": WrittenFamily(),
-    "Qwen3ForCausalLM": WrittenFamily(names=Names(heads=_HEAD_NORMS)),
-    "SmolLM3ForCausalLM": WrittenFamily(turns=lambda attention: bool(attention.use_rope)),
-    "GemmaForCausalLM": WrittenFamily(norm=one_more_norm, scale=_scaled),
-    "Gemma2ForCausalLM": WrittenFamily(
+FAMILIES: Final[Mapping[str, ModelFamily]] = {
+    "LlamaForCausalLM": ModelFamily(),
+    "MistralForCausalLM": ModelFamily(),
+    "Qwen2ForCausalLM": ModelFamily(),
+    "Qwen3ForCausalLM": ModelFamily(names=Names(heads=_HEAD_NORMS)),
+    "SmolLM3ForCausalLM": ModelFamily(turns=lambda attention: bool(attention.use_rope)),
+    "GemmaForCausalLM": ModelFamily(norm=one_more_norm, scale=_scaled),
+    "Gemma2ForCausalLM": ModelFamily(
         names=_NORMS_AROUND,
         norm=one_more_norm,
         scale=_scaled,
         score_cap=_score_cap,
         logit_cap=_logit_cap,
     ),
-    "Gemma3ForCausalLM": WrittenFamily(
+    "Gemma3ForCausalLM": ModelFamily(
         names=_NORMS_AROUND._replace(heads=_HEAD_NORMS),
         norm=one_more_norm,
         rotation=rotation_by_kind,
         scale=_scaled,
         logit_cap=_logit_cap,
     ),
-    "GPT2LMHeadModel": WrittenFamily(
+    "GPT2LMHeadModel": ModelFamily(
         names=Names(
             body="transformer",
             tokens="wte",

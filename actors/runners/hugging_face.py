@@ -415,7 +415,7 @@ class HuggingFaceRunner:
             return
         if same is None:
             same = in_bytes or tried.model.dtype == torch.bfloat16
-        reason = "written out it gives other logits"
+        broken = ""
         try:
             written = WrittenForward(
                 tried.model, same_rounding=same, in_bytes=in_bytes, take=again is not None
@@ -423,10 +423,16 @@ class HuggingFaceRunner:
             self._use(written)
             right = tried.agrees(together=True, singly=same)
         except trial.BROKEN as error:
-            right, reason = False, f"it cannot be written out ({error})"
+            right, broken = False, str(error)
         if not right:
             self._use(self._library(again() if again else tried.model))
-            self._go_slower("by the library", reason)
+            broken = broken or tried.error
+            self._go_slower(
+                "by the library",
+                f"it cannot be written out ({broken})"
+                if broken
+                else "written out it gives other logits",
+            )
         elif same and not tried.same_bits:
             logging.getLogger(__name__).warning(
                 "%s rounds differently for windows and single tokens here", self._name

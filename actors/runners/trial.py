@@ -54,6 +54,8 @@ class RunnerTrial:
         self._runner = runner
         self._tokens = self._text(min(TOKENS, runner.positions))
         self._expected: Tensor | None = None  # the model may be emptied once this is known
+        self.error = ""
+        """What the model said where the last trial could not read on; empty where it could."""
         self.same_bits = False
         """Whether the last trial gave a token the same bits however it was read."""
 
@@ -165,10 +167,12 @@ class RunnerTrial:
     def _read(self, groups: Sequence[list[Feed]]) -> list[tuple[Feed, Tensor]] | None:
         """What the runner gives for the feeds; None if it cannot read them."""
         found: list[tuple[Feed, Tensor]] = []
+        self.error = ""
         try:
             for group in groups:
                 found += zip(group, self._runner.forward(group), strict=True)
-        except BROKEN:
+        except BROKEN as error:
+            self.error = str(error).partition("\n")[0] or type(error).__name__
             return None
         finally:
             self._runner.forget()

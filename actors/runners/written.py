@@ -48,8 +48,8 @@ from pearl.actors.runners.elementwise import serially
 from pearl.actors.runners.families import (
     ACTIVATIONS,
     FAMILIES,
+    ModelFamily,
     NormWeights,
-    WrittenFamily,
     activation_of,
 )
 from pearl.actors.runners.masks import MaskArgument, Masks
@@ -331,7 +331,7 @@ class _Reading:
     """A model of the library, read as its family says."""
 
     def __init__(self, model: Any, *, same: bool, in_bytes: bool) -> None:
-        self._family: WrittenFamily = FAMILIES[type(model).__name__]
+        self._family: ModelFamily = FAMILIES[type(model).__name__]
         names = self._family.names
         self._model, self._config, self._same = model, model.config, same
         self._body = getattr(model, names.body)

@@ -168,7 +168,8 @@ def test_devices_that_only_wait_need_no_models(capsys: pytest.CaptureFixture[str
     assert found["stand_in"]["kind"] == "timed"
     assert found["stand_in"]["devices"]["target"]["pass_s"] == pytest.approx(0.0005)
     assert [system["family"] for system in found["systems"]] == list(Family)[:5]
-    assert all(s["acceptance_rate"] == 1.0 for s in found["systems"][1:])
+    # Automatic windows may rest for all of so short a text.
+    assert {s["acceptance_rate"] for s in found["systems"][1:]} <= {1.0, None}
 
 
 # -- a text that is not what it must be ------------------------------------------------------------
