@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Gamma: TypeAlias = int | str  # tokens of a window, or the name of a policy
 
 WORTH: Final = 1.01  # times the speed: less is no reason to change
+OTHER: Final = 1.5  # times the window in use, or less than that part of it: another kind of rounds
 GROWTH: Final = 2  # times the window in use: the longest that may follow it
 LONG: Final = 16  # tokens: longer runs are learned in parts, or a text may end first
 
@@ -180,9 +181,10 @@ class AutoPolicy:
             return
         if not self._rests:
             worth.add_drafted(seconds, self._tokens, crowd, first=self._rounds == 1)
-            if worth.has_failed():
+            failed = worth.has_failed()
+            if failed and worth.is_fresh():
                 self._rest()
-            elif worth.is_old():
+            elif failed or worth.is_old():
                 worth.look()
                 self._use(self._used.gamma)
         elif self._rounds > 1 and last.judged == answer.judged == 0:
@@ -210,6 +212,8 @@ class AutoPolicy:
 
     def _use(self, gamma: int) -> None:
         used = self._used
+        if not used.gamma / OTHER < gamma < OTHER * used.gamma:
+            used.worth.begin_anew()
         used.gamma = gamma
         asked = not used.worth.rests
         used.before, used.beside = self._kind.numbers(gamma, self._head_start) if asked else (0, 0)

@@ -26,7 +26,7 @@ FEW_ALONE: Final = 4  # passes of the target alone before its time is believed
 FIRST_ALONE: Final = 24  # and on a new engine, where it may still be trying numbers of threads
 MANY_ALONE: Final = 8  # the last that count
 SHARE: Final = 0.01  # of the time at rest may have been lost in tries
-MOST_DOUBLINGS: Final = 3
+MOST_DOUBLINGS: Final = 1
 MEMORY: Final = 0.997  # of a round when another one comes: the last three hundred count
 FEW_ROUNDS: Final = 2.9  # with a draft, the first of them faded, before it is given up
 LEAST_DEBT: Final = 1.0  # passes: also a try that costs no time costs power
@@ -36,7 +36,9 @@ EARLY_DOUBT: Final = 8.0
 PRIOR: Final = 3.0  # rounds that nobody has seen: a few that happen to be alike say little
 SPREAD: Final = 12.0  # of how much rounds differ; squares of passes
 PART: Final = 0.99  # of the requests of a crowd: rounding is not to make it wait for one more
-OLD: Final = 1000  # rounds with a draft: then the target alone is timed again
+MANY_ROUNDS: Final = 100  # with a draft: what is given up after them had paid for a time
+FRESH: Final = 50  # rounds with a draft: as long the time of the target alone is believed
+OLD: Final = 1000  # then it is timed again in any case; on a new engine sooner
 HOPELESS: Final = 5000  # passes at rest before what cannot pay is tried again
 
 
@@ -63,6 +65,7 @@ class Worth:
         self._debt = 0.0  # passes lost that rest has not made good yet
         self._rested = 0.0  # passes since the last try
         self._failed = 0  # tries in a row
+        self._old = FRESH
 
     @property
     def rests(self) -> bool:
@@ -122,8 +125,12 @@ class Worth:
     def begin(self) -> None:
         """Ask the draft."""
         self._drafts = True
-        self._weight = self._lost = self._squares = self._part = self._part_lost = 0.0
         self._behind = self._rested = 0.0
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """The rounds so far say nothing of those to come: their windows were others."""
+        self._weight = self._lost = self._squares = self._part = self._part_lost = 0.0
 
     def has_failed(self) -> bool:
         """Whether rounds with the draft do not gain what they should, beyond doubt."""
@@ -141,17 +148,22 @@ class Worth:
         return self._weight >= FEW_ROUNDS and self._lost < 0
 
     def is_old(self) -> bool:
-        """Whether the target alone was timed too long ago."""
-        return self._since_alone > OLD
+        """Whether the target alone was timed too long ago to go on."""
+        return self._since_alone > self._old
+
+    def is_fresh(self) -> bool:
+        """Whether it was timed so lately that a draft may be given up for it."""
+        return self._since_alone <= FRESH
 
     def give_up(self) -> None:
         """Rest, until what was lost is made good."""
         self._drafts = False
         self._debt = max(self._behind, LEAST_DEBT)
-        self._failed = min(self._failed + 1, MOST_DOUBLINGS) if self._weight < OLD / 10 else 0
+        self._failed = min(self._failed + 1, MOST_DOUBLINGS) if self._weight < MANY_ROUNDS else 0
 
     def look(self) -> None:
         """Rest for a few passes, to time the target alone again."""
         self._drafts = False
         self._alone.clear()
         self._passes_alone, self._few = 0, FEW_ALONE
+        self._old = min(2 * self._old, OLD)
