@@ -19,6 +19,9 @@ masks         which earlier positions a token may attend to
 lengths       models whose rotation depends on the length of the text
 library       a model's forward as the library runs it
 llama         the same for the Llama family on a CPU, written out
+products      products of a few rows with the matrices of a model
+choosing      which way of multiplying is the fastest here, found by measuring
+orders        the ways, and how weights lie in memory for them
 graphs        short passes recorded as CUDA graphs, and replayed
 reference     the library's own `generate`, to compare with
 stand_in      runners that say a given text at a given pace

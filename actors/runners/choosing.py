@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple, final
 import torch
 from torch import Tensor
 
-from pearl.actors.runners.orders import Kernel, Order
+from pearl.actors.runners.orders import Kernel, StorageOrder
 
 FEW: Final = 16
 """The largest number of rows with a way of its own."""
@@ -59,7 +59,7 @@ Case = tuple[Kernel, int]
 """A kernel, and a number of rows that it is run with."""
 
 
-class Way(NamedTuple):
+class RowWay(NamedTuple):
     """How to multiply a number of rows."""
 
     kernel: Kernel
@@ -72,8 +72,8 @@ class Way(NamedTuple):
 class Plan(NamedTuple):
     """How a matrix is stored and multiplied."""
 
-    order: Order
-    ways: tuple[Way, ...]
+    order: StorageOrder
+    ways: tuple[RowWay, ...]
     """By the number of rows, from 1 to `FEW`; the last is for all above."""
     cost: float
     """Seconds, weighed."""
@@ -81,7 +81,7 @@ class Plan(NamedTuple):
 
 def choose(
     shapes: Mapping[Shape, int],
-    orders: Sequence[Order],
+    orders: Sequence[StorageOrder],
     *,
     same_rounding: bool,
     weight_bytes: int,
@@ -152,23 +152,23 @@ def _cost(plan: Plan) -> float:
     return plan.cost
 
 
-def _ways(order: Order, group: Sequence[Case], seconds: Mapping[Case, float]) -> Plan:
+def _ways(order: StorageOrder, group: Sequence[Case], seconds: Mapping[Case, float]) -> Plan:
     """The fastest ways made of these cases."""
     found = [_way(rows, group, seconds) for rows in (*range(1, FEW + 1), MANY)]
     cost = sum(weight * found[rows - 1][0] for rows, weight in WEIGHED.items())
     return Plan(order, tuple(way for _, way in found), cost)
 
 
-def _way(rows: int, group: Sequence[Case], seconds: Mapping[Case, float]) -> tuple[float, Way]:
+def _way(rows: int, group: Sequence[Case], seconds: Mapping[Case, float]) -> tuple[float, RowWay]:
     """The fastest way for so many rows, and its seconds."""
     options = [
-        (_padded(_of(case, seconds), case[1] - rows), Way(case[0], case[1] % MANY))
+        (_padded(_of(case, seconds), case[1] - rows), RowWay(case[0], case[1] % MANY))
         for case in group
         if rows <= case[1] and (rows > FEW or case[1] <= FEW)
     ]
     if not options:
         options = [
-            (_of(case, seconds) * math.ceil(rows / case[1]), Way(case[0], case[1], case[1]))
+            (_of(case, seconds) * math.ceil(rows / case[1]), RowWay(case[0], case[1], case[1]))
             for case in group
         ]
     return min(options, key=lambda option: option[0])
@@ -195,7 +195,7 @@ class Bench:
 
     def __init__(
         self,
-        order: Order,
+        order: StorageOrder,
         shapes: Mapping[Shape, int],
         weight_bytes: int,
         random: torch.Generator,
@@ -300,7 +300,7 @@ class Bench:
                     yield shape, stored[number]
 
 
-def _cases(order: Order, numbers: Sequence[int]) -> list[Case]:
+def _cases(order: StorageOrder, numbers: Sequence[int]) -> list[Case]:
     return [(each, rows) for rows in numbers for each in order.kernels if rows >= each.least]
 
 

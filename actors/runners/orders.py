@@ -2,7 +2,7 @@
 
 A pass over a few tokens is a race through all weights, and which order of theirs is the fastest
 depends on the processor, on how many rows there are and on whether they come from a cache. Every
-`Order` here is one that is the fastest somewhere; `choosing` finds out where this is.
+`StorageOrder` here is one that is the fastest somewhere; `choosing` finds out where this is.
 
     by input        (in, out), as `x @ weights` reads them: little around each product, so it is
                     the one for small matrices that stay in a cache
@@ -49,7 +49,7 @@ class Kernel(NamedTuple):
     """It is of no use for fewer rows."""
 
 
-class Order(NamedTuple):
+class StorageOrder(NamedTuple):
     """A way to lie in memory; weights in it are stored once, for all its kernels."""
 
     name: str
@@ -131,40 +131,42 @@ def _wide_weights(weight: Tensor) -> Tensor:
     return weight.detach().to(torch.float32)
 
 
-ORDERS: Final[Mapping[torch.dtype, tuple[Order, ...]]] = {
+ORDERS: Final[Mapping[torch.dtype, tuple[StorageOrder, ...]]] = {
     torch.float32: (
-        Order(
+        StorageOrder(
             "by input",
             lambda weight: _wide_weights(weight).t().contiguous(),
             (Kernel("x W", torch.mm, torch.addmm),),
         ),
-        Order(
+        StorageOrder(
             "as they come",
             _wide_weights,
             (Kernel("W x", _last), Kernel("linear", functional.linear)),
         ),
-        Order("packed", lambda weight: _pack(_wide_weights(weight)), (Kernel("oneDNN", _packed),)),
+        StorageOrder(
+            "packed", lambda weight: _pack(_wide_weights(weight)), (Kernel("oneDNN", _packed),)
+        ),
     ),
     torch.bfloat16: (
-        Order(
+        StorageOrder(
             "as they come",
             _narrow_weights,
             (Kernel("linear", _narrowed(functional.linear)),),
         ),
-        Order(
+        StorageOrder(
             "packed",
             lambda weight: _pack(_narrow_weights(weight)),
             (Kernel("oneDNN", _narrowed(_packed)),),
         ),
     ),
     torch.int8: (
-        Order(
+        StorageOrder(
             "a byte each",
             as_bytes,
             (Kernel("bytes", _scaled), Kernel("widened", _widened, least=16)),
             lambda inner: inner % VECTOR == 0,
         ),
-        Order(
+        StorageOrder(
             "bytes as bfloat16",
             _widen_bytes,
             (Kernel("linear", _scaled_linear),),

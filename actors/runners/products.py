@@ -22,7 +22,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from pearl.actors.runners.choosing import FEW, Plan, Shape, Way, choose
+from pearl.actors.runners.choosing import FEW, Plan, RowWay, Shape, choose
 from pearl.actors.runners.orders import ORDERS, rounded
 
 _measuring: Final = threading.Lock()
@@ -49,7 +49,7 @@ class Product:
         rows = x.size(0)
         kernel, least, most = self._ways[min(rows, FEW + 1) - 1]
         if rows < least or most is not None:
-            y = self._padded(x, Way(kernel, least, most))
+            y = self._padded(x, RowWay(kernel, least, most))
         elif onto is not None and kernel.onto is not None and not self._same_rounding:
             return kernel.onto(onto, x, self._stored)
         else:
@@ -76,7 +76,7 @@ class Product:
 
         return product
 
-    def _padded(self, x: Tensor, way: Way) -> Tensor:
+    def _padded(self, x: Tensor, way: RowWay) -> Tensor:
         """With exactly as many rows as the way has, several times if there are more."""
         rows = x.size(0)
         if rows <= way.least:

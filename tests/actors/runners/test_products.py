@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pearl.actors.runners import choosing, products
 from pearl.actors.runners.choosing import FEW, MANY, choose
-from pearl.actors.runners.orders import ORDERS, Kernel, Order
+from pearl.actors.runners.orders import ORDERS, Kernel, StorageOrder
 from pearl.actors.runners.products import Product, Products
 
 SHAPES: Final = {(96, 64): 3, (64, 96): 3, (48, 32): 2, (50, 33): 1, (24, 1536): 1}
@@ -87,7 +87,7 @@ def test_results_are_float32_in_rows_and_nothing_given_changes(
 
 
 @pytest.mark.parametrize("order", [each for found in ORDERS.values() for each in found])
-def test_every_order_has_kernels_that_multiply(order: Order) -> None:
+def test_every_order_has_kernels_that_multiply(order: StorageOrder) -> None:
     dtype = next(dtype for dtype, found in ORDERS.items() if order in found)
     inner = 64 if order.fits(64) else 65
     weight, x = _random(96, inner), _random(5, inner, seed=1)
@@ -121,11 +121,11 @@ class FakeClock:
         return Kernel(name, multiply)
 
 
-def _order(name: str, *kernels: Kernel) -> Order:
-    return Order(name, lambda weight: weight, kernels)
+def _order(name: str, *kernels: Kernel) -> StorageOrder:
+    return StorageOrder(name, lambda weight: weight, kernels)
 
 
-def _plan(clock: FakeClock, *orders: Order, same: bool = False) -> choosing.Plan:
+def _plan(clock: FakeClock, *orders: StorageOrder, same: bool = False) -> choosing.Plan:
     shape = (8, 6)
     found = choose({shape: 2}, orders, same_rounding=same, weight_bytes=4, clock=clock)
     return found[shape]
@@ -214,7 +214,7 @@ def test_an_order_that_this_machine_does_not_have_is_passed_over() -> None:
 
     clock = FakeClock()
     kernel = clock.kernel("slow", float)
-    no_store = Order("no store", refuse, (kernel,))
+    no_store = StorageOrder("no store", refuse, (kernel,))
     no_kernel = _order("no kernel", Kernel("refuses", refuse))
 
     assert _plan(clock, no_store, no_kernel, _order("plain", kernel)).order.name == "plain"
@@ -231,7 +231,7 @@ def test_matrices_are_timed_until_no_cache_holds_them(monkeypatch: pytest.Monkey
 
     def numbers(shapes: dict[tuple[int, int], int]) -> dict[tuple[int, int], int]:
         stored.clear()
-        order = Order("one", store, (clock.kernel("one", float),))
+        order = StorageOrder("one", store, (clock.kernel("one", float),))
         choose(shapes, [order], same_rounding=False, weight_bytes=4, clock=clock)
         return {shape: stored.count(shape) for shape in shapes}
 
