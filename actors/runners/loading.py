@@ -42,6 +42,9 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 
 QUANTIZED: Final = ("int8",)
+HEIGHT: Final = {4: (2.0, 100 * 10**6), 2: (2.5, 175 * 10**6)}
+"""By the bytes of a number: how often the largest matrix is there beside the weights when loading
+takes most, and what the kernels take. Measured: docs/speed.md."""
 
 
 def load_runner(
@@ -241,16 +244,16 @@ def choose_dtype(dtype: str, place: torch.device, quantize: str | None = None) -
     """
     if quantize is not None:
         check_quantize(quantize, place)
-        if dtype not in {"auto", "bfloat16"}:
-            raise SettingError(
-                f"dtype is {dtype} and quantize {quantize}, which computes in bfloat16; "
-                "leave dtype auto"
-            )
-        return torch.bfloat16
     if dtype == "auto":
-        return torch.bfloat16 if place.type == "cuda" else torch.float32
+        small = quantize is not None or place.type == "cuda"
+        return torch.bfloat16 if small else torch.float32
     if dtype not in DTYPES:
         raise SettingError(f"dtype is {dtype}; it must be one of auto, {', '.join(DTYPES)}")
+    if quantize is not None and DTYPES[dtype] != torch.bfloat16:
+        raise SettingError(
+            f"dtype is {dtype} and quantize {quantize}, which computes in bfloat16; "
+            "leave dtype auto"
+        )
     return DTYPES[dtype]
 
 
@@ -331,16 +334,20 @@ def loading_bytes(
 ) -> int:
     """Memory on a device at the height of loading; less remains.
 
-    On a CPU a tensor is there twice while it is converted or stored in the order in which it is
-    read, so the largest counts twice; what only the library unpacks is there as it lay in the file
-    beside what it becomes.
+    On a CPU the largest matrix, mostly the head, is there more than once: in the order in which it
+    is read, and packed once more by kernels that multiply many rows. Kernels themselves are made
+    for each number of rows, and more of them in 16 bits. What only the library unpacks is there as
+    it lay in the file beside what it becomes.
     """
     place = choose_device(device)
     precision = choose_dtype(dtype, place, quantize)
     weights = model.weight_bytes(precision)
     if place.type == "cuda":
         return weights
-    return weights + (model.stored_bytes if model.packed else model.largest * precision.itemsize)
+    if model.packed:
+        return weights + model.stored_bytes
+    copies, kernels = HEIGHT[precision.itemsize]
+    return weights + round(copies * model.largest * precision.itemsize) + kernels
 
 
 def _skip(_model: Any, _dtype: torch.dtype) -> None:

@@ -650,3 +650,36 @@ def test_a_job_that_is_replaced_while_its_prompt_is_read_is_done_in_its_place() 
 
     assert runner.fed == [PIECE, PIECE, 2]
     assert _verdicts(answers) == {1: (0, text[2])}
+
+
+def test_a_pass_is_alone_where_every_job_in_it_is() -> None:
+    """One request whose draft works is enough: its core is taken."""
+    said: list[bool] = []
+    host = target_host(ToyRunner(MODEL), alone=said.append)
+    for request in (1, 2):
+        _open(host, request)
+
+    for flags in ((True, True), (True, False)):
+        for request, flag in enumerate(flags, 1):
+            job = len(said) + 1
+            _ask(host, Judge(job=job, epoch=0, base=0, alone=flag), request)
+        host.turn()
+
+    assert said == [True, False]
+
+
+def test_a_job_that_was_begun_before_its_command_is_not_done_again_for_being_alone_or_not() -> None:
+    """Whether a draft works beside it changes nothing of what it says."""
+    runner = ToyRunner(MODEL)
+    host = target_host(runner)
+    _open(host)
+    _ask(host, Judge(job=1, epoch=0, base=0))
+    host.take(Order(request=1, command=Foresight(job=1, restarts=True, window=())))
+    host.turn()
+    host.turn()
+    passes = len(runner.forwards)
+
+    _ask(host, Judge(job=2, epoch=0, base=1, alone=True))
+
+    assert not host.busy or host.turn() == []
+    assert len(runner.forwards) == passes

@@ -54,9 +54,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Role]:
     loaded: list[Role] = []
     load = device._load
 
-    def counted(spec: DeviceSpec, threads: int) -> Any:
+    def counted(spec: DeviceSpec, link: device.SchedulerLink) -> Any:
         loaded.append(spec.role)
-        return load(spec, threads)
+        return load(spec, link)
 
     monkeypatch.setattr(device, "_load", counted)
     return loaded

@@ -121,6 +121,18 @@ def test_auto_is_float32_on_a_cpu_and_bfloat16_on_a_gpu(
     assert loading.choose_dtype(dtype, torch.device(device)) == chosen
 
 
+def test_weights_that_are_bytes_are_the_model(saved: Path) -> None:
+    """It says what the library says with the rounded weights, and the same for every window."""
+    runner = load_runner(str(saved), quantize="int8")
+    row, tokens = runner.allocate(8), [1, 5, 2, 7, 3]
+
+    whole = runner.forward([feed(row, 0, tokens)])[0]
+    single = [runner.forward([feed(row, i, [token])])[0] for i, token in enumerate(tokens)]
+
+    assert torch.equal(torch.cat(single), whole)
+    assert runner.statistics().slower == ""
+
+
 @pytest.mark.gpu
 def test_a_runner_loads_onto_a_gpu(saved: Path) -> None:
     """In the dtype that the hardware is made for."""
@@ -347,6 +359,16 @@ def test_a_damaged_tokenizer_is_refused_in_one_line(folder: Path) -> None:
                 "choose one of them, or cpu"
             ),
         ),
+        (
+            {"dtype": "float32", "quantize": "int8"},
+            SettingError,
+            "dtype is float32 and quantize int8, which computes in bfloat16; leave dtype auto",
+        ),
+        (
+            {"quantize": "int3"},
+            SettingError,
+            "quantize is int3; it must be int8 or left out",
+        ),
         ({"threads": 0}, SettingError, "threads is 0; it must be at least 1"),
     ],
 )
@@ -370,7 +392,8 @@ def test_a_model_too_large_for_the_device_is_refused_before_it_is_loaded(
     with pytest.raises(PlacementError) as refused:
         load_runner(str(saved))
 
-    weights = 4 * (parameters(saved) + 96 * 32) / 1e6  # and its largest matrix once more
+    # And its largest matrix twice more, and the kernels.
+    weights = 4 * (parameters(saved) + 2 * 96 * 32) / 1e6 + 100
     assert str(refused.value) == (
         f"{saved} needs {weights:.2f} MB to load its weights and 0.00 MB for its cache, 0.00 MB "
         "are free on cpu; choose a smaller model, fewer requests at once, or another device"
