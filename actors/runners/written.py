@@ -13,10 +13,12 @@ Here a layer is some twenty calls:
 
 How a family differs is in the functions that a `Layer` holds; the walk is the same for all.
 
-What is computed. x, norms, scores, keys and values are float32. In float32 the weights of a norm
-go into the matrix behind it. In bfloat16 that would round the matrix once more, so norms multiply;
-products take weights and rows rounded to bfloat16 and sum in float32. So there the logits are not
-the library's, which rounds to bfloat16 after every step, but nearer to those of float32.
+What is computed. x, norms and scores are float32. Keys and values are kept in the dtype of the
+weights: where they no longer fit a cache, half as many bytes weigh more than to widen them. In
+float32 the weights of a norm go into the matrix behind it. In bfloat16 that would round the matrix
+once more, so norms multiply; products take weights and rows rounded to bfloat16 and sum in float32.
+So there the logits are not the library's, which rounds to bfloat16 after every step, but nearer to
+those of float32.
 
 With `same_rounding` a token's logits are the same bits whatever stands beside it in a pass:
 products (`products`) and attention (`attention`) take only shapes that agree, norms only functions
@@ -60,7 +62,6 @@ from pearl.actors.runners.products import Product, Products
 Rows: TypeAlias = Callable[[Tensor], Tensor]
 Onto: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
-FLOAT_BYTES: Final = 4
 SAME_ROWS: Final = 64
 """Tokens of a pass, all rows together, with the same rounding; beyond so many nothing is gained."""
 FREE_ROWS: Final = 512
@@ -100,13 +101,15 @@ class Layer(NamedTuple):
 class WrittenCache:
     """Keys and values of all layers, in one buffer for each shelf."""
 
-    def __init__(self, layers: int, heads: int, width: int, *, multiple: int) -> None:
+    def __init__(
+        self, layers: int, heads: int, width: int, *, dtype: torch.dtype, multiple: int
+    ) -> None:
         """Make it; a row has a multiple of so many positions."""
-        self.position_bytes = 2 * layers * heads * width * FLOAT_BYTES
+        self.position_bytes = 2 * layers * heads * width * dtype.itemsize
         self.held: dict[int, Tensor] = {}
         """By shelf, (layers, 2, rows, heads, length, width)."""
         self._layers, self._heads, self._width = layers, heads, width
-        self._multiple = multiple
+        self._dtype, self._multiple = dtype, multiple
         self._buffers: dict[int, Buffer] = {}
 
     def open(
@@ -119,7 +122,7 @@ class WrittenCache:
         """
         length = -(-length // self._multiple) * self._multiple
         shape = (2 * self._layers, rows, self._heads, length, self._width)
-        new = Buffer(shape, torch.float32, torch.device("cpu"), mapped=mapped)
+        new = Buffer(shape, self._dtype, torch.device("cpu"), mapped=mapped)
         if old := self._buffers.get(shelf):
             new.keep(old, kept)
         self._buffers[shelf] = new
@@ -187,7 +190,9 @@ class WrittenForward:
         # A range that attention sees may be rounded up.
         multiple = CHUNK if same_rounding else 1
         shared, _, width = self._heads
-        self.store = WrittenCache(reading.count, shared, width, multiple=multiple)
+        self.store = WrittenCache(
+            reading.count, shared, width, dtype=self._tokens.dtype, multiple=multiple
+        )
 
     def reach(self, length: int) -> None:
         """Know how to turn the positions below a length."""
@@ -228,6 +233,7 @@ class WrittenForward:
         seen = held[:, :, at.first : at.first + rows, :, : at.used]
         keys, values = seen[:, 0].unbind(0), seen[:, 1].unbind(0)
         attend = self._attending(mask, rows, tokens)
+        wide = _as_it_is if held.dtype == torch.float32 else Tensor.float
         shared, group, width = self._heads
         turned, heads = shared * (group + 1), shared * (group + 2)
         x = self._embedded(ids, places)  # (rows x tokens, width)
@@ -238,7 +244,7 @@ class WrittenForward:
                 pairs = both.view(count, turned, width // 2, 2)
                 torch.view_as_complex(pairs).mul_(turns[layer.kind])
             self._write(write, y[:, turned - shared :], rows, tokens)
-            y = attend[layer.kind](both[:, : turned - shared], key, value)
+            y = attend[layer.kind](both[:, : turned - shared], wide(key), wide(value))
             x = layer.out(y, x)
             x = layer.lowered(layer.activate(layer.raised(layer.between(x))), x)
         x = x.view(rows, tokens, self._width)[:, tokens - logits :].reshape(-1, self._width)
@@ -280,7 +286,7 @@ class WrittenForward:
         else:
             # Indices around a slice put their dimensions first: (rows, tokens, 2, heads, head).
             row, position = at.write
-            into[:, row, :, position] = new.view(rows, tokens, 2, shared, width)
+            into[:, row, :, position] = new.view(rows, tokens, 2, shared, width).to(into.dtype)
 
 
 def shapes_of(model: Any) -> Counter[tuple[int, int]]:

@@ -532,6 +532,7 @@ def test_across_the_lengths_at_which_ranges_are_cut_the_bits_are_the_same(dtype:
     if dtype == "bfloat16":
         model = model.to(torch.bfloat16)
     runner, tokens = HuggingFaceRunner(model, same_rounding=True), text(1100, seed=25)
+    assert runner.statistics().same_rounding
     expected = _singly(runner, tokens)
     row = runner.allocate(len(tokens))
 
