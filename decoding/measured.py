@@ -53,12 +53,14 @@ class InUse:
 
     Args:
         gamma: tokens of a window, also while it is at rest.
+        weighed: the window whose rounds are weighed, or about as long as it.
         hopeful: whether it would pay, were the draft always right.
     """
 
     gamma: int
     before: int = 0
     beside: int = 0
+    weighed: int = 1
     hopeful: bool = True
     worth: Worth = dataclasses.field(default_factory=Worth)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Gamma: TypeAlias = int | str  # tokens of a window, or the name of a policy
 
 WORTH: Final = 1.01  # times the speed: less is no reason to change
-OTHER: Final = 1.5  # times the window in use, or less than that part of it: another kind of rounds
+OTHER: Final = 2  # times a window, or one part of so many: another kind of rounds
 GROWTH: Final = 2  # times the window in use: the longest that may follow it
 LONG: Final = 16  # tokens: longer runs are learned in parts, or a text may end first
 
@@ -185,6 +185,8 @@ class AutoPolicy:
             if failed and worth.is_fresh():
                 self._rest()
             elif failed or worth.is_old():
+                if failed:  # perhaps beside a time of the target alone that is not true any more
+                    worth.begin_anew()
                 worth.look()
                 self._use(self._used.gamma)
         elif self._rounds > 1 and last.judged == answer.judged == 0:
@@ -212,7 +214,8 @@ class AutoPolicy:
 
     def _use(self, gamma: int) -> None:
         used = self._used
-        if not used.gamma / OTHER < gamma < OTHER * used.gamma:
+        if not used.weighed / OTHER < gamma < OTHER * used.weighed:
+            used.weighed = gamma
             used.worth.begin_anew()
         used.gamma = gamma
         asked = not used.worth.rests

@@ -126,7 +126,6 @@ class Worth:
         """Ask the draft."""
         self._drafts = True
         self._behind = self._rested = 0.0
-        self.begin_anew()
 
     def begin_anew(self) -> None:
         """The rounds so far say nothing of those to come: their windows were others."""
@@ -158,8 +157,9 @@ class Worth:
     def give_up(self) -> None:
         """Rest, until what was lost is made good."""
         self._drafts = False
-        self._debt = max(self._behind, LEAST_DEBT)
         self._failed = min(self._failed + 1, MOST_DOUBLINGS) if self._weight < MANY_ROUNDS else 0
+        self.begin_anew()
+        self._debt = max(self._behind, LEAST_DEBT)
 
     def look(self) -> None:
         """Rest for a few passes, to time the target alone again."""
