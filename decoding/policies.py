@@ -196,7 +196,8 @@ class AutoPolicy:
 
     def _try(self) -> None:
         """Ask the draft again, for one token where nothing is known of it."""
-        self._measured.doubt()
+        if not self._used.worth.looks:
+            self._measured.doubt()
         self._used.worth.begin()
         self._use(self._choose() if self._measured.ready else 1)
 

@@ -7,8 +7,8 @@ many seconds that commits so many tokens has lost
 
 passes; a draft that pays loses less than nothing. Where it loses beyond doubt the policy *rests*:
 the draft is asked for nothing, and the target goes on alone. What a try has cost is made good
-before the next one, by resting a hundred times as long; after each try that fails in a row twice
-as long as that. So all tries together cost a hundredth of the time, and fewer and fewer.
+before the next one, by resting a hundred times as long, and twice as long as that after another
+that fails. So all tries together cost a hundredth of the time at most.
 
 No model of the times is in it: a wrong one cannot make a pair slower than its target.
 
@@ -58,6 +58,7 @@ class Worth:
         self._alone: collections.deque[float] = collections.deque(maxlen=MANY_ALONE)
         self._alone_s = math.nan  # the middle one
         self._drafts = False  # or rests
+        self._looks = False  # rests only to time the target alone
         self._weight = self._lost = self._squares = 0.0  # of rounds with a draft, fading
         self._part = self._part_lost = 0.0  # of the round of a crowd that is under way
         self._behind = 0.0  # passes lost since the draft was last ahead
@@ -71,6 +72,11 @@ class Worth:
     def rests(self) -> bool:
         """Whether the draft is asked for nothing."""
         return not self._drafts
+
+    @property
+    def looks(self) -> bool:
+        """Whether it rests only to time the target alone again."""
+        return self._looks
 
     @property
     def alone_s(self) -> float | None:
@@ -124,7 +130,7 @@ class Worth:
 
     def begin(self) -> None:
         """Ask the draft."""
-        self._drafts = True
+        self._drafts, self._looks = True, False
         self._behind = self._rested = 0.0
 
     def begin_anew(self) -> None:
@@ -163,7 +169,7 @@ class Worth:
 
     def look(self) -> None:
         """Rest for a few passes, to time the target alone again."""
-        self._drafts = False
+        self._drafts, self._looks = False, True
         self._alone.clear()
         self._passes_alone, self._few = 0, FEW_ALONE
         self._old = min(2 * self._old, OLD)

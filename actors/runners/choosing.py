@@ -49,6 +49,10 @@ HOPELESS: Final = 1.3
 MEBIBYTE: Final = 1 << 20
 LEAST_BYTES: Final = 64 * MEBIBYTE
 MOST_BYTES: Final = 256 * MEBIBYTE
+WARM_BYTES: Final = 16 * MEBIBYTE
+"""Matrices that are less together stay in a cache from pass to pass, so they are walked through
+several times for one: until it is as much, and at most so many times."""
+MOST_WALKS: Final = 4
 LARGEST_BYTES: Final = 16 * MEBIBYTE
 """Of a larger matrix the first rows are enough."""
 SEED: Final = 1
@@ -214,6 +218,8 @@ class Bench:
             rows = min(out, max(1, LARGEST_BYTES // (inner * weight_bytes)))
             source = _opposed(torch.randn(rows, inner, generator=random), sign=-1)
             self._stored[out, inner] = [order.store(source.clone()) for _ in range(number)]
+        size = sum(number * weight_bytes * math.prod(each) for each, number in shapes.items())
+        self._walks = min(MOST_WALKS, max(1, WARM_BYTES // max(size, 1)))
         self._inputs = {
             inner: _opposed(torch.randn(max(BETWEEN), inner, generator=random), sign=1)
             for _, inner in shapes
@@ -253,16 +259,17 @@ class Bench:
     def time(self, case: Case, clock: Callable[[], float]) -> None:
         """Walk through all matrices; of several times the least counts."""
         kernel, rows = case
-        sums = dict.fromkeys(self.seconds, 0.0)
         inputs = {inner: x[:rows] for inner, x in self._inputs.items()}
-        for shape, stored in self._walk():
-            x = inputs[shape[1]]
-            began = clock()
-            kernel.multiply(x, stored)
-            sums[shape] += clock() - began
-        for shape, seconds in self.seconds.items():
-            mean = sums[shape] / len(self._stored[shape])
-            seconds[case] = min(seconds.get(case, math.inf), mean)
+        for _ in range(self._walks):
+            sums = dict.fromkeys(self.seconds, 0.0)
+            for shape, stored in self._walk():
+                x = inputs[shape[1]]
+                began = clock()
+                kernel.multiply(x, stored)
+                sums[shape] += clock() - began
+            for shape, seconds in self.seconds.items():
+                mean = sums[shape] / len(self._stored[shape])
+                seconds[case] = min(seconds.get(case, math.inf), mean)
 
     def alike(self, shape: Shape) -> list[list[Case]]:
         """Cases whose results agree with each other."""
