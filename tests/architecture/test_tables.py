@@ -19,7 +19,6 @@ HOMES: Final = {"decoding/kinds.py", "decoding/policies.py", "decoding/verificat
 NAMES: Final = {*SCHEDULES, *POLICIES, *VERIFIERS}
 OTHERS: Final = {
     ("actors/runners/loading.py", "dtype == 'auto'"),  # a number format
-    ("actors/runners/loading.py", "dtype not in {'auto', 'bfloat16'}"),
     ("actors/pair/train.py", "name != 'auto'"),  # a device of torch
 }
 """Comparisons with a word that names something else there."""
