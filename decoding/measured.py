@@ -30,6 +30,7 @@ FIRST_GAMMA: Final = 4  # before anything was measured
 SLOWLY: Final = 0.1  # how much of a new measurement is believed
 TOGETHER: Final = 0.02  # how much passes of other sizes change with one
 EXACT_BITS: Final = 4  # sizes below 16 are known one by one, larger ones by eighths
+HARDLY: Final = 0.01
 QUICKLY: Final = 0.3  # and how much of one that changes at once
 FORGET: Final = 0.99  # what is left of a measurement when another one comes
 LONGEST_CONTROL_S: Final = 0.1  # more is no message but a device that was away
@@ -206,8 +207,13 @@ class Measurements:
     def add_control(self, seconds: float, wait: Wait) -> None:
         """Messages of a round took so long; a device that came back may have another clock."""
         known = self._control.get(wait, seconds)
-        if 0 <= seconds < LONGEST_CONTROL_S:
-            self._control[wait] = known + SLOWLY * (seconds - known)
+        if not 0 <= seconds < LONGEST_CONTROL_S:
+            return
+        # Of windows beside a pass only those are waited for that something delayed: what messages
+        # take is at the lower end.
+        rising = wait is Wait.BESIDE and seconds > known
+        believed = HARDLY if rising else QUICKLY if wait is Wait.BESIDE else SLOWLY
+        self._control[wait] = known + believed * (seconds - known)
 
     def add_in_time(self, seconds: float) -> None:
         """The messages of a window that came in time took at most so long.
