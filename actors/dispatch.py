@@ -179,7 +179,7 @@ class Dispatch:
 
     def _note_rest(self, running: Running) -> None:
         """Tell the target when no draft has anything to do any more, and when one has again."""
-        drafts = running.number in self.running and running.conversation.schedule.window > 0
+        drafts = running.number in self.running and running.conversation.schedule.drafts
         if drafts is not running.drafts:
             alone = not self._drafting
             running.drafts = drafts

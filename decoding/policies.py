@@ -43,6 +43,10 @@ class Policy(Protocol):
         """Tokens to write beside every pass."""
 
     @property
+    def drafts(self) -> bool:
+        """Whether the draft is asked for windows, or will be with the next pass."""
+
+    @property
     def alone_s(self) -> float | None:
         """Seconds of the target alone for a token, messages included; None: it was not timed."""
 
@@ -64,6 +68,11 @@ class FixedPolicy:
     before: int = 0
     beside: int = 0
     alone_s: None = None
+
+    @property
+    def drafts(self) -> bool:
+        """Whether there are windows at all."""
+        return self.before > 0 or self.beside > 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be written."""
@@ -131,6 +140,11 @@ class AutoPolicy:
         return self._used.beside
 
     @property
+    def drafts(self) -> bool:
+        """True a pass before the first window: until then the target may have all cores."""
+        return not self._used.worth.rests
+
+    @property
     def alone_s(self) -> float | None:
         """As passes at rest took it, among as many requests as there are now."""
         return self._used.worth.alone_s
@@ -179,7 +193,10 @@ class AutoPolicy:
         seconds = answer.ended - last.ended if last is not None else 0.0
         if last is None or seconds <= 0:
             return
-        if not self._rests:
+        if not self._rests and not self.before and not self.beside:
+            self._use(self._used.gamma)  # the target has heard of it meanwhile
+            self._rounds = 0
+        elif not self._rests:
             worth.add_drafted(seconds, self._tokens, crowd, first=self._rounds == 1)
             failed = worth.has_failed()
             if failed and worth.is_fresh():
@@ -199,7 +216,7 @@ class AutoPolicy:
         if not self._used.worth.looks:
             self._measured.doubt()
         self._used.worth.begin()
-        self._use(self._choose() if self._measured.ready else 1)
+        self._used.gamma = self._choose() if self._measured.ready else 1
 
     def _rest(self) -> None:
         self._used.hopeful = self._is_hopeful()

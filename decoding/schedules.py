@@ -103,6 +103,10 @@ class Schedule(Protocol):
         """Tokens that the draft is asked for now; 0 without one."""
 
     @property
+    def drafts(self) -> bool:
+        """Whether the draft is asked for windows, or will be with the next pass."""
+
+    @property
     def alone_s(self) -> float | None:
         """Seconds of the target alone for a token; None where that is not known."""
 
@@ -182,6 +186,11 @@ class TwoModelSchedule:
     def window(self) -> int:
         """Tokens that the draft is asked for now; 0 without one."""
         return self._policy.beside or self._policy.before
+
+    @property
+    def drafts(self) -> bool:
+        """As the policy says."""
+        return self._policy.drafts
 
     @property
     def alone_s(self) -> float | None:

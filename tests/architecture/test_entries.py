@@ -167,6 +167,10 @@ class Alternating:
         return self._choices[self._windows % 2][1]
 
     @property
+    def drafts(self) -> bool:
+        return True
+
+    @property
     def alone_s(self) -> None:
         return None
 
