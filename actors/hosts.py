@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, final
 
 import numpy as np
 from array_api_compat import array_namespace, device
+from array_api_compat import numpy as _numpy  # noqa: F401 - else the first draw waits .2 s for it
 
 from pearl.actors.isolation import isolated, must_read, spoilt
 from pearl.actors.transcripts import Transcripts, Wanted
